@@ -1,4 +1,4 @@
-"""Measure what a guided birth costs in a long search: its decision, its transaction, and the supervisor's ticks.
+"""Measure the cost of a guided birth in a long search: its decision, its transaction, and the supervisor's ticks.
 
 The search has `--births` scored births. First, births are decided and inserted as a daemon does it. Then a supervisor
 trains some of them with simulated workers, once with the decisions in its thread, and once in its transactions. All
@@ -48,7 +48,7 @@ class PreparedNow:
         return self._births.get(number)
 
     def discard(self, search_id: int) -> None:
-        """Fail: nothing else writes to this record."""
+        """Fail, because nothing else writes to this record."""
         raise AssertionError(search_id)
 
 

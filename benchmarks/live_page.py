@@ -48,7 +48,7 @@ WIDTHS = (1200, 390)
 CANDIDATES, DAY_CANDIDATES = 100_000, 1_000
 DAY_SECONDS, SAMPLE_SECONDS = 240, 10
 MAX_HEAP_GROWTH = 1.25
-"""From the second quarter of the measurement to the last one."""
+"""The largest growth from the second quarter of the measurement to the last quarter."""
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
 
@@ -176,7 +176,7 @@ class TimedSupervisor(Supervisor):
 
 
 def poll(address: str, stop: threading.Event) -> None:
-    """Ask for everything that an open page shows, as often as a page whose search changes."""
+    """Request all parts of an open page, as often as a page whose search changes."""
     parts = [f"live/search?name=s&part={part}" for part in ReportPart]
     while not stop.is_set():
         for part in ("live/searches", "live/activity?name=s", *parts):
@@ -230,7 +230,7 @@ def _run_phases(
 
 
 def find_problem(rows: Sequence[dict[str, Any]]) -> str | None:
-    """Return what is wrong with measurements of one figure, or None."""
+    """Describe the problem in the measurements of one figure, or return None."""
     if rows[0]["figure"] == "tick":
         read, alone = (
             statistics.median(row["cpu_ms"] for row in rows if bool(row["readers"]) is polled)

@@ -37,7 +37,7 @@ COLUMNS = ("network", "precision", "parameters", "mult-adds", "estimate, MB", "p
 
 
 class TensorPeak(TorchDispatchMode):
-    """Follows the memory of all tensors that operations return; `bytes` is the peak."""
+    """Tracks the memory of all tensors that operations return; `bytes` is the peak."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ CANDIDATES = 24
 
 @dataclass
 class Situation:
-    """A search in a cluster. `faults` maps a number of scored candidates to what happens then."""
+    """A search in a cluster. `faults` maps a number of scored candidates to the fault at this moment."""
 
     name: str
     nodes: int = 2
@@ -67,7 +67,7 @@ class Situation:
     silence: float = TIMEOUTS.silence
     needs: WorkerNeeds = field(default_factory=WorkerNeeds)
     gpus: int = 0
-    """GPUs of one more node; the simulated worker takes Ray's word for them."""
+    """The GPUs of one more node. The simulated worker does not check that they exist."""
     daemon_killed: bool = False
     """Whether another daemon works on the search first, and is killed."""
 
@@ -94,7 +94,7 @@ class Stage:
         self._cluster = cluster
 
     def on_tick(self, supervisor: Supervisor) -> None:
-        """Note the daemon's reasons, and cause the faults that are due."""
+        """Collect the daemon's reasons, and cause the faults that are due."""
         self.supervisor = supervisor
         for reason in (supervisor.trouble, *supervisor.errors):
             if reason is not None and reason not in self.reasons:
@@ -287,7 +287,7 @@ def raylets_of(address: str) -> list[int]:
 
 
 def run_many_workers(rounds: int = 50, at_once: int = 4) -> dict[str, Any]:
-    """Start and end hundreds of workers, every other one by a kill, and count what they leave behind."""
+    """Start and end hundreds of workers, half of them by kills, and count the resources that they leave behind."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, local_cluster(0) as cluster:
         cluster.add_node(cpus=at_once)

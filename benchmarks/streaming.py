@@ -33,7 +33,7 @@ from eatnas_training.steps import StepRunner
 CODE: list[list[int | float]] = [[0, 1, 0, 0, 0.5]] * 7
 NOISE_SCALES = (4, 16, 64)
 WARM_UP_BATCHES = 6
-"""Batches that a loader may have prepared before its clock starts."""
+"""The number of batches that a loader may have prepared before the clock starts."""
 WARM_UP_STEPS = 3
 TRAINING_SIDE = 64
 
@@ -43,7 +43,7 @@ class Speed(NamedTuple):
 
     images_per_second: float
     cpu_seconds: float
-    """Per 1000 images, of all processes."""
+    """The processor seconds of all processes per 1000 images."""
 
 
 def make_folder(root: Path, images: int, side: int, classes: int) -> None:
@@ -61,7 +61,7 @@ def make_folder(root: Path, images: int, side: int, classes: int) -> None:
 
 
 def batches_by_threads(data: dict[str, Any], batch_size: int, threads: int) -> Iterator[int]:
-    """Read batches with our decoders without end. Yield the number of images in each."""
+    """Read batches endlessly with our decoders. Yield the number of images in each batch."""
     streamed = list_streamed_files(data)
     assert streamed is not None
     part = streaming.StreamedPart(streamed.train, streamed.side, "cpu", DecoderPool(threads))
@@ -74,7 +74,7 @@ def batches_by_threads(data: dict[str, Any], batch_size: int, threads: int) -> I
 
 
 def batches_by_processes(root: Path, side: int, batch_size: int, processes: int) -> Iterator[int]:
-    """Read batches with torchvision and a DataLoader without end. Yield the number of images in each."""
+    """Read batches endlessly with torchvision and a DataLoader. Yield the number of images in each batch."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
@@ -118,7 +118,7 @@ def _cpu_seconds() -> float:
 
 
 class TimedPart:
-    """A part of a data set that adds up how long its batches take."""
+    """A part of a data set that adds up the seconds of its batches."""
 
     def __init__(self, part: DataPart) -> None:
         self._part, self.labels, self.waited_seconds = part, part.labels, 0.0

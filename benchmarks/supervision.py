@@ -1,4 +1,4 @@
-"""Measure what the supervisor costs: the gap between two candidates, the throughput, and the load at rest.
+"""Measure the cost of the supervisor: the gap between two candidates, the throughput, and the load at rest.
 
 The same trainings alternate: supervised, with one worker per core, and in one bare loop per core without a database and
 a worker protocol. Then the load of an idle daemon is measured.
@@ -66,10 +66,10 @@ LOADING_SECONDS = 20
 
 
 class TimedLauncher(Launcher):
-    """Notes when each worker finishes a candidate and when it starts to train."""
+    """Records the times at which each worker finishes a candidate and starts to train."""
 
     reports: list[tuple[int, str, float]]
-    """Slot, name of the message and time."""
+    """The slot, the name of the message and the time."""
 
     def __init__(self, log_folder: Path) -> None:
         super().__init__(log_folder)
@@ -96,9 +96,9 @@ class SupervisedRun:
     """A search under the supervisor."""
 
     seconds: float
-    """From the start of the first training to the last report."""
+    """The seconds from the start of the first training to the last report."""
     gaps: list[float]
-    """Seconds between the end of a training and the start of the next one on the same worker."""
+    """The seconds between the end of a training and the start of the next training in the same worker."""
     assignments: list[dict[str, Any]]
 
 

@@ -1,4 +1,4 @@
-"""Measure what MLflow costs: syncing one candidate after another, the pages of many runs, and the process at rest.
+"""Measure the cost of MLflow: syncing one candidate after another, pages of many runs, and the process at rest.
 
 The candidates are written to the database without training. `--candidates 10000` fills a store of that size, syncs the
 last candidates one by one, and reads the table of runs through MLflow's server.
@@ -49,7 +49,7 @@ PROVENANCE = Provenance("d" * 64, {}, "e" * 64, {}, "processor", "none")
 BATCH_CANDIDATES = 100
 PAGE_RUNS = 100
 SETTLE_SECONDS = 6
-"""A process that uses no processor time for this long has nothing left to do."""
+"""A process that uses no processor time for this time counts as finished."""
 
 
 def new_record(file: Path, candidates: int) -> Engine:
@@ -67,7 +67,7 @@ def new_record(file: Path, candidates: int) -> Engine:
 
 
 def write_candidate(connection: Connection, number: int) -> None:
-    """Write the lease, the epochs and the score of a candidate, and breed the next ones."""
+    """Write the lease, the epochs and the score of a candidate, and breed the next candidates."""
     now = 1000.0 + 10 * number
     leased = transitions.lease_next(connection, 1, host_id=1, worker_id=1, now=now)
     assert leased is not None
@@ -110,7 +110,7 @@ def load_at_rest(engine: Engine, uri: str, seconds: float) -> float:
 
 
 def page_seconds(uri: str, folder: Path) -> dict[str, float]:
-    """Return how long MLflow's server takes for a page of runs in the orders that its table offers."""
+    """Return the seconds that MLflow's server takes for a page of runs, by the order of the table."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]

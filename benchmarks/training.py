@@ -30,7 +30,7 @@ CODES = {
 }
 KINDS = ("loop", "bare", "pipeline")
 WARM_UP_BATCHES = 8
-"""Batches before a process is ready; half as many precede each round."""
+"""The number of batches before a process is ready. Half of this number precede each round."""
 
 
 class RoundClock:
@@ -64,7 +64,7 @@ class RoundClock:
             print("ready", flush=True)
         line = sys.stdin.readline()
         if not line.strip():
-            os._exit(0)  # nothing is worth ending in order, the loaders included
+            os._exit(0)  # end at once, including the loaders
         self._seconds, self._warm_up = float(line), WARM_UP_BATCHES // 2
 
     def _cpu_seconds(self) -> float:

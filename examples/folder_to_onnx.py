@@ -1,9 +1,9 @@
-"""From a folder of images to an ONNX file that onnxruntime classifies images with.
+"""Search and train a network for a folder of images, export it to ONNX, and classify images with onnxruntime.
 
     python examples/folder_to_onnx.py search images     # images/CLASS/IMAGE: search, train, and export to images.onnx
     python examples/folder_to_onnx.py classify images.onnx photo.jpg
 
-The second command needs onnxruntime, NumPy and Pillow only, so it can be copied to where the network is used.
+The second command needs only onnxruntime, NumPy and Pillow, so you can copy this file to another machine.
 """
 
 import argparse

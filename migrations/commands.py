@@ -1,4 +1,4 @@
-"""Migrate the schema of a record. Each function runs in one transaction, and not while a daemon is connected."""
+"""Migrate the schema of a record. Each function runs in one transaction, and refuses if a daemon is connected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from eatnas_db.schema.record import record
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Migrate to a newer revision, and give a new record its UUID. Killed midway, it leaves the record unchanged."""
+    """Migrate to a newer revision, and give a new record its UUID.
+
+    If the process is killed, the record is unchanged.
+    """
     with transaction(engine) as connection:
         lock_schema(connection)
         require_no_daemons(connection)
@@ -41,7 +44,7 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 
 def differs_from_models(engine: Engine) -> bool:
-    """Return whether the tables differ from those that the program expects."""
+    """Return whether the tables differ from the schema of this program."""
     with read_transaction(engine) as connection:
         try:
             command.check(_config(connection))

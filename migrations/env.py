@@ -8,7 +8,7 @@ from eatnas_db.schema.record import VERSION_TABLE
 
 
 def _is_eatnas_table(name: str | None, kind: str, _parents: object) -> bool:
-    # MLflow or Optuna may share the database; their tables are not compared.
+    # Ignore the tables of MLflow or Optuna, which may share the database.
     return kind != "table" or (name or "").startswith(PREFIX)
 
 

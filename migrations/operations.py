@@ -1,4 +1,4 @@
-"""Constraints and indexes with the names of this schema, for the scripts of the migrations."""
+"""Create constraints and indexes with the names of this schema, for the migration scripts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def check(name: str, condition: str) -> sa.CheckConstraint:
 
 
 def foreign_key(table: str, column: str, target: str) -> sa.ForeignKeyConstraint:
-    """Return the constraint that a column holds ids of another table."""
+    """Return the constraint that the values of a column are ids of another table."""
     return sa.ForeignKeyConstraint([column], [f"eatnas_{target}.id"], name=op.f(f"fk_eatnas_{table}_{column}"))
 
 
 def index(name: str, table: str, columns: Sequence[Any], where: str | None = None, unique: bool = False) -> None:
-    """Create an index; `where`: only of the rows that fulfil this condition."""
+    """Create an index; `where` limits it to the rows that meet a condition."""
     condition = None if where is None else sa.text(where)
     op.create_index(name, f"eatnas_{table}", columns, unique=unique, sqlite_where=condition, postgresql_where=condition)

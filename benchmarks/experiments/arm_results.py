@@ -24,7 +24,7 @@ class Compute:
     """The compute of everything up to a moment."""
 
     seconds: float = 0.0
-    """Of one core."""
+    """The seconds of one core."""
     work: float = 0.0
     """Images x mult-adds."""
 
@@ -44,12 +44,12 @@ class ArmRun:
     arm: str
     seed: int
     compute: Compute
-    """Of the whole run, including the small search."""
+    """The compute of the whole run, including the small search."""
     curve: Sequence[QualityPoint]
-    """From the network on that makes `TOP`."""
+    """The quality after each network, from network number `TOP` on."""
     population_mean: float | None
     winner: float | None
-    """Mean accuracy of the winner in its re-evaluation."""
+    """The mean accuracy of the winner in its re-evaluation."""
     winner_code: str
 
     @property
@@ -76,7 +76,7 @@ def read_runs(folder: Path, arms: Iterable[str]) -> dict[str, list[ArmRun]]:
 
 def _read_run(arm: str, seed: int, rows: Sequence[Row], timing: Timing) -> ArmRun:
     trained = [row for row in rows if row["kind"] != "reevaluation"]
-    # The search that others start from comes first.
+    # The source of the other searches comes first.
     trained.sort(key=lambda row: (not _is_source(row["search"]), int(row["birth"])))
     compute, curve = _quality_curve(trained, timing)
     large = [row for row in trained if not _is_source(row["search"])]
@@ -94,12 +94,12 @@ def _read_run(arm: str, seed: int, rows: Sequence[Row], timing: Timing) -> ArmRu
 
 
 def _is_source(search: str) -> bool:
-    """Whether a search only provides the start of another one."""
+    """Return whether a search is only the source of another search."""
     return is_small(search) or search.startswith("start")
 
 
 def _quality_curve(trained: Sequence[Row], timing: Timing) -> tuple[Compute, list[QualityPoint]]:
-    """Return the compute of all networks, and the quality after each of the large task."""
+    """Return the compute of all networks, and the quality after each network of the large task."""
     compute = Compute()
     best: list[float] = []
     curve: list[QualityPoint] = []
@@ -119,7 +119,7 @@ def _quality_curve(trained: Sequence[Row], timing: Timing) -> tuple[Compute, lis
 
 
 def _winner(rows: Sequence[Row]) -> tuple[str, float | None]:
-    """Return the code and the mean accuracy of the network that is best in its re-evaluation."""
+    """Return the code and the mean accuracy of the best network by re-evaluation."""
     scores: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row["kind"] == "reevaluation" and row["fitness"] and not _is_source(row["search"]):

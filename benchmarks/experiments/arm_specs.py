@@ -1,4 +1,4 @@
-"""The arms of the comparison: which searches each of them runs, with which specs."""
+"""The arms of the comparison: the searches of each arm, with their specs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def merge(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_small(search: str) -> bool:
-    """Return whether a search by this name is one of the small task."""
+    """Return whether the search with this name is on the small task."""
     return search.startswith("small")
 
 

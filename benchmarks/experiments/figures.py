@@ -22,7 +22,7 @@ UNITS: Final = {"core seconds": "seconds", "images x mult-adds": "work"}
 
 
 class ArmStyle(NamedTuple):
-    """How an arm is called and drawn."""
+    """The label and the style of an arm."""
 
     label: str
     colour: str
@@ -51,7 +51,7 @@ VARIATIONS: Final = {
     "blocks-2": "2 blocks perturbed",
     "population-12": "population 12, tournament 6",
 }
-"""All but the first end after 20 candidates."""
+"""All arms except the first end after 20 candidates."""
 
 
 def present(arms: Iterable[str], runs: Runs) -> list[tuple[str, Sequence[ArmRun]]]:

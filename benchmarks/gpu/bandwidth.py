@@ -1,4 +1,4 @@
-"""The bound that the memory's bandwidth sets for a training step, from bytes that are counted, not measured."""
+"""Compute the bound that memory bandwidth sets for a training step, from counted bytes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def count_step_bytes(code: str, space: str, batch_size: int, precision: str) -> 
 
 
 def measure_bandwidth(device: str, bytes_copied: int) -> float:
-    """Return the bytes per second that a large copy on the device reads and writes together: the best of some."""
+    """Return the bytes per second that a large copy on the device reads and writes, the best of several copies."""
     source = torch.zeros(bytes_copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best = math.inf

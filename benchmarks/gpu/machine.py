@@ -1,4 +1,4 @@
-"""Read which machine, driver and versions a run had."""
+"""Record the machine, the driver and the versions of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks, images and trainings for measurements, without files."""
+"""Make networks, images and trainings for measurements without files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put all that `run.py` needs on a machine without a network into one folder.
+"""Collect all files that `run.py` needs on a machine without a network in one folder.
 
     python benchmarks/gpu/prepare.py --out .gpu --data FOLDER_OF_FASHIONMNIST
 
@@ -42,7 +42,7 @@ MAX_BYTES = 64 << 20
 
 
 def download_wheels(folder: Path) -> None:
-    """Download the wheels for the machine, whatever machine this is."""
+    """Download the wheels for the target machine, on any machine."""
     platforms = [argument for platform in PLATFORMS for argument in ("--platform", platform)]
     target = ["--python-version", "3.12", "--implementation", "cp", "--only-binary=:all:", *platforms]
     run([sys.executable, "-m", "pip", "download", "--quiet", *target, "--dest", str(folder), *PACKAGES])

@@ -266,7 +266,7 @@ def exhaust_memory(context: Context) -> None:
 
 @contextmanager
 def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield a process and stop it at the end, however that comes."""
+    """Yield a process, and stop it at the end of the block in any case."""
     try:
         yield process
     finally:

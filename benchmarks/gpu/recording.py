@@ -14,7 +14,10 @@ SKIPPED_STATUS = 77
 
 
 class Facts:
-    """What a step has measured, written to its file after each change. A bar that is not met makes the step fail."""
+    """The measurements of a step, written to a file after each change.
+
+    A required bar that is not met fails the step.
+    """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -33,7 +36,7 @@ class Facts:
         self._write()
 
     def bar(self, bar: str, measured: Any, wanted: str, *, met: bool, must: bool = True) -> None:
-        """Add a bar. One that must be met decides the outcome of the step; the others are goals."""
+        """Add a bar. If `must` is true, the step fails unless the bar is met; otherwise the bar is a goal."""
         self.failed = self.failed or (must and not met)
         self.add("bars", {"bar": bar, "measured": measured, "wanted": wanted, "met": met})
 

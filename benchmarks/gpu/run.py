@@ -31,7 +31,7 @@ SKIPPED_STATUS = 77
 """The exit status of a step that does not apply to the machine."""
 INSTALL_SECONDS = 60.0
 REHEARSAL_FACTOR = 4.0
-"""A processor may be slow and busy, so steps have this many times their limits there."""
+"""The factor on the limits of steps on a processor, which may be slow and busy."""
 OUTPUT_LINES = 60
 """The last lines of a step's output that the JSON keeps."""
 PAGE_LINES = 25
@@ -153,7 +153,7 @@ def last_lines(file: Path) -> list[str]:
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """Return what a step has measured, even if it was killed."""
+    """Return the measurements of a step, even if the step was killed."""
     try:
         facts: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The steps of `run.py`: what each one shows, its program, and its time limit. Needs only the standard library."""
+"""The steps of `run.py`: the purpose, the program and the time limit of each. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 PRODUCT, TRAINING = "product", "training"
 PARTS = (PRODUCT, TRAINING)
 PART_SECONDS = 240.0
-"""The time limit of a part. What is left of it also limits each step."""
+"""The time limit of a part. The rest of this time also limits each step."""
 
 
 @dataclass(frozen=True)

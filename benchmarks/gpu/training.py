@@ -39,7 +39,7 @@ BITS_STEPS = 10
 BATCHES = (64, 512)
 LANES = (1, 2, 4, 8)
 CHANNELS = (1, 2, 3, 5, 12, 13, 24, 48, 61, 96, 144, 288, 576, 960)
-"""Of depthwise convolutions: those of the spaces, and odd ones."""
+"""The kernel sizes of depthwise convolutions: the sizes of the spaces, and unusual ones."""
 SIDES = {12: 14, 24: 14, 48: 7, 96: 32, 144: 32, 288: 16, 576: 8, 960: 4}
 KERNELS = ((3, 1), (5, 1), (7, 1), (3, 2), (7, 2))
 PATHOLOGICAL = 4.0

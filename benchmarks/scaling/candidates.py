@@ -46,7 +46,7 @@ def fitness_of(candidate_id: int) -> float:
 
 
 def run_candidate(connection: Connection) -> None:
-    """Do all that is written for one candidate: lease, epochs, checkpoint, score, settle, breed and events."""
+    """Write everything for one candidate: lease, epochs, checkpoint, score, settled birth, next birth and events."""
     leased = transitions.lease_next(connection, 1, host_id=1, worker_id=1, now=1.0)
     assert leased is not None
     token = leased.token

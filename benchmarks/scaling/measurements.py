@@ -1,4 +1,4 @@
-"""What every measurement needs: the histories, fresh databases, and the file of results."""
+"""The common parts of all measurements: the histories, new databases, and the file of results."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ KINDS = ("sqlite", "postgresql")
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of a run, and where its histories and results are."""
+    """The size of a run, and the folders of its histories and results."""
 
     histories: SyntheticHistories
     results: Path
     sizes: tuple[int, ...]
     kinds: tuple[str, ...]
     pairs: int
-    """How often a measurement is repeated."""
+    """The number of repetitions of a measurement."""
 
     def read_results(self) -> list[dict[str, Any]]:
         lines = self.results.read_text().splitlines() if self.results.exists() else []

@@ -1,4 +1,4 @@
-"""What the long queries cost on the longest history, as a whole and in the database alone."""
+"""Measure the long queries on the longest history, as a whole and in the database alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scaling.bare_driver import (
 from scaling.measurements import Scale
 
 REPETITIONS = 4
-"""The first one warms up."""
+"""The first repetition is a warm-up."""
 
 
 def measure_queries(scale: Scale) -> None:

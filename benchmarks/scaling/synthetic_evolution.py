@@ -1,4 +1,4 @@
-"""The rows of a long search, made in memory: the births are real, the trainings are not.
+"""Make the rows of a long search in memory. The births are real, and the trainings are synthetic.
 
 The real `decide_birth` decides every birth on the population of its step. Fitness is `candidates.fitness_of`.
 """

@@ -29,7 +29,7 @@ from scaling.postgres_server import PostgresServer
 from scaling.synthetic_evolution import COLUMNS, Rows, SyntheticEvolution
 
 SPARE_CANDIDATES: Final = 100_000
-"""How many more candidates the budget permits, for the measurements."""
+"""The further candidates that the budget permits, for the measurements."""
 PROGRESS_CANDIDATES: Final = 100_000
 
 
@@ -178,7 +178,7 @@ def _copy_table(table: Table, source: sqlite3.Connection, target: Any) -> None:
 
 
 def check_synthetic_history(count: int = 300) -> None:
-    """Raise `AssertionError` if a synthetic history differs from that of the real code."""
+    """Raise `AssertionError` if a synthetic history differs from a history of the real code."""
     with tempfile.TemporaryDirectory() as folder:
         real = new_record(f"sqlite:///{folder}/real.db", count + SPARE_CANDIDATES)
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""What writing costs: the transaction of a candidate, a lease, and the space on the disk."""
+"""Measure the cost of writes: the transaction of a candidate, a lease, and the disk space."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from scaling.synthetic_histories import SyntheticHistories
 
 WARM_UP_PAIRS = 20
 CANDIDATES_PER_PAIR = 50
-"""For the disk space, which needs more candidates than the times."""
+"""The number of candidates for the measurement of disk space."""
 
 
 class TransactionPair:
-    """Two copies of a history: the real code writes to the first, the bare driver repeats that on the second."""
+    """Two copies of a history.
+
+    The real code writes to the first; the bare driver repeats the statements on the second.
+    """
 
     def __init__(self, histories: SyntheticHistories, kind: str, size: int) -> None:
         self._histories, self._kind, self.size = histories, kind, size

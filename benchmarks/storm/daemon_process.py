@@ -1,4 +1,4 @@
-"""Start the daemon under attack, and follow what it prints."""
+"""Start the daemon under attack, and read its reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DaemonProcess:
         self.state = DaemonState()
         self.workers: dict[int, psutil.Process] = {}
         self.training_since: dict[Token, float] = {}
-        """When each attempt was first seen in training, in monotonic seconds."""
+        """The monotonic time at which each attempt was first seen in training."""
         self.ended = False
         self._changed = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The kinds of fault. Each function strikes once and returns what was observed, or None if the search had ended.
+"""The kinds of faults. Each function strikes once and returns its observation, or None if the search had ended.
 
 A fault is a hit if a lease was held when it struck and its effect was observed afterwards.
 """
@@ -27,12 +27,12 @@ from storm.storm import Storm
 FREEZE_SECONDS = 4.0
 """Longer than every timeout of the daemon under attack."""
 ORPHAN_SECONDS = 20.0
-"""How long workers may outlive their daemon."""
+"""The seconds for which workers may outlive their daemon."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a fault did."""
+    """The observed effect of a fault."""
 
     tokens: tuple[Token, ...]
     """The attempts that held a lease when it struck."""
@@ -42,7 +42,7 @@ class Observation:
     repeated_seconds: float | None = None
     drain_seconds: float | None = None
     orphan_seconds: float | None = None
-    """How long workers outlived their daemon."""
+    """The seconds for which workers outlived their daemon."""
 
 
 Fault = Callable[[Storm], Observation | None]
@@ -86,7 +86,7 @@ def _kill_worker(storm: Storm, damage: Callable[[Path], None] | None = None) -> 
     at = time.monotonic()
     outcome = storm.outcome(slot.token)
     hit, seen = outcome == "lost", f"killed; attempt {outcome}"
-    if intact and not hit and files[-1].exists():  # no attempt resumes from it, so nobody finds the damage
+    if intact and not hit and files[-1].exists():  # no attempt resumes from the file, so nothing detects the damage
         files[-1].write_bytes(intact)
     recovery = storm.recovery_seconds(at, slot=slot.number, not_pid=slot.pid)
     since = storm.daemon.training_since.get(slot.token)

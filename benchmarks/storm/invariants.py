@@ -1,4 +1,4 @@
-"""Check a finished search: nothing lost, nothing doubled, and everything as without faults."""
+"""Check that a finished search has lost and doubled nothing, and equals the search without faults."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DIFFERING: Final = {
 
 @dataclass(frozen=True)
 class SearchCheck:
-    """How much a search has lost, doubled and changed."""
+    """The numbers of lost, doubled and changed rows of a search."""
 
     lost: int
     doubled: int
@@ -63,7 +63,7 @@ class SearchCheck:
     problems: list[str]
     fingerprint: str | None = None
     orphans: int = 0
-    """Workers that are still running."""
+    """The number of workers that are still running."""
 
 
 def check_search(storm: Storm, expected_fingerprint: str) -> SearchCheck:
@@ -100,7 +100,7 @@ def _count(connection: Connection, queries: dict[str, str], problems: list[str])
 
 
 def _find_damage(connection: Connection, artifacts: Path) -> list[str]:
-    """Return what is wrong with the database file and the checkpoint files."""
+    """Return the faults of the database file and the checkpoint files."""
     intact = connection.execute(text("PRAGMA integrity_check")).scalars().all()
     dangling = connection.execute(text("PRAGMA foreign_key_check")).all()
     problems = [f"the database is damaged: {intact} {dangling}"] if intact != ["ok"] or dangling else []

@@ -1,4 +1,4 @@
-"""Rounds: one search each, with one seed, through a queue of faults."""
+"""Run rounds: a round is one search with one seed, and a queue of faults."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from storm.searches import StormSearch, undisturbed_fingerprint
 from storm.storm import Storm
 
 SEARCH_SECONDS = 600.0
-"""How long a search may take after its last fault."""
+"""The seconds that a search may take after its last fault."""
 MAX_ROUNDS_WITHOUT_HIT = 5
 
 
 @dataclass(frozen=True)
 class StormPlan:
-    """How often each fault has to hit."""
+    """The settings of a storm; `wanted` is the required number of hits of each fault."""
 
     wanted: dict[str, int]
     search: StormSearch
     seed: int
     seconds_per_epoch: str
-    """Of the simulated worker."""
+    """The seconds of an epoch of the simulated worker."""
 
 
 def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:

@@ -1,4 +1,4 @@
-"""What the daemon under attack reports about itself, one JSON line per change."""
+"""The reports of the daemon under attack: one JSON line per change of its state."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DaemonState:
     at: float = 0.0
     """Monotonic seconds of this machine."""
     problem: str | None = None
-    """Why the daemon makes no progress."""
+    """The reason why the daemon makes no progress."""
     slots: tuple[SlotState, ...] = ()
     finished: bool = False
     """Whether the search has ended."""

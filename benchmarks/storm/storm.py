@@ -1,4 +1,4 @@
-"""A search in a home of its own, with a daemon that faults strike."""
+"""A search in a new home, with a daemon that faults strike."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Storm:
         return [worker for daemon in daemons for worker in running(daemon.workers.values())]
 
     def close(self) -> None:
-        """Kill whatever is left of the search."""
+        """Kill all processes of the search."""
         self.daemon.process.kill()
         self.daemon.process.wait()
         for worker in self.workers_left():
@@ -99,7 +99,8 @@ class Storm:
     def recovery_seconds(self, since: float, *, slot: int | None = None, not_pid: int | None = None) -> float | None:
         """Wait until a slot trains again, and return the seconds since the fault. None if the search has ended.
 
-        `slot` restricts that to one slot, `not_pid` excludes the worker that the fault struck.
+        `slot` is the only slot to wait for, if it is given. `not_pid` is the worker that the fault struck, which does
+        not count.
         """
 
         def find(state: DaemonState) -> float | None:
@@ -115,7 +116,7 @@ class Storm:
     def repeated_seconds(self, token: Token, started_at: float | None, struck_at: float) -> float | None:
         """Return the seconds of training before a fault that the next attempt repeats, or None if there is none.
 
-        Without a checkpoint that is the time since the start of the attempt, otherwise since the checkpoint.
+        These are the seconds since the last checkpoint or, without a checkpoint, since the start of the attempt.
         """
         next_slots = self.daemon.wait_for(
             lambda state: [slot for slot in state.trainings() if slot.token and slot.token.candidate == token.candidate]
@@ -130,13 +131,13 @@ class Storm:
         saved = [file.stat().st_mtime for file in self.checkpoint_files(token) if file.name.endswith(ending)]
         if not saved:
             return None
-        # File times are Unix time, all others are monotonic.
+        # Convert the Unix times of files to monotonic time, as all other times are monotonic.
         saved_at = max(saved) - time.time() + time.monotonic()
         return max(0.0, struck_at - max(started_at, saved_at))
 
 
 def _next_events(token: Token) -> Select[Any]:
-    """The events of a candidate after an attempt that tell where the next one starts."""
+    """Select the events of a candidate after an attempt that contain the starting point of the next attempt."""
     kinds = ("resumed", "started_afresh", "scored", "taken_back", "released")
     return (
         select(event.c.kind, event.c.attempt, event.c.detail)

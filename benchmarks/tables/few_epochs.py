@@ -32,8 +32,10 @@ SHORT: Final = 12
 WHOLE: Final = 200
 SHARES: Final = (0.01, 0.003)
 RUNG_STEP: Final = 1000.0
-"""The lead of any score after the whole training over any score after a short one. All methods but Optuna's Gaussian
-process use only the order of the scores."""
+"""Added to scores after the whole training, so that each exceeds all scores after a short training.
+
+All methods except Optuna's Gaussian process use only the order of the scores.
+"""
 
 
 class Run(NamedTuple):

@@ -24,7 +24,7 @@ TOURNAMENT: Final = 6
 
 
 class Method(Protocol):
-    """Chooses a birth from all codes so far and from the scores of the first ones, which are settled."""
+    """Chooses a birth from all codes so far and from the scores of the settled births, which come first."""
 
     def choose(self, codes: Sequence[Code], scores: Sequence[float]) -> Code:
         """Return the code of birth `len(codes)`; `scores` belong to the first `len(scores)` codes."""
@@ -81,7 +81,7 @@ class Evolution:
 
 
 class LocalSearch:
-    """Unborn neighbours of the best code, or of the next best one if all neighbours are born."""
+    """New neighbours of the best code, or of the next best code if all its neighbours were born."""
 
     def __init__(self, table: Table, seed: int, lag: int) -> None:
         self._table, self._seed = table, seed
@@ -165,7 +165,7 @@ class Optuna:
             if code not in codes:
                 self._trials.append(trial)
                 return code
-            # The duplicate costs no training. A score that is not known yet cannot be passed on.
+            # The duplicate costs no training. If its score is not known yet, the trial is pruned.
             birth = codes.index(code)
             if birth < len(scores):
                 self._study.tell(trial, scores[birth])

@@ -1,7 +1,7 @@
-"""Compare guided births by improvement with those by improvement per second, on tables whose networks have a cost.
+"""Compare guided births by improvement and by improvement per second, on tables with costs of networks.
 
-The seconds of a training are those that the model predicts from mult-adds, as multiples of those of the median network
-of the table. A table of NAS-Bench-201 has the mult-adds of its space.
+The seconds of a training are predicted from mult-adds, in multiples of the seconds of the table's median network. A
+table of NAS-Bench-201 has the mult-adds of its space.
 """
 
 from __future__ import annotations

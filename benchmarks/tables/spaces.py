@@ -23,7 +23,7 @@ CELL_TABLE: Final = "nb201_"
 CELL_SPACE: Final = CELL_PRESETS["nasbench201-cifar"]
 CELL_TASK: Final = Task(resolution=32, channels=3, classes=10)
 _CELL_VALUES: Final = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
-"""The operations as the tables number them."""
+"""The operations in the order of their numbers in the tables."""
 _CELL_EDGES: Final = (0, 1, 3, 2, 4, 5)
 """The edges of `CellSpace` in the order of the tables, which list them by the node where they begin."""
 assert set(_CELL_VALUES) == set(OPERATIONS)
@@ -42,7 +42,7 @@ class TableSpace(SpaceDefinition):
 
     @cached_property
     def blocks(self) -> tuple[Primitives, ...]:
-        """The values that occur at each position; the first ones together are a code of the table."""
+        """The values that occur at each position. The first values together are a code of the table."""
         columns = [tuple(sorted(set(column))) for column in zip(*self._table.row_of, strict=True)]
         # Positions with the same values keep the same order of them, because the model counts values over positions.
         smallest = next(
@@ -65,7 +65,7 @@ class TableSpace(SpaceDefinition):
 
 
 def no_network(architecture: Architecture, space: SpaceDefinition, task: Task) -> None:
-    """Raise, because a table holds no networks."""
+    """Raise an error, because a table has no networks."""
     raise NotImplementedError(f"the networks of the table {space.name} cannot be built")
 
 

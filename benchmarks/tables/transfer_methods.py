@@ -65,11 +65,11 @@ class GuidedTransfer:
 
 
 def shuffle_scores(table: Table, seed: int) -> Table:
-    """Return the table with its scores in random order: a source that says nothing."""
+    """Return the table with its scores in random order, which makes it a source without information."""
     order = np.random.default_rng(seed).permutation(len(table.scores))
     return table.with_scores(table.scores[order])
 
 
 def negate_scores(table: Table) -> Table:
-    """Return the table with negated scores: a source that prefers the worst networks."""
+    """Return the table with negated scores, which makes it a source that prefers the worst networks."""
     return table.with_scores(-table.scores)

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# `-m` puts the working folder first, so that a user's own `random.py` there would replace the library's.
+# `-m` puts the working folder first on `sys.path`, so a user's own `random.py` there would replace Python's.
 if not sys.flags.safe_path and Path(sys.path[0]) not in Path(__file__).parents:
     del sys.path[0]
 

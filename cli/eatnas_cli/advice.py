@@ -1,4 +1,4 @@
-"""The advice about a planned search in text of at most 80 columns."""
+"""Print the advice about a planned search in lines of at most 80 columns."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ WIDTH: Final = 80
 SHOWN_SOURCES: Final = 10
 SOURCE_COLUMNS: Final = ("search", "scores", "correlation", "error", "networks", "verdict")
 LONG: Final = "eatnas-db "
-"""Begins a command, which is wrapped so that a shell still reads it."""
+"""The beginning of a line with a command. Such a line is wrapped in a way that a shell accepts."""
 QUOTED: Final = re.compile("'[^']*'")
 
 
 def advise_on(settings: Settings, spec: SearchSpec, task: Task, data: DataDescription, file: Path) -> SearchAdvice:
-    """Return the advice about a planned search; a record that does not exist has nothing to say."""
+    """Return the advice about a planned search. Without a record, it comes from the spec alone."""
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     with ExitStack() as stack:
         connection: Connection | None = None
@@ -50,7 +50,7 @@ def print_wrapped(text: str) -> None:
 
 
 def print_advice(advice: SearchAdvice) -> None:
-    """Print what the record and the spec say about a planned search, and what they do not say."""
+    """Print the facts about a planned search, and which facts are missing."""
     for sentence in _describe_scores(advice):
         print_wrapped(sentence)
     smaller = advice.smaller
@@ -70,7 +70,7 @@ def print_advice(advice: SearchAdvice) -> None:
         text, start, command = sentence.partition(LONG)
         print_wrapped(text)
         if start:
-            # A quoted word may contain spaces, at which its line must not end.
+            # A line must not be broken at a space inside a quoted word.
             words = QUOTED.sub(lambda match: match[0].replace(" ", "\0"), start + command)
             lines = textwrap.wrap(words, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
             typer.echo("  " + " \\\n      ".join(lines).replace("\0", " "))

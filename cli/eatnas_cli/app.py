@@ -1,4 +1,4 @@
-"""The command `eatnas-db`: its groups of commands, each imported only when it is used, and its errors."""
+"""The command `eatnas-db`: its commands, which are imported when they are used, and the output of errors."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def root(
 
 
 def _require_text(arguments: list[str]) -> None:
-    """Raise `EatnasError` if an argument is not valid text, which could be neither printed nor stored."""
+    """Raise `EatnasError` if an argument is not valid text, because it could be neither printed nor stored."""
     for argument in arguments:
         if not is_storable(argument):
             encoding = sys.getfilesystemencoding()
@@ -112,7 +112,10 @@ def _print_error(*lines: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line, by default on the program's own; a user's mistake is one line on stderr and exit 1."""
+    """Run the command line with `arguments`, by default those of the program.
+
+    A user's mistake prints one line and exits 1.
+    """
     let_output_escape()
     try:
         _require_text(sys.argv[1:] if arguments is None else arguments)

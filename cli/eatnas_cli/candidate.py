@@ -49,11 +49,11 @@ def show_candidate(
 
 
 def _with_metric_columns(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a candidate with a column for each metric that its epochs have."""
+    """Return a candidate's fields in which each epoch has a column for each metric."""
     epochs = [{**epoch, **(epoch["metrics"] or {}), "metrics": None} for epoch in record["epochs"]]
     names = dict.fromkeys(name for epoch in epochs for name in epoch)
     used = [name for name in names if any(epoch.get(name) is not None for epoch in epochs)]
-    # A training of the user's own leaves columns empty; final models have no validation.
+    # A user's own training function leaves columns empty, and final models have no validation metrics.
     of_program = any(epoch["metrics"] is not None for epoch in record["epochs"])
     kept = used if of_program else [name for name in names if name != "metrics"]
     return {**record, "epochs": tuple({name: epoch.get(name) for name in kept} for epoch in epochs)}

@@ -1,4 +1,4 @@
-"""Capture what a command prints, while other threads run other commands."""
+"""Capture the output of a command while other threads run other commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _captures = 0
 
 
 class _ThreadOutput(io.TextIOBase):
-    """A text stream that writes to the stream of the calling thread, or to the original one if it has none."""
+    """A text stream that writes to the stream of the calling thread, or else to the original stream."""
 
     def __init__(self, original: TextIO) -> None:
         self.original = original
@@ -50,23 +50,23 @@ class _ThreadOutput(io.TextIOBase):
 
 @contextmanager
 def captured_output() -> Iterator[io.BytesIO]:
-    """Collect the standard output of this thread as UTF-8, and discard its notes on standard error."""
+    """Collect the standard output of this thread as UTF-8, and discard its standard error."""
     written = io.BytesIO()
     outputs = _install()
     try:
         for output, target in zip(outputs, (written, io.BytesIO()), strict=True):
-            # Commands look at the encoding.
+            # Commands check the encoding, so set it.
             output.streams.stream = io.TextIOWrapper(target, encoding="utf-8", write_through=True)
         yield written
     finally:
         for output in outputs:
-            # Without its wrapper the buffer stays open, so that the caller can read it.
+            # Detach the buffer from its wrapper, so that the buffer stays open and the caller can read it.
             output.streams.__dict__.pop("stream").detach()
         _uninstall()
 
 
 def _install() -> tuple[_ThreadOutput, _ThreadOutput]:
-    """Replace the standard streams of the process, unless another thread already has."""
+    """Replace the standard streams of the process, unless another thread has replaced them already."""
     global _captures
     with _lock:
         _captures += 1

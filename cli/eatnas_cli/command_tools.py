@@ -1,6 +1,6 @@
-"""The commands that read, as tools: each has a JSON schema of its arguments and answers with JSON.
+"""Offer the reading commands as tools. Each tool has a JSON schema of its arguments and answers with JSON.
 
-A tool runs the command of the same name with `--format json`, so its answer is the command's. All tools only read.
+A tool runs the command of the same name with `--format json` and returns its output. All tools only read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOOLS: Final = (
 )
 """The commands that become tools."""
 LEFT_OUT: Final = frozenset({"columns", "curve", "format", "over", "picture", "watch", "wide"})
-"""Parameters that change how an answer looks, or that write files."""
+"""Parameters that tools lack, because they change the look of an answer or write files."""
 ONE_OBJECT: Final = frozenset(
     {
         ("query", "utilisation"),
@@ -83,7 +83,7 @@ class CommandTool:
         }
 
     def command_line(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Return the arguments of the command. Raises `ArgumentError` for an unknown, missing or wrong one."""
+        """Return the command-line arguments. Raises `ArgumentError` for an unknown, missing or wrong argument."""
         unknown = sorted(set(arguments) - set(self.parameters))
         if unknown:
             known = f"it has: {', '.join(self.parameters)}" if self.parameters else "it has none"
@@ -110,7 +110,7 @@ def list_tools() -> list[CommandTool]:
 
 
 def run_tool(root: TyperGroup, settings: Settings, tool: CommandTool, arguments: Mapping[str, Any]) -> str:
-    """Run the command of a tool and return what it prints. Raises `EatnasError` with one line for every mistake."""
+    """Run the command of a tool and return its output. Raises `EatnasError` with one line for every mistake."""
     line = tool.command_line(arguments)
     where = ["--home", str(settings.home), "--db", settings.database_url]
     try:

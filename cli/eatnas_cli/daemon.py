@@ -66,7 +66,10 @@ def _start(settings: Settings, options: DaemonOptions, foreground: bool = False)
 
 
 def _detached(settings: Settings, options: DaemonOptions) -> int:
-    """Start a daemon in the background and return its pid when it is ready. Raises `ConflictError` with its error."""
+    """Start a daemon in the background, and return its pid when it is ready.
+
+    Raises `ConflictError` with the daemon's error.
+    """
     command = python_command("-m", "eatnas_daemon.main", "--home", str(settings.home), *options.arguments())
     settings.logs.mkdir(parents=True, exist_ok=True)
     output = settings.logs / "daemon.out"
@@ -115,13 +118,14 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
             raise ConflictError(f"the daemon ({daemon}) did not stop within {timeout:g} s; {advice}; no data is lost")
         time.sleep(POLL_SECONDS)
         if now:
-            # Its second signal kills the workers. Two signals in a row may be delivered as one, so they are repeated.
+            # The second signal lets the daemon kill its workers. Repeat the signal, because two quick signals may be
+            # delivered as one.
             _signal(daemon)
     print_sentence("daemon stopped")
 
 
 def _require_own_daemon(user: RecordUser, lock_file: Path) -> LockHolder:
-    """Return the daemon's process. Raises `ConflictError` unless the process provably holds the lock."""
+    """Return the daemon's process. Raises `ConflictError` unless it is proven that this process holds the lock."""
     if user.process.is_identified and not user.is_daemon:
         raise ConflictError(f"{user} uses this database and no daemon; wait until it has ended")
     if user.process.is_identified and not user.process.is_visible:

@@ -1,4 +1,4 @@
-"""What `daemon status` shows: the daemon, its trainings, and whatever holds up the searches."""
+"""Read and show the answer of `daemon status`: the daemon, its trainings, and reasons why searches wait."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from eatnas_report.formats import format_time
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon of this home (None if none runs), and what the record holds about devices, trainings and searches.
+    """The daemon of this home (None if none runs), and the recorded devices, trainings and searches.
 
-    `supervised`: whether a daemon of any host works on the record. `since` is when the daemon started.
+    `supervised` is whether a daemon of any host works on the record. `since` is the time at which the daemon started.
     """
 
     daemon: LockHolder | None
@@ -57,12 +57,12 @@ def read_status(settings: Settings) -> DaemonStatus:
         supervised = is_supervised(settings, connection)
         return DaemonStatus(
             daemon=daemon,
-            # A daemon writes its pid into the lock file when it starts.
+            # A daemon writes its pid into the lock file when it starts, which sets the modification time.
             since=None if daemon is None else settings.lock_file.stat().st_mtime,
             supervised=supervised,
             hosts=list_hosts(connection) if is_postgresql(connection) else (),
             devices=list_devices(connection),
-            # Leases that a killed daemon left behind are not in training.
+            # Candidates whose leases a killed daemon has left are not in training.
             work=list_training_activity(connection) if supervised else (),
             held_up=list_blocked_searches(connection) if supervised else (),
             holds=list_holds(connection) if supervised else (),
@@ -91,7 +91,7 @@ def show_status(status: DaemonStatus, format: Format, layout: Layout) -> None:  
 
 
 def describe_waits(status: DaemonStatus) -> Iterator[str]:
-    """Yield a sentence for each cause for which work waits."""
+    """Yield a sentence for each reason why searches or devices wait."""
     if status.problem is not None:
         yield f"MLflow, since {format_time(status.problem.since_at)}: {status.problem.message}"
     for hold in status.holds:

@@ -31,7 +31,7 @@ from eatnas_report.terminal import draw_curves
 REFRESH_SECONDS: Final = 0.5
 LEADERS: Final = 5
 RECENT_STEPS: Final = 50
-"""The number of latest births that the pace is computed from."""
+"""The number of latest births from which the pace is computed."""
 FEW_STEPS: Final = 10
 MAX_STEPS: Final = 1000
 MAX_SLOTS: Final = 16
@@ -167,7 +167,7 @@ def _table(*heads: str) -> Table:
 
 @dataclass
 class Dashboard:
-    """Draw a search on the terminal; the last drawing stays when the context ends."""
+    """Draws a search on the terminal. The last drawing stays when the context ends."""
 
     engine: Engine
     settings: Settings
@@ -195,7 +195,7 @@ class Dashboard:
         try:
             is_finished = self._read_and_draw()
         except RecordError as error:
-            # The database may become reachable again.
+            # Keep the old drawing, because the database may become reachable again.
             if self._view is None:
                 raise
             self._show(self._view, str(error))
@@ -209,7 +209,7 @@ class Dashboard:
             if self._view is None or self._view.name != row.name:
                 self._steps = []
             progress = get_progress(connection, row.id)
-            # An even sample of a long history, then every new birth.
+            # Read an even sample of a long history first, and then every new birth.
             if self._steps:
                 self._steps += list_steps(connection, row.id, self._steps[-1].number)
             else:
@@ -241,7 +241,7 @@ def pace(steps: Sequence[PopulationStep], started_at: float | None = None) -> fl
     first, last = recent[0], recent[-1]
     start_number, start_at = first.number, first.at
     if len(recent) < FEW_STEPS and started_at is not None and first.number == 1:
-        # The first candidates end almost at the same time, one per slot: the time between them says nothing.
+        # Count from the start of the search, because the first candidates end almost at the same time, one per slot.
         start_number, start_at = 0, started_at
     if last.at <= start_at or last.number <= start_number:
         return None

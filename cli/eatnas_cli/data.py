@@ -112,7 +112,7 @@ def prepare_data(
 
 
 def _show_prepared(data: Mapping[str, Any], prepared: PreparedData, format: Format, layout: Layout) -> int:  # noqa: A002
-    """Show what a data set holds, and return the number of its images that cannot be read."""
+    """Show the content of a data set, and return the number of its unreadable images."""
     facts = {"name": data["name"], "root": str(Path(data["root"]).expanduser().absolute()), **asdict(prepared)}
     if prepared.plugin is None:
         del facts["plugin"]

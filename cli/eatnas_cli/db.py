@@ -1,4 +1,4 @@
-"""`db …`: the database's version, soundness, backups and copies."""
+"""`db …`: the version, the integrity, backups and copies of the database."""
 
 from __future__ import annotations
 

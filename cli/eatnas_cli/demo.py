@@ -67,7 +67,7 @@ DIGIT: Final = (
     "00845e90",
     "007dd900",
 )
-"""A digit 3 of scikit-learn's, in 16 shades of grey."""
+"""A digit 3 from scikit-learn's data set, in 16 shades of grey."""
 
 
 @app.command()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS: Final = 1.0
 WIDE_COLUMNS: Final = 100
-"""The width of a terminal, in characters, from which on the table has every column."""
+"""The smallest width of a terminal, in characters, for a table with every column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class DeviceRow:
     epochs: str | None = None
     images_per_second: int | None = None
     since_at: float | None = None
-    """When the attempt started, in Unix time."""
+    """The Unix time at which the attempt started."""
     state: str = "training"
 
 
@@ -64,7 +64,7 @@ def watch_devices(settings: Settings) -> None:
 
 
 def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
-    """Draw the trainings as a table that fits the width, and below it one line per state of the other devices."""
+    """Draw the trainings as a table that fits the width, and below it a line for each state of other devices."""
     from rich.console import Group
     from rich.text import Text
 
@@ -102,14 +102,14 @@ def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
 
 
 def describe_memory(device: RecordedDevice) -> str:
-    """Return the used and the total memory as text, or nothing if they are unknown."""
+    """Return the used and the total memory as text; empty if they are unknown."""
     if device.used_bytes is None or not device.total_bytes:
         return ""
     return f"{device.used_bytes / GIB:.1f} of {format_gib(device.total_bytes)}"
 
 
 def describe_state(device: RecordedDevice, trainings: int, *, is_supervised: bool) -> str:
-    """Return what a device does, or why it does nothing."""
+    """Describe the activity of a device, or the reason why it is idle."""
     if trainings:
         return f"{trainings} in training"
     if device.paused_at is not None:
@@ -120,7 +120,10 @@ def describe_state(device: RecordedDevice, trainings: int, *, is_supervised: boo
 
 
 def _short_names(uuids: Sequence[str]) -> dict[str, str]:
-    """Return the beginning of each UUID if the beginnings differ, otherwise the UUIDs. `devices pause` accepts both."""
+    """Return the beginning of each UUID if all beginnings differ, otherwise whole UUIDs.
+
+    `devices pause` accepts both.
+    """
     short = {uuid: "-".join(uuid.split("-")[:2]) for uuid in uuids}
     are_unique = len(set(short.values())) == len(short)
     return {uuid: short[uuid] if are_unique and not uuid.startswith("cpu") else uuid for uuid in uuids}

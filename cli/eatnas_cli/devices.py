@@ -1,4 +1,4 @@
-"""`devices`: the devices of this machine, and why each of them is or is not used."""
+"""`devices`: list, pause and resume devices, and explain their availability."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def resume(ctx: typer.Context, device: Device) -> None:
 def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
     with read_connection(settings.database_url) as connection:
         uuid = pausing.find_recorded_uuid(connection, word, settings.host)
-    # The driver is probed between the transactions: a driver that hangs must not block the database.
+    # Probe the driver between the transactions, so that a hanging driver does not block the database.
     local = None
     if uuid is None:
         local = pausing.find_local_device(word, settings.host)

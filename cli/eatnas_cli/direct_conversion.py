@@ -1,8 +1,8 @@
 """Convert the values of parameters without pydantic.
 
-From version 0.29 on, typer loads pydantic to convert any value, which takes longer than a quick query. The types that
-this command line uses are simple: a text, a number, a path, a choice, and lists of these. An invalid value, or one of
-another type, goes to typer, which converts it or raises the error.
+From version 0.29 on, typer loads pydantic to convert any value, which takes longer than a quick query. Our parameters
+have simple types: text, number, path, choice, and lists of these. An invalid value, or a value of another type, is
+passed to typer, which converts it or raises the error.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _FLOAT: Final = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?(e-?[0-9]{1,2})?")
 
 
 class _NotSimpleError(Exception):
-    """The value is not a simple one of its type."""
+    """The value is invalid, or its type is not simple."""
 
 
 class _DirectOption(TyperOption):
     """An option whose simple values are converted without pydantic."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        """Return the converted value, like typer."""
+        """Return the converted value, like the method of typer."""
         try:
             converted = _converted(self, value)
         except _NotSimpleError:
@@ -44,7 +44,7 @@ class _DirectArgument(TyperArgument):
     """An argument whose simple values are converted without pydantic."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        """Return the converted value, like typer."""
+        """Return the converted value, like the method of typer."""
         try:
             converted = _converted(self, value)
         except _NotSimpleError:
@@ -53,7 +53,7 @@ class _DirectArgument(TyperArgument):
 
 
 def convert_directly(command: TyperCommand | TyperGroup) -> None:
-    """Change the parameters of a command, and of the commands that it holds, to the classes above; add `-h`."""
+    """Change the parameters of a command and of its subcommands to the classes above, and add the option `-h`."""
     command.context_settings.setdefault("help_option_names", HELP_OPTIONS)
     for parameter in (*command.params, command.get_help_option(typer.Context(command, **command.context_settings))):
         # Older versions of typer convert without pydantic anyway.
@@ -62,7 +62,7 @@ def convert_directly(command: TyperCommand | TyperGroup) -> None:
                 parameter.__class__ = _DirectOption
             elif type(parameter) is TyperArgument:
                 parameter.__class__ = _DirectArgument
-    # The commands of a lazy group are not in a dictionary: they are changed when they are loaded.
+    # The commands of a lazy group are changed when they are loaded.
     if isinstance(command, TyperGroup) and isinstance(command.commands, dict):
         for member in command.commands.values():
             if isinstance(member, TyperCommand | TyperGroup):

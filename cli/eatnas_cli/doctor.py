@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, whether a search could run here, and what to do where it could not."""
+"""`doctor`: check whether searches can run on this machine, and advise on problems."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ app = new_app()
 ENOUGH_BYTES: Final = 1_000_000_000
 MLFLOW_SECONDS: Final = 3.0
 TORCH_SECONDS: Final = 120.0
-"""Loading torch and the driver's libraries from a slow disk takes long."""
+"""The time limit is long, because loading torch and the driver's libraries from a slow disk takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check; `advice` says what to do, and is empty if there is nothing to do."""
+    """The result of one check; `advice` is empty if nothing has to be done."""
 
     what: str
     ok: bool
@@ -134,7 +134,7 @@ def _dependencies(distribution: str) -> Iterator[Finding]:
         if not needed.specifier.contains(found, prereleases=True):
             yield Finding(needed.name, False, f"{found}; needed: {needed.specifier}", f"pip install --upgrade '{line}'")
         elif needed.name in ("torch", "torchvision", "mlflow", "sqlalchemy"):
-            # All dependencies are checked; only these are shown if they are fine.
+            # Check all dependencies, but show only these if they are fine.
             yield Finding(needed.name, True, found)
 
 
@@ -152,7 +152,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _torch(device: DeviceSnapshot) -> Finding:
-    """Check whether torch can compute on a device; it cannot on every GPU that NVIDIA's library lists."""
+    """Check whether torch can compute on a device. NVIDIA's library also lists GPUs that torch does not support."""
     if device.kind == CPU:
         why = "`eatnas-db devices --explain` shows the reason"
         return Finding("torch on GPUs", True, "not tested: no GPU is available now", why)
@@ -197,7 +197,7 @@ def _record(settings: Settings) -> Finding:
 
 
 def _report_error(what: str, error: EatnasError) -> Finding:
-    """Return a finding from an error message, whose advice by convention follows its last semicolon."""
+    """Return a finding from an error message, in which advice follows the last semicolon."""
     found, _, advice = str(error).rpartition("; ")
     return Finding(what, False, found or advice, advice if found else "")
 
@@ -286,7 +286,7 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
 
 
 def _launcher(settings: Settings, environment: Mapping[str, str]) -> Finding:
-    """Return where workers run unless the options of the daemon say otherwise."""
+    """Describe where workers run by default, that is without options of the daemon."""
     try:
         workers = read_worker_settings(settings.home, environment)
         if workers.launcher != RAY:

@@ -63,7 +63,7 @@ def export(
 
 
 def _mlflow_publisher(settings: Settings, register: str | None) -> Publish:
-    """Return a function that logs an exported module to MLflow, and prints where it is."""
+    """Return a function that logs an exported module to MLflow and prints its URI."""
     uri = mlflow_tracking_uri(settings)
 
     def publish(model: TrainedModel, module: Path, weights: Path) -> None:

@@ -51,7 +51,7 @@ def make_home(settings: Settings) -> None:
 
 
 def _require_room(folder: Path) -> None:
-    # SQLite reports an exhausted quota as an I/O error of the disk, and a half-made record would be of no use.
+    # Check first: SQLite reports an exhausted quota as an I/O error, and would leave an incomplete record.
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(REQUIRED_BYTES))

@@ -1,6 +1,6 @@
-"""`mcp`: offer the queries to an agent, as tools of a Model Context Protocol server on stdin and stdout.
+"""`mcp`: serve the queries as tools over stdin and stdout, by the Model Context Protocol.
 
-A tool runs the command of the same name with `--format json`, so its answer is the command's. All tools only read.
+A tool runs the command of the same name with `--format json` and returns its output. All tools only read.
 """
 
 from __future__ import annotations

@@ -69,22 +69,22 @@ def ui(
     if uri.startswith(("http://", "https://")):
         raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")
     _require_free(host, port)
-    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING")  # a sync sets a level of its own
+    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING")  # a sync changes the variable
     _sync(ctx.obj, uri)
     _print_views(ctx.obj, uri, f"http://{f'[{host}]' if ':' in host else host}:{port}")
     sys.stdout.flush()
-    # The URI of the store may contain a password, and every user can read arguments.
+    # Pass the URI in the environment: it may contain a password, and every user can read the arguments of a process.
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_ARTIFACTS_DESTINATION": (ctx.obj.home / "mlflow-artifacts").as_uri(),
         "MLFLOW_LOGGING_LEVEL": level,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # MLflow starts its server with options of its own.
+        # MLflow starts its server in a process with its own options, so set this as a variable.
         "PYTHONSAFEPATH": "1",
     }
     program = python_command("-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1")
-    # By default uvicorn imports modules from the working folder first.
+    # By default, uvicorn puts the working folder first on `sys.path`.
     program += ["--uvicorn-opts", f"--app-dir {os.devnull}"]
     raise typer.Exit(_serve(program, environment))
 
@@ -111,8 +111,8 @@ def _serve(program: Sequence[str], environment: Mapping[str, str]) -> int:
             sys.stdout.flush()
         return server.wait()
     except KeyboardInterrupt:
-        # The terminal interrupts all processes. MLflow then interrupts its web server once more, and the web server
-        # prints a useless traceback.
+        # The terminal interrupts all processes. MLflow then interrupts its web server again, which prints a useless
+        # traceback.
         with suppress(subprocess.TimeoutExpired):
             server.communicate(timeout=INTERRUPT_SECONDS)
         _stop(server)
@@ -131,7 +131,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def mlflow_tracking_uri(settings: Settings) -> str:
-    """Return the URI of MLflow's store. Raises `EatnasError` for one that cannot be parsed."""
+    """Return the URI of MLflow's store. Raises `EatnasError` if the URI cannot be parsed."""
     uri = settings.tracking_uri(os.environ)
     if "://" in uri:
         require_parsable_url(uri, "MLFLOW_TRACKING_URI")

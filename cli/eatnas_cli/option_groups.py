@@ -1,4 +1,4 @@
-"""Declare options that belong together once, and add them to a command as one parameter."""
+"""Declare a group of options once, and add the group to commands as one parameter."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Command = Callable[..., None]
 def takes_options(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
     """Replace keyword parameters of a command by groups of options.
 
-    `page=page_options` gives the command the parameters of the function `page_options` in place of its own parameter
-    `page`, and passes what `page_options` returns as `page`. The group's parameters keep their names and defaults.
+    With `page=page_options`, the parameters of the function `page_options` replace the command's parameter `page`. The
+    command gets the result of `page_options` as `page`. The parameters of the group keep their names and defaults.
     """
 
     def decorate(command: Command) -> Command:
@@ -46,5 +46,5 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _kind(parameter: inspect.Parameter) -> Any:
-    # All but the context may follow one with a default.
+    # All parameters except the context are keyword-only, because they may follow a parameter with a default.
     return parameter.kind if parameter.name == "ctx" else inspect.Parameter.KEYWORD_ONLY

@@ -11,7 +11,10 @@ from eatnas_cli.printing import Format
 
 MAX_BLOCK: Final = 1000
 MAX_ROWS: Final = 1_000_000_000
-"""Larger numbers of rows and of entries are mistakes, and the driver of SQLite raises an error for very large ones."""
+"""The largest number of rows or entries.
+
+A larger number is a mistake, and SQLite's driver raises an error for very large ones.
+"""
 
 SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a search.")]
 CandidateId = Annotated[int, typer.Argument(help="Id of a candidate, as listed by `query best`.")]

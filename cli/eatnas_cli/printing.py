@@ -19,7 +19,7 @@ from eatnas_report.formats import flatten
 
 
 class Format(StrEnum):
-    """How an answer is written."""
+    """The format of an answer."""
 
     TABLE = "table"
     JSON = "json"
@@ -28,19 +28,19 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns to show (empty: those that a command shows by default), and whether all are shown in full."""
+    """The columns to show (empty: the default columns of the command), and whether they are shown in full width."""
 
     columns: tuple[str, ...] = ()
     wide: bool = False
 
     @property
     def width(self) -> int | None:
-        """The width that a table has to fit; None if there is none."""
+        """The width that a table has to fit; None if there is no limit."""
         return None if self.wide else terminal_width()
 
 
 TRACEBACK: Final = "traceback"
-"""A text of many lines, which is printed below its table."""
+"""The columns with long text, which is printed below the table."""
 FITTING: Final = Layout()
 """The default columns, fitted to the terminal."""
 
@@ -56,8 +56,8 @@ def show(
 ) -> None:
     """Print dataclasses or mappings: a table, a CSV of `columns`, or a JSON list with all fields.
 
-    On a terminal a table shows the columns `default`, if there are any; elsewhere all `columns`. `empty` is printed in
-    place of a table without rows. Raises `ConflictError` for a column of the layout that does not exist.
+    On a terminal, a table shows the columns `default` if they are given, and elsewhere all `columns`. `empty` is
+    printed instead of a table without rows. Raises `ConflictError` for a column of the layout that does not exist.
     """
     records = [_record(row) for row in rows]
     _require_columns(layout.columns, [*columns, *(records[0] if records else ())])
@@ -88,9 +88,9 @@ def _require_columns(names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def show_one(row: Any, format: Format = Format.TABLE, *, layout: Layout = FITTING) -> None:  # noqa: A002
-    """Print a dataclass or mapping: a name and a value a line, one JSON object, or a CSV of fields.
+    """Print a dataclass or mapping as lines with a name and a value, as one JSON object, or as a CSV of fields.
 
-    On the terminal lists come below, as tables; what is nested has its path as its name.
+    On the terminal, lists are printed below as tables, and nested values have their path as name.
     """
     record = _record(row)
     if format is Format.JSON:
@@ -118,7 +118,7 @@ def _record(row: Any) -> dict[str, Any]:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON that any reader takes: infinities become text."""
+    """Print JSON that any reader accepts: infinities become text."""
     sys.stdout.write(json.dumps(to_json(value), indent=2, ensure_ascii=not _is_utf8()) + "\n")
 
 
@@ -127,7 +127,7 @@ def _is_utf8() -> bool:
 
 
 def print_json_lines(records: Sequence[dict[str, Any]]) -> None:
-    """Print one JSON object a line."""
+    """Print one JSON object per line."""
     sys.stdout.writelines(json.dumps(to_json(record)) + "\n" for record in records)
 
 

@@ -17,7 +17,7 @@ REFRESH_SECONDS = 0.5
 
 
 class Display:
-    """Settled, best so far, status, and on a terminal candidates a minute and time left."""
+    """Shows the progress, the best fitness and the status; on a terminal, also the pace and the time left."""
 
     def __init__(self, engine: Engine, settings: Settings, name: str) -> None:
         self._engine, self._settings, self._name = engine, settings, name
@@ -45,7 +45,7 @@ class Display:
         self._bar.stop()
 
     def refresh(self, *, at_once: bool = False, trouble: str | None = None) -> bool:
-        """Show what the record says, twice a second at most unless it is to be at once. Whether the search is over."""
+        """Show the progress, at most twice a second unless `at_once` is true. Return whether the search has ended."""
         now = time.monotonic()
         if now < self._next and not at_once:
             return False
@@ -53,7 +53,7 @@ class Display:
         try:
             progress = read_progress_line(self._engine, self._settings, self._name, trouble)
         except RecordError as error:
-            # The supervisor goes on when the database can be reached again.
+            # The supervisor continues when the database is reachable again.
             self._tell(str(error))
             return False
         if progress.name != self._showing:

@@ -77,7 +77,7 @@ def _import_scores(
     format: Format,  # noqa: A002
     layout: Layout,
 ) -> None:
-    # Only here, because it loads pydantic.
+    # Import only here, because the module loads pydantic.
     from eatnas_db.searches.score_import import import_score_file, make_origin
 
     if options.space is None:
@@ -107,7 +107,7 @@ def _import_scores(
 
 
 def _list_names(names: Sequence[str]) -> str:
-    """Return the names of columns as a list that fits a few lines."""
+    """Return the names of columns as a text of at most a few lines."""
     shown = [shorten(name, LONGEST_NAME) or "(no name)" for name in dict.fromkeys(names)]
     more = len(shown) - MOST_NAMES
     return ", ".join(shown[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
@@ -118,6 +118,6 @@ def _show(tables: list[TableContents], format: Format, layout: Layout) -> None: 
 
 
 def print_row_progress(table: str, done: int, rows: int) -> None:
-    """Write the number of processed rows of a table to stderr, if that is a terminal."""
+    """Write the number of processed rows of a table to stderr, if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r{table} {done:,} of {rows:,}\033[K", end="\n" if done == rows else "", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The options of commands that train: which resources of the machine they may use."""
+"""The options of commands that train: the resources of the machine that they may use."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def daemon_options(
     cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = None,
 ) -> DaemonOptions:
-    """Return which resources a daemon may use. Raises `ConflictError` for an invalid value."""
+    """Return the resources that a daemon may use. Raises `ConflictError` for an invalid value."""
     return DaemonOptions(
         slots=slots,
         devices=tuple(devices or ()),

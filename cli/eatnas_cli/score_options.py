@@ -16,7 +16,7 @@ IMAGES = "Of the images, for the counted cost of the networks."
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
-    """What a file of scores does not say itself."""
+    """The facts about a file of scores that the file does not contain."""
 
     space: str | None
     name: str | None

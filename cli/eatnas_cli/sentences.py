@@ -1,4 +1,4 @@
-"""Sentences on the terminal: folded between words to its width. Output that is not a terminal gets one line each."""
+"""Print sentences. A terminal gets them folded to its width; other output gets one line for each sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEPT_SPACE: Final = "\0"
 
 
 def print_sentence(text: str, *, error: bool = False) -> None:
-    """Print a sentence on stdout, or on stderr if `error`; characters that a terminal acts on become escapes."""
+    """Print a sentence on stdout, or on stderr if `error` is true. Control characters become escapes."""
     stream = sys.stderr if error else sys.stdout
     width = terminal_width(stream)
     line = escape_controls(text)
@@ -28,7 +28,7 @@ def print_note(text: str) -> None:
 
 
 def fold_sentence(text: str, width: int) -> list[str]:
-    """Return the lines of a text, folded at its spaces; a longer word, and a command in backticks, stays whole."""
+    """Return the lines of a text, folded at spaces. A word that is too long, and a command in backticks, stay whole."""
     kept = _COMMAND.sub(
         lambda match: match[0].replace(" ", _KEPT_SPACE) if text_width(match[0]) <= width else match[0], text
     )

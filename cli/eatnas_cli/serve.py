@@ -1,4 +1,4 @@
-"""`serve`: a live page about the record, and the JSON of the queries over HTTP."""
+"""`serve`: serve a live page about the record, and the queries as JSON, over HTTP."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ def serve(
 
 
 def _describe_address(host: str, port: int, token: str | None) -> str:
-    """Return the address to open. With a token, opening it once stores a cookie in the browser."""
+    """Return the URL to open.
+
+    If there is a token, the URL contains it, and opening the URL stores a cookie in the browser.
+    """
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
     return f"serving {address}" if token is None else f"serving {address}?token={quote(token, safe='')}"

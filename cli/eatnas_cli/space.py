@@ -167,7 +167,7 @@ def _describe_plugin(kind: str, name: str, plugin: Plugin, find: Callable[[str],
 
 
 def _summaries() -> Iterator[dict[str, Any]]:
-    """Yield a row for each space that can be used; `space list` also shows the others."""
+    """Yield a row for each usable space. `space list` also shows unusable spaces."""
     yield from map(_summary, BUILT_IN_SPACES.values())
     for name in list_plugin_spaces():
         with contextlib.suppress(PluginError):

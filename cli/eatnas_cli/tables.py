@@ -1,8 +1,8 @@
-"""Tables on the terminal: they fit its width and break no word and no number.
+"""Lay out tables that fit the width of a terminal, and that break no word and no number.
 
-A table that is too wide becomes narrower step by step: its widest texts are folded between words, words that are longer
-than their column are shortened in the middle, and finally columns are left out. Output that is not a terminal has no
-width: a program that reads it expects each row on one line.
+A table that is too wide becomes narrower in steps: the widest texts are folded between words, words that are longer
+than their column are shortened in the middle, and at last columns are left out. Output that is not a terminal has no
+width, because a program that reads it expects each row on one line.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from eatnas_cli.values import as_text, is_number
 from eatnas_report.formats import format_time
 
 AS_GIVEN: Final = ("width", "multiplier", "learning_rate")
-"""Columns whose figures are printed as they were given; so are those of a spec, whose names have dots."""
+"""Columns whose numbers are printed unchanged, as are the numbers of a spec, whose names contain dots."""
 LARGE: Final = 1e12
-"""From here on a figure has an exponent."""
+"""Numbers from this size on are printed with an exponent."""
 SHORTENED: Final = ("code", "digest", "sha256", "uuid")
-"""Columns that stay on one line: a folded code cannot be read."""
+"""Columns that stay on one line, since a folded code would be unreadable."""
 LONG: Final = 500
-"""A family with this many rows or more is a table instead of a tree."""
+"""From this number of rows on, a family is printed as a table instead of a tree."""
 SHORTEST_WORD: Final = 16
-"""The number of characters that a shortened word keeps at least."""
+"""The fewest characters of a shortened word."""
 FIRST_LEFT_OUT: Final = ("started_at", "device_seconds")
 LAST_LEFT_OUT: Final = ("message", "what happened", "words", "cause", "found", "advice")
-"""The most informative columns, at any position."""
+"""The most informative columns, which are left out last."""
 GAP, SMALLEST_GAP = 3, 2
 MARGIN: Final = 2
 ELLIPSIS: Final = "…"
@@ -56,7 +56,7 @@ class _Column:
     smallest: int
 
     def leave_out_rank(self, position: int) -> tuple[int, int]:
-        """Return the order in which columns are left out: empty ones first, then from the right."""
+        """Return a sort key for the order in which columns are left out: empty columns first, then from the right."""
         if not any(self.texts):
             return 0, -position
         if self.name in FIRST_LEFT_OUT:
@@ -75,21 +75,24 @@ class _Column:
 def print_table(
     records: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int | None, *, keep_all: bool = False
 ) -> tuple[str, ...]:
-    """Print records as a table of `columns` and return the columns that did not fit; `keep_all`: leave out none."""
+    """Print records as a table of `columns`, and return the columns that did not fit.
+
+    With `keep_all`, leave out none.
+    """
     table = lay_out(records, columns, width, keep_all=keep_all)
     sys.stdout.writelines(f"{line}\n" for line in table.lines)
     return table.left_out
 
 
 def terminal_width(stream: TextIO | None = None) -> int | None:
-    """Return the width of the terminal, which `COLUMNS` overrides; None if stdout or `stream` is not a terminal."""
+    """Return the width of the terminal, or the value of `COLUMNS`; None if stdout or `stream` is not a terminal."""
     return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
 def lay_out(
     records: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int | None, *, keep_all: bool = False
 ) -> Table:
-    """Return records as a table that fits `width`; None: as wide as it has to be."""
+    """Return records as a table that fits `width`, or as a table of any width if it is None."""
     shown = [_make_column(records, name) for name in columns]
     gap = GAP
     if width is not None:
@@ -109,7 +112,7 @@ def lay_out(
 
 
 def _leave_out(columns: Sequence[_Column], width: int, gap: int) -> list[_Column]:
-    """Return the columns that fit; the first column always stays."""
+    """Return the columns that fit. The first column always stays."""
     order = sorted(range(1, len(columns)), key=lambda at: columns[at].leave_out_rank(at))
     kept = list(columns)
     for at in order:
@@ -162,7 +165,7 @@ def _pad(text: str, column: _Column) -> str:
 
 
 def fold(text: str, width: int) -> list[str]:
-    """Return the lines of a text, folded between words; a word that is wider than `width` is shortened."""
+    """Return the lines of a text, folded between words. A word that is wider than `width` is shortened."""
     lines: list[str] = []
     for word in text.split():
         short = shorten(word, width)
@@ -174,7 +177,7 @@ def fold(text: str, width: int) -> list[str]:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return a text of at most `width` terminal columns: its beginning and its end if it is too wide."""
+    """Return a text of at most `width` terminal columns. Of a wider text, keep the beginning and the end."""
     if text_width(text) <= width:
         return text
     if width < 3:
@@ -201,7 +204,7 @@ def text_width(text: str) -> int:
 
 
 def cell_text(column: str, value: Any) -> str:
-    """Return a value as a cell of this column, with the precision and the units that suit it."""
+    """Return a value as text for a cell of this column, with suitable precision and units."""
     if isinstance(value, float) and (column == "at" or column.endswith("_at")):
         return format_time(value)
     if isinstance(value, float):
@@ -210,5 +213,5 @@ def cell_text(column: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and column in ("params", "mult_adds"):
         return f"{value:,}"
     text = as_text(value)
-    # Messages come from programs that may have written terminal codes.
+    # Messages may contain terminal codes of other programs.
     return "".join(sign if sign.isprintable() or sign == "\n" else "�" for sign in text)

@@ -1,4 +1,4 @@
-"""The images that the costs of networks are counted for, unless an option gives others, and the limits of options."""
+"""The default images for which the costs of networks are counted, and the limits of the options that change them."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def transfer(
 
 
 def _print_initial_population(settings: Settings, search_id: int) -> None:
-    """Print which candidates a transferred search begins with."""
+    """Print the first candidates of a transferred search."""
     with read_connection(settings.database_url) as connection:
         for kind in START_EVENTS:
             for event in list_events(connection, search_id, kind=kind):

@@ -1,4 +1,4 @@
-"""Values of answers as text and as JSON."""
+"""Convert values of answers to text and to JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def as_text(value: Any) -> str:
-    """Return a value as one cell of a table: None is empty, a list of texts is joined, a structure is JSON."""
+    """Return a value as the text of a cell: None becomes empty, lists of texts are joined, structures become JSON."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -28,7 +28,7 @@ def to_json(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number; booleans are not."""
+    """Return whether a value is a number. Booleans are no numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""Searches that are trained by arithmetic, for tests that read a finished record."""
+"""Searches with scores from a formula, for tests that read a finished record."""
 
 from eatnas_db import provenance, transitions
 from eatnas_db.searches.advance import advance_search
@@ -13,7 +13,7 @@ def tree(name, space="eatnas-tiny"):
 
 
 def train(connection, search_id, metric="val_accuracy"):
-    """To its end, by arithmetic: a candidate's score is its id in per cent."""
+    """Train a search to its end with scores from a formula: the score of a candidate is its id divided by 100."""
     while leased := transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0):
         fitness = leased.token.candidate / 100
         transitions.record_score(

@@ -1,4 +1,4 @@
-"""A PostgreSQL server from the packages of Debian or Ubuntu, which is older than the one from pip."""
+"""A PostgreSQL server from the packages of Debian or Ubuntu, which is older than the server from pip."""
 
 from __future__ import annotations
 

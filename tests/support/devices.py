@@ -22,7 +22,7 @@ class FakeClock:
 
 
 def gpu(**fields: Any) -> DeviceSnapshot:
-    """An idle GPU of 24 GiB."""
+    """Return an idle GPU of 24 GiB; `fields` replace its fields."""
     idle = {"total_bytes": 24 * GIB, "free_bytes": 24 * GIB}
     return DeviceSnapshot(**{"uuid": UUID, "kind": "cuda", "name": GPU_NAME, "index": 0, **idle, **fields})
 
@@ -35,12 +35,12 @@ def gpu_process(
     is_eatnas_worker: bool = False,
     kind: str = "compute",
 ) -> GpuProcess:
-    """A process of another user that takes 4 GiB."""
+    """Return a process of another user that takes 4 GiB."""
     return GpuProcess(pid, kind, 4 * GIB, ProcessIdentity(owner, name, started_at, is_eatnas_worker))
 
 
 def machine() -> list[DeviceSnapshot]:
-    """Three idle GPUs and a CPU with 4 cores and 8 GiB."""
+    """Return three idle GPUs and a CPU with 4 cores and 8 GiB."""
     uuids = ("GPU-aa11", "GPU-aa22", "GPU-bb33")
     gpus = [gpu(uuid=uuid, index=index) for index, uuid in enumerate(uuids)]
     return [*gpus, replace(CPU_DEVICE, cores=4, total_bytes=8 * GIB, free_bytes=8 * GIB)]

@@ -27,7 +27,7 @@ class FakeGpu:
     used: int = 0
     utilisation: int = 0
     compute: list[tuple[int, int | None]] = field(default_factory=list)
-    """Process id and memory of each computing process."""
+    """The pid and the memory of each computing process."""
     graphics: list[tuple[int, int | None]] = field(default_factory=list)
     mig: bool = False
     prohibited: bool = False

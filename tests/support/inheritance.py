@@ -37,7 +37,7 @@ EXACT = [
 
 
 def network_spec(code: str, macro: Macro = EVEN, task: Task = TASK) -> NetworkSpec:
-    """`code` is one block for all blocks of the macro, or all of them."""
+    """Return the spec of a network; `code` is one block for all blocks of the macro, or the whole architecture."""
     block_codes = code.split("/")
     return NetworkSpec(
         Architecture.parse("/".join(block_codes if len(block_codes) > 1 else block_codes * len(macro.base))),
@@ -54,14 +54,14 @@ def apply_changes(parent: NetworkSpec, *changes: Change) -> NetworkSpec:
 
 
 def initialized(spec: NetworkSpec, seed: int) -> network.Network:
-    """In double precision, so that rounding is far smaller than any other difference."""
+    """Return an initialized network in double precision, so that rounding is far smaller than any other difference."""
     model = network.build(spec.architecture, spec.macro, spec.task)
     network.initialize(model, seed)
     return model.double()
 
 
 def trained(spec: NetworkSpec, seed: int) -> network.Network:
-    """A network as after a training: random gammas and betas, and batch-norm statistics that fit the weights."""
+    """Return a network like a trained one: random gammas and betas, and batch-norm statistics that fit the weights."""
     model = initialized(spec, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference between two sets of logits, relative to the spread of the first between images."""
+    """Return the largest difference between two sets of logits, relative to the spread of the first over images."""
     return float((one - other).abs().max() / (one - one.mean(0)).abs().max())
 
 
@@ -100,7 +100,7 @@ def inherit(
 
 
 def one_step(model: nn.Module, inputs: Tensor, labels: Tensor, rate: float = 0.05) -> float:
-    """Take a step of gradient descent in training mode; return the loss before it."""
+    """Take a step of gradient descent in training mode. Return the loss before the step."""
     loss = cross_entropy(model.train()(inputs), labels)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Small records with trainings, MLflow stores for them, and what the stores contain."""
+"""Small records with trainings, MLflow stores for them, and readers of the stores."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FOLLOWER: Final = "eatnas_daemon.mlflow"
 
 
 def make_record(file: Path) -> Engine:
-    """A record with one search and one worker on a CPU."""
+    """Make a record with one search and one worker on a CPU."""
     engine = create_engine_for(f"sqlite:///{file}")
     commands.upgrade(engine)
     with transaction(engine) as connection:
@@ -96,7 +96,7 @@ def record_score(connection: Connection, token: Any, now: float) -> None:
 
 
 def train_four(engine: Engine) -> Any:
-    """Score two candidates, fail one child, and lease the next; return its token after one epoch."""
+    """Score two candidates, fail one child, lease the next candidate, and record an epoch. Return its token."""
     with transaction(engine) as connection:
         for now in (1000.0, 2000.0):
             token = lease_candidate(connection, now)
@@ -134,7 +134,7 @@ def sync_runs(engine: Engine, uri: str) -> int:
 
 
 def list_candidate_runs(uri: str, name: str = EXPERIMENT) -> tuple[Any, Any, list[Any]]:
-    """The client, the experiment, and the runs of its candidates."""
+    """Return the client, the experiment, and the runs of its candidates."""
     client: Any = connect(uri)
     experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id])
@@ -142,7 +142,7 @@ def list_candidate_runs(uri: str, name: str = EXPERIMENT) -> tuple[Any, Any, lis
 
 
 def get_search_run(uri: str, name: str = EXPERIMENT) -> tuple[Any, Any]:
-    """The client, and the run of the search."""
+    """Return the client and the run of the search."""
     client: Any = connect(uri)
     experiment = client.get_experiment_by_name(name)
     (run,) = client.search_runs([experiment.experiment_id], "tags.`eatnas.summary` LIKE '%'")
@@ -156,7 +156,7 @@ def statuses_by_birth(client: Any) -> dict[int, str]:
 
 
 def assert_store_matches(engine: Engine, uri: str, name: str = EXPERIMENT) -> tuple[Any, dict[int, Any]]:
-    """Assert that each attempted candidate has one run with the record's data; return the client and runs by birth."""
+    """Assert that each attempted candidate has one run with the record's data. Return the client, and runs by birth."""
     client, experiment, runs = list_candidate_runs(uri, name)
     with read_transaction(engine) as connection:
         uuid = get_record_uuid(connection)
@@ -201,8 +201,8 @@ def count_runs(store: Path) -> int:
     return int(row[0])
 
 
-# Below the ports that systems give to clients, so that none takes a port before its server starts; and each process
-# of the tests begins elsewhere.
+# Use ports below those that systems assign to clients, so that no client takes a port before the server starts. Each
+# test process begins at another port.
 _PORTS = itertools.count(20_000 + os.getpid() % 120 * 100)
 
 
@@ -250,7 +250,7 @@ def make_follower(database_url: str, uri: str, log: Path, *more: Callable[[], fl
 def running_follower(
     engine: Engine, uri: str, log: IO[bytes] | int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the follower with short pauses; close its input at the end, and wait until it exits."""
+    """Run the follower with short pauses. At the end, close its stdin and wait until it exits."""
     process = subprocess.Popen(
         [sys.executable, "-m", FOLLOWER, "--every", "0.1"],
         env={**os.environ, "EATNAS_DB_URL": str(engine.url), "MLFLOW_TRACKING_URI": uri},

@@ -1,4 +1,4 @@
-"""PostgreSQL servers of the tests' own."""
+"""PostgreSQL servers for tests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sqlalchemy import make_url
 from support.waiting import eventually
 
 TEMPLATE: Final = "eatnas_template"
-"""The name of a database with an empty record. Its copies are made much faster than by migrations."""
+"""The name of a database with an empty record. Copying it is much faster than running the migrations."""
 _SETTINGS: Final = {
-    # The tests trust that the power stays on.
+    # The tests need not survive a power failure.
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "off",
     # Copying the files of a template takes a third of the time of writing them to the log.
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    # No databases live long enough for background work to help.
+    # The databases are too short-lived for background work to help.
     "autovacuum": "off",
     "io_method": "sync",
     "shared_buffers": "32MB",
@@ -47,7 +47,7 @@ class Server:
         self._numbers = itertools.count(1)
 
     def new_database(self, template: str = "template1") -> str:
-        """The address of a fresh database."""
+        """Return the URL of a new database."""
         name = f"eatnas_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.url(name)
@@ -64,32 +64,32 @@ class Server:
             return [] if cursor.description is None else cursor.fetchall()
 
     def demand_passwords(self, user: str) -> None:
-        """Trust everybody but this user."""
+        """Require a password from this user, and from no other user."""
         file = Path(self.execute("SHOW hba_file")[0][0])
         file.write_text(f"local all {user} scram-sha-256\n{file.read_text()}")
         self.execute("SELECT pg_reload_conf()")
 
     def stop(self) -> None:
-        """As an administrator does: connections are broken at once."""
+        """Stop the server like an administrator, which breaks all connections at once."""
         self._server.stop()
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
     def close(self) -> None:
-        """End the server without the checkpoint of an orderly shutdown; its data is deleted anyway."""
+        """End the server without the checkpoint of a regular shutdown, because its data are deleted anyway."""
         postmaster = psutil.Process(self._server.get_pid())
         postmaster.send_signal(signal.SIGQUIT)
         eventually(lambda: _has_ended(postmaster))
         self._server.cleanup()
 
     def drop(self, url: str) -> None:
-        """Disconnect everybody from a database and delete it."""
+        """Disconnect all clients from a database, and delete the database."""
         self.execute(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)")
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Return whether a process has ended; in some containers nobody removes the entries of ended processes."""
+    """Return whether a process has ended. In some containers, ended processes stay listed."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -98,7 +98,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 def make_data(folder: Path) -> None:
     """Make the data directory of a server in `folder`. Servers start from copies of it, which take less time."""
-    # Most tests use no server, and are collected without these modules.
+    # Import only here, because most tests use no server.
     from eatnas_db.database.engine import create_engine_for
     from eatnas_migrations import commands
 

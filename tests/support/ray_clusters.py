@@ -1,4 +1,4 @@
-"""Ray's own cluster on this machine: a head without CPUs, and nodes that come and go, or that its autoscaler starts."""
+"""A Ray cluster on this machine: a head without CPUs, and nodes that tests or Ray's autoscaler start and end."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _autoscaler_config(address: str, most_nodes: int) -> dict[str, Any]:
 
 
 def open_bridge(settings: Settings, address: str, needs: WorkerNeeds | None = None) -> BridgeProcess:
-    """Return the bridge of a daemon of a home; it starts when it is polled."""
+    """Return the bridge of a home's daemon, which starts when it is polled."""
     marker = settings.home / f"{settings.lock_file.stem}.ray"
     return BridgeProcess(address, needs or WorkerNeeds(), settings.home, marker, settings.logs / "ray.log")
 

@@ -1,4 +1,4 @@
-"""Build a record with one search whose scores are made up."""
+"""Build a record with one search with synthetic scores."""
 
 from __future__ import annotations
 

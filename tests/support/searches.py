@@ -1,4 +1,4 @@
-"""Create a home with one small search, supervise it, and read what came of it."""
+"""Create a home with one small search, supervise the search, and read its results."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ BATCHES: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """How long an epoch takes, and which candidate fails in its second epoch, and how.
+    """The duration of an epoch, and the candidates that fail in their second epoch.
 
     `crash_on`: kill the worker, at the first attempt. `hang_on`: block, ignore SIGTERM and keep a child process, at
     the first attempt. `fail_on`: raise, at every attempt. `fatal_on`: raise at the first attempt, and again while the
@@ -138,7 +138,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
 
 
 class KillAtWrite:
-    """Kill this process just before the n-th write of a candidate's first attempt, whether a report or a file."""
+    """Kills this process just before the n-th write, of a report or a file, of a candidate's first attempt."""
 
     def __init__(self, candidate: int, write: int) -> None:
         self._candidate, self._remaining = candidate, write
@@ -206,7 +206,7 @@ def _loss(accuracy: float) -> float:
 
 
 def _capacity(architecture: Architecture) -> float:
-    """From 0 to 1: larger for deeper, wider blocks of costlier operations, larger kernels and skips."""
+    """Return a number from 0 to 1 that grows with depths, widths, costs of operations, kernels and skips."""
     total = sum(
         OPS.index(block.op) / 2
         + KERNELS.index(block.kernel) / 2
@@ -219,7 +219,7 @@ def _capacity(architecture: Architecture) -> float:
 
 
 def _latency(assign: Assign, architecture: Architecture) -> dict[str, Any]:
-    """Return the fields of a latency that rises with capacity, if it is to be measured."""
+    """Return the fields of a latency that rises with capacity, if the assignment requests a measurement."""
     if assign.latency is None:
         return {}
     median = round(1 + 10 * _capacity(architecture), 6)

@@ -1,4 +1,4 @@
-"""Questions that tests ask about the slots of a supervisor."""
+"""Inspect the slots of a supervisor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wait for something that other processes bring about."""
+"""Wait for conditions that other processes fulfil."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`query calibration`: the predictions for guided births, and the results."""
+"""`query calibration`: the predictions for guided births, and the measured results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def calibration(
 
 
 def _describe(summary: Calibration, sources: Sequence[str]) -> str:
-    """Return the summary as a sentence; `sources` are the searches that the slopes belong to."""
+    """Return the summary as a sentence; `sources` are the names of the sources in the order of the slopes."""
     slopes = f"; slopes of {', '.join(sources)}" if sources else ""
     if not summary.scored:
         return f"{summary.predicted} births were predicted; none of them has a fitness yet{slopes}"

@@ -1,4 +1,4 @@
-"""Columns that several answers show."""
+"""Columns of several answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class MayInherit(Protocol):
 
     @property
     def share_inherited(self) -> float | None:
-        """The share of its weights that it inherited."""
+        """The share of the candidate's weights that was inherited."""
 
 
 def inheritance_columns(rows: Sequence[MayInherit], format: Format) -> tuple[str, ...]:  # noqa: A002
-    """Return the columns about inherited weights; for a table none if no candidate inherited any."""
+    """Return the columns about inherited weights. For a table without inherited weights, return none."""
     shown = format is not Format.TABLE or any(row.share_inherited is not None for row in rows)
     return ("share_inherited", "lineage_epochs") if shown else ()
 
@@ -31,5 +31,5 @@ class MayHaveRungs(Protocol):
 
 
 def rung_column(rows: Sequence[MayHaveRungs]) -> tuple[str, ...]:
-    """Return the column of the last rung, or none if no candidate has reached a second one."""
+    """Return the column of the last rung, or no column if no candidate has reached a second rung."""
     return ("rung",) if any(row.rung for row in rows) else ()

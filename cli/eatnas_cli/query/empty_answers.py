@@ -12,7 +12,7 @@ from eatnas_db.queries.searches import SearchRecord
 
 
 def explain_empty(connection: Connection, search: SearchRecord, what: str, page: Page = EVERYTHING) -> str:
-    """Return a sentence: the search has no `what` that the page selects, and the reason."""
+    """Explain in a sentence why the search has no `what` that the page selects."""
     asked = [f"--where {condition}" for condition in page.where]
     asked += [f"--offset {page.offset}"] if page.offset else []
     sentence = f"search {search.name!r} has no {what}{' with ' if asked else ''}{' '.join(asked)}"
@@ -21,7 +21,7 @@ def explain_empty(connection: Connection, search: SearchRecord, what: str, page:
 
 
 def explain_progress(connection: Connection, search: SearchRecord) -> str:
-    """Return why a search has no results yet, and what to do; an empty text if it has some."""
+    """Explain why a search has no results yet, and what to do; empty if it has results."""
     counters = get_progress(connection, search.id)
     if counters.scored:
         return ""
@@ -36,6 +36,6 @@ def explain_progress(connection: Connection, search: SearchRecord) -> str:
 
 
 def require_data(rows: object, sentence: str) -> None:
-    """Raise `ConflictError` with the sentence if there are no rows, so that no empty picture is written."""
+    """Raise `ConflictError` with `sentence` if there are no rows, so that no empty picture is written."""
     if not rows:
         raise ConflictError(f"nothing to draw: {sentence}")

@@ -66,7 +66,7 @@ def descendants(
 
 
 def read_lineage(settings: Settings, name_or_id: str) -> Sequence[LineageEntry]:
-    """Return the ancestors of a candidate, or of the best one of a search, the oldest first."""
+    """Return the ancestors of a candidate, or of a search's best candidate, the oldest first."""
     with read_connection(settings.database_url) as connection:
         return get_lineage(connection, _candidate_id(connection, name_or_id))
 
@@ -91,7 +91,10 @@ def _print_family(
     page: Page,
     layout: Layout,
 ) -> None:
-    """Print a tree of all rows, or a table if rows are selected, or too many or too deep for a tree."""
+    """Print a tree of all rows.
+
+    Print a table if the page selects rows, or if they are too many or too deep for a tree.
+    """
     if picture is not None:
         from eatnas_report.lineage_plot import draw_lineage
 

@@ -1,4 +1,4 @@
-"""`query pareto`: the candidates that are best at accuracy and cost together."""
+"""`query pareto`: the Pareto front of metric and cost, or of several objectives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from eatnas_db.queries.searches import SearchRecord, get_search
 app = new_app()
 
 MAX_CLOUD: Final = 5000
-"""Scored candidates that a picture shows behind the front."""
+"""The most scored candidates that a picture shows behind the front."""
 
 ACCURACY: Final = "accuracy"
 """The field of a `Tradeoff` with the metric that the search optimizes."""
@@ -95,7 +95,7 @@ def _show_objectives(
     layout: Layout,
     empty: str,
 ) -> None:
-    """Print the front of several objectives with a column for each of them, or draw its first two."""
+    """Print the front of several objectives with a column for each objective, or draw the first two objectives."""
     if picture is not None:
         from eatnas_report.objectives_plot import draw_objective_front
 
@@ -112,7 +112,7 @@ def _show_objectives(
 
 
 def _with_column(page: Page, column: str) -> Page:
-    """Return the page with the name of the field in place of the name of the shown column."""
+    """Return the page with the name of the field instead of the name of the shown column."""
     if column == ACCURACY:
         return page
     sort = page.sort

@@ -1,4 +1,4 @@
-"""`query population`, `query primitives` and `query mutations`: the population and what it is made of."""
+"""`query population`, `query primitives` and `query mutations`: the population, its blocks and its mutations."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def primitives(
 
 
 def _over_time(rows: Sequence[PrimitiveShare]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return a line for each value, with its share of the population at each step in per cent, and the columns."""
+    """Return a row for each value, with its share of the population at each step in per cent, and the columns."""
     steps = sorted({row.step for row in rows})
     lines: dict[tuple[int, str, str], dict[str, Any]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""`query quality` and `query compare`: the quality of the population, and what it cost."""
+"""`query quality` and `query compare`: the quality of the population, and its cost in device time."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def quality(
         else:
             print_sentence(empty)
     else:
-        # Files have the same columns for every search.
+        # A file has the same columns for every search.
         volume = ("hypervolume",) if search.objectives or format is not Format.TABLE else ()
         show(
             steps,

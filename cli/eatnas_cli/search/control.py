@@ -1,4 +1,4 @@
-"""`search pause`, `resume`, `cancel` and `extend`: changes of the state that a search should be in."""
+"""`search pause`, `resume`, `cancel` and `extend`: change the desired state and the budget of a search."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 
 def print_created(settings: Settings, name: str, slots: int | None) -> None:
-    """Print how to start a new search, and the lag that was chosen for it, which decides its history."""
+    """Print how to start a new search, and its chosen lag, on which its history depends."""
     print_sentence(f"search {name} created; `eatnas-db run {name}` starts it")
     with read_connection(settings.database_url) as connection:
         row = get_search(connection, name)

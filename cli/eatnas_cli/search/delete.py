@@ -49,7 +49,7 @@ def _confirm(what: str) -> None:
 
 
 def _delete_files(settings: Settings, deleted: DeletedSearch) -> None:
-    """Delete the files on this host, after the rows that name them."""
+    """Delete the files of a deleted search on this host."""
     folder = find_artifact(settings.artifacts, checkpoint_folder(deleted.id))
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)

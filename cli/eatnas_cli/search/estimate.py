@@ -1,4 +1,4 @@
-"""`search estimate`: how long a search would take on this machine."""
+"""`search estimate`: estimate the duration of a search on this machine."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class _FinalModel:
 
 
 def _estimate_final(spec: SearchSpec, task: Task, data: DataDescription, seconds_per_epoch: float) -> _FinalModel:
-    """Estimate one final model. Each image takes as long as in the search, or longer if it is larger."""
+    """Estimate the training of one final model. The time of an image grows with its size."""
     recipe = final_recipe(spec.training.model_dump(), spec.final.to_keys())
     images = data.train_images + data.validation_images
     enlarged = (recipe.get("end_resolution", task.resolution) / task.resolution) ** 2
@@ -132,7 +132,7 @@ def _describe_final(final: _FinalModel) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Trainings:
-    """The epochs of a search's candidates and of its re-evaluation, and the number of its re-evaluation's trainings."""
+    """The epochs of a search's candidates, and the epochs and the number of its re-evaluation trainings."""
 
     search_epochs: float
     reevaluation: int
@@ -145,7 +145,7 @@ def _count_trainings(spec: SearchSpec) -> _Trainings:
     child_epochs = spec.inheritance.epochs if spec.inheritance.weights == INHERITED else None
     again = min(spec.reevaluation.top, candidates) * spec.reevaluation.seeds
     search_epochs: float = (candidates - children) * epochs + children * (child_epochs or epochs)
-    if spec.evolution.fidelity is not None:  # which cannot be combined with inherited weights
+    if spec.evolution.fidelity is not None:  # rungs cannot be combined with inherited weights
         search_epochs = candidates * _epochs_with_rungs(spec)
     return _Trainings(
         search_epochs=search_epochs,
@@ -165,7 +165,7 @@ def _describe_hours(hours: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The speed of the sampled network with the median time. `paper_hours` are given for the paper's networks."""
+    """The speed of the sampled network with the median time. `paper_hours` is None unless the space is the paper's."""
 
     seconds_per_epoch: float
     images_per_second: float
@@ -201,7 +201,7 @@ def _measure_median(
 
 
 def _choose_device(slots: int | None) -> tuple[DeviceSnapshot, int]:
-    """Return the device to measure, and how many of the slots would train as fast as it does alone."""
+    """Return the device to measure, and the number of slots that would train at its full speed."""
     devices = probe_once(Nvml())
     device = find_free_device(devices, os.environ)
     available = device.cores if device.kind == CPU else count_slots(devices, os.environ)

@@ -107,7 +107,7 @@ def final(
     with read_connection(settings.database_url) as connection:
         source = get_search(connection, name)
     require_evolution(source, "trained as final models")
-    # A missing test part is reported before days of training.
+    # Read the data set first, to report a missing test part before days of training.
     description = describe_final_data(settings.locate_data(source.spec["data"]))
 
     def create(connection: Connection) -> SearchRecord:
@@ -143,7 +143,7 @@ def final(
 
 
 def describe_shortage(devices: int, *, gpus: int, cores: int) -> str | None:
-    """Return why this machine cannot give each process of a training its own core, or None if it can."""
+    """Return the reason why this machine cannot give each process of a training its own core, or None if it can."""
     if gpus:
         return (
             f"final.devices: {devices} trains on processors only, and a daemon on this machine uses its GPUs; "

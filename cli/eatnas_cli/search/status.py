@@ -50,7 +50,7 @@ def print_summaries(
     format: Format,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Print a line for each search: its status, how many of its candidates are settled, its best fitness."""
+    """Print a line for each search: its status, the number of its settled candidates, and its best fitness."""
     lines = [{**asdict(row), "status": current_status(row, supervised)} for row in rows]
     if format is not Format.TABLE:
         show(lines, ("name", "status", "settled", "budget", "best", "created_at"), format, layout=layout)
@@ -63,7 +63,7 @@ def print_summaries(
 
 
 def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None) -> list[str]:
-    """Return a sentence for each host that went away without stopping: since when, and where its candidates go."""
+    """Describe in a sentence each host that disappeared without a stop, and what happens to its candidates."""
     sentences = []
     for host in hosts:
         if host.lost:
@@ -80,7 +80,7 @@ def describe_hold(hold: RecordedHold) -> str:
 
 
 def describe_missing_program(search: SearchRecord) -> str | None:
-    """Return why this machine cannot run the training program of a search, or None if it can."""
+    """Return the reason why this machine cannot run the training program of a search, or None if it can."""
     program = search.spec["training"].get("program")
     if program is None:
         return None

@@ -1,4 +1,4 @@
-"""Decide which requests the server answers: by the Host header, the site that sent them, and the token."""
+"""Decide which requests the server answers, by their Host header, the site that sends them, and their token."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MIN_TOKEN_LENGTH: Final = 16
 MAX_TOKEN_LENGTH: Final = 256
 TOKEN_PARAMETER: Final = "token"  # noqa: S105
 OWN_SITE: Final = frozenset({"same-origin", "same-site", "none"})
-"""The values of Sec-Fetch-Site for the page's own requests and for an address that a person typed."""
+"""The values of Sec-Fetch-Site for requests of our own pages and for URLs that a person typed."""
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address is reached only from this machine."""
+    """Return whether an address is reachable only from this machine."""
     address = _parse_address(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
@@ -40,7 +40,7 @@ def new_token() -> str:
 
 
 def require_good_token(token: str) -> None:
-    """Raise `EatnasError` for a token that is too short, or that no header can carry."""
+    """Raise `EatnasError` for a token that is too short, or that a header cannot contain."""
     if not MIN_TOKEN_LENGTH <= len(token) <= MAX_TOKEN_LENGTH:
         raise EatnasError(
             f"the token has {len(token)} characters; choose one with {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH}"
@@ -60,14 +60,14 @@ class AccessRules:
     cookie: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # Cookies are shared by all ports of a host.
+        # All ports of a host share cookies, so the name contains the port.
         object.__setattr__(self, "cookie", f"eatnas_{self.port}")
 
     def allows_host(self, header: str) -> bool:
         """Return whether a Host header names this server.
 
-        A page of another site can give its own name the address of this server (DNS rebinding) and then read the
-        answers, so an unknown name is refused. No such page has the name of an address.
+        Unknown names are refused: another site could map its own name to the address of this server (DNS rebinding) and
+        then read the answers. IP addresses are allowed, because no site can use one as its name.
         """
         name = _host_name(header)
         if is_loopback(self.host):
@@ -76,17 +76,17 @@ class AccessRules:
         return name in known or _parse_address(name) is not None
 
     def is_token(self, text: str) -> bool:
-        """Return whether a text is the token, in a time that does not depend on it."""
+        """Return whether a text is the token. The comparison takes the same time for each text."""
         return self.token is not None and hmac.compare_digest(_bytes(text), _bytes(self.token))
 
     @property
     def cookie_value(self) -> str:
-        """The value of the cookie of a browser that has logged in. The token cannot be derived from it."""
+        """The value of the cookie of a browser that has logged in. The token cannot be derived from this value."""
         assert self.token is not None
         return hmac.new(_bytes(self.token), b"eatnas-db cookie", hashlib.sha256).hexdigest()
 
     def is_logged_in(self, headers: Headers) -> bool:
-        """Return whether a request carries the token in its header, or the cookie."""
+        """Return whether a request has the token in its header, or the cookie."""
         scheme, _, value = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self.is_token(value.strip())
@@ -113,7 +113,7 @@ class AccessControl:
         await (self.app if refusal is None else refusal)(scope, receive, send)
 
     def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
-        """Return the answer to a request that is not passed on, or None."""
+        """Return the answer that refuses a request, or None if the request is allowed."""
         if not self.rules.allows_host(headers.get("host", "")):
             return error_answer(
                 scope,
@@ -144,9 +144,9 @@ class AccessControl:
         return answer
 
     def _log_in(self, scope: Scope, query: list[tuple[str, str]]) -> Response:
-        """Store the cookie, and open the same address without the token."""
+        """Return a response that stores the cookie and redirects to the same URL without the token."""
         rest = urlencode([(name, value) for name, value in query if name != TOKEN_PARAMETER])
-        # A path of two slashes would lead to another host.
+        # A path that begins with two slashes would redirect to another host.
         path = "/" + scope["path"].lstrip("/\\")
         answer = RedirectResponse(f"{path}?{rest}" if rest else path, status_code=303)
         answer.set_cookie(self.rules.cookie, self.rules.cookie_value, httponly=True, samesite="strict", path="/")

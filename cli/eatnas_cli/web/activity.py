@@ -1,4 +1,4 @@
-"""What the slots of all hosts do, and why work waits, as the live page shows it."""
+"""Read the activity of all hosts' slots, and the reasons why searches wait, for the live page."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_searches(settings: Settings) -> Fragment:
 
 
 def read_activity(settings: Settings, search: str | None = None) -> Fragment:
-    """Return what the slots do, all of them or those that train one search. Raises `NotFoundError`."""
+    """Return the activity of all slots, or of the slots that train one search. Raises `NotFoundError`."""
     status = read_status(settings)
     with read_connection(settings.database_url) as connection:
         if search is not None:
@@ -67,7 +67,7 @@ def read_activity(settings: Settings, search: str | None = None) -> Fragment:
 
 
 def _of_search(status: DaemonStatus, name: str) -> DaemonStatus:
-    """Return what a status says about one search."""
+    """Return the part of a status that concerns one search."""
     return replace(
         status,
         problem=None,

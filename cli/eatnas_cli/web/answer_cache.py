@@ -1,4 +1,4 @@
-"""Keep the newest answers of the server, so that several readers of the same version cost one reading of the record."""
+"""Keep the newest answers of the server, so that the record is read once for several readers of one version."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 MAX_ANSWERS: Final = 48
-"""An answer has at most some hundreds of kilobytes."""
+"""The number of answers that are kept; an answer has at most some hundreds of kilobytes."""
 
 
 class TaggedBody(NamedTuple):
-    """An answer, and the tag of the version of the record from which it was read."""
+    """An answer, and the tag of the version of the record that it shows."""
 
     tag: str
     body: str
@@ -26,7 +26,7 @@ class _Entry:
 
 
 class AnswerCache:
-    """The answers that were asked for last, by their tags."""
+    """The answers that were requested last, by their tags."""
 
     def __init__(self, size: int = MAX_ANSWERS) -> None:
         self._size = size
@@ -34,9 +34,9 @@ class AnswerCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def read(self, tag: str, build: Callable[[], TaggedBody]) -> str:
-        """Return the answer of a version. Readers at the same time wait for the first one, which builds it.
+        """Return the answer of a version. The first reader builds the answer, and concurrent readers wait for it.
 
-        The record may have changed since its tag was read. An answer of another version is returned and not kept.
+        The record may have changed after its tag was read. An answer of another version is returned but not kept.
         """
         with self._lock:
             entry = self._entries.setdefault(tag, _Entry())

@@ -1,4 +1,4 @@
-"""JSON schemas of the answers of the queries, made from the frozen rows that the queries return."""
+"""Make the JSON schemas of the queries' answers from the row types that the queries return."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ INTEGER: Final[JsonSchema] = {"type": "integer"}
 
 @dataclass(frozen=True, slots=True)
 class AnswerFields:
-    """The fields of an object of an answer: those of a row type, without or with others.
+    """The fields of an object in an answer: the fields of a row type, with additions and omissions.
 
     `optional` names fields that an object may lack. `others` is the schema of fields whose names depend on the search.
     """
@@ -118,7 +118,7 @@ ANSWERS: Final[Mapping[str, AnswerFields]] = {
 
 
 def describe_answer(tool: str) -> JsonSchema:
-    """Return the schema of an object of the answer of a tool. It refers to `describe_rows`."""
+    """Return the schema of an object in the answer of a tool. The schema refers to the schemas of `describe_rows`."""
     fields = ANSWERS[tool]
     own = {name: _describe_field(value) for name, value in (fields.more or {}).items()}
     if fields.row is None:
@@ -141,7 +141,7 @@ def describe_answer(tool: str) -> JsonSchema:
 
 @cache
 def describe_rows() -> dict[str, JsonSchema]:
-    """Return the schemas of all row types and of the rows in them, by name."""
+    """Return the schemas of all row types, and of the row types nested in them, by name."""
     types = {kind for fields in ANSWERS.values() for kind in _row_types(fields)}
     adapters: list[Any] = [
         (kind.__name__, "serialization", TypeAdapter(kind)) for kind in sorted(types, key=lambda kind: kind.__name__)
@@ -167,7 +167,7 @@ def _describe_field(value: JsonSchema | type | list[type]) -> JsonSchema:
 
 
 def _whole_row(row: JsonSchema, text: str) -> JsonSchema:
-    """Return the schema of a row whose fields are all written, also those at their defaults."""
+    """Return the schema of a row that always contains all fields, even fields at their defaults."""
     properties = {
         name: {key: value for key, value in field.items() if key not in ("title", "default")}
         for name, field in row["properties"].items()

@@ -1,4 +1,4 @@
-"""Answers of the server: JSON with an ETag, and errors as JSON or as a page."""
+"""Build the answers of the server: JSON with an ETag, and errors as JSON or as a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/json"
 MAX_ECHO_CHARACTERS: Final = 80
-"""The length to which a message shortens a text of the request."""
+"""The length to which an error message shortens texts of the request."""
 MAX_MESSAGE_CHARACTERS: Final = 1000
 RETRY_SECONDS: Final = 5
 STATUS_TITLES: Final = {
@@ -34,12 +34,12 @@ STATUS_TITLES: Final = {
 
 
 def tagged_answer(request: Request, body: str, media_type: str = JSON) -> Response:
-    """Return a text with its digest as ETag, or 304 without the text if the client has it already."""
+    """Return a text with its digest as ETag. Return 304 without the text if the client has the text already."""
     return tagged_response(request, lambda: body, hashlib.sha256(body.encode()).hexdigest()[:32], media_type)
 
 
 def tagged_response(request: Request, build: Any, tag: str, media_type: str = JSON) -> Response:
-    """Return what `build` returns, or 304 without calling it if the client has the version `tag` already."""
+    """Return the answer of `build`. Return 304 without calling `build` if the client has the version `tag` already."""
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
     if headers["ETag"] in known:
@@ -68,7 +68,7 @@ def error_answer(
     from eatnas_report.live_page import render_error
 
     title = STATUS_TITLES.get(status, "Error")
-    if status == 503:  # the browser asks again, until the record is back
+    if status == 503:  # the browser repeats the request until the record is back
         headers["Refresh"] = str(RETRY_SECONDS)
         message = f"{message}. This page tries again by itself."
     return HTMLResponse(render_error(title, message, asks_token=asks_token), status, headers=headers)

@@ -1,4 +1,4 @@
-"""The JSON of the queries at `/api/…`: each path answers like the command of the same name with `--format json`."""
+"""Serve the queries as JSON at `/api/…`. Each path answers like the command of the same name with `--format json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eatnas_db.settings import Settings
 
 
 def api_routes(settings: Settings, version: str) -> list[Route]:
-    """Return a route for each tool, and the description of all of them as OpenAPI."""
+    """Return a route for each tool, and a route for the OpenAPI description of all tools."""
     root, tools = root_command(), list_tools()
     description = describe_api(tools, version)
 
@@ -47,7 +47,7 @@ def _endpoint(root: TyperGroup, settings: Settings, tool: CommandTool) -> Callab
 
 
 def read_arguments(tool: CommandTool, items: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return the parameters of an address as the arguments of a tool. Raises `ArgumentError` for one that repeats."""
+    """Return the parameters of a URL as the arguments of a tool. Raises `ArgumentError` for a repeated parameter."""
     arguments: dict[str, Any] = {}
     for name, text in items:
         if name in tool.parameters and tool.is_list(name):
@@ -67,7 +67,7 @@ def _argument_of(error: EatnasError, tool: CommandTool, arguments: Mapping[str, 
         return None
     message = str(error)
     options = [name for name, parameter in tool.parameters.items() if not isinstance(parameter, TyperArgument)]
-    # The options first: most messages also name the search.
+    # Check the options first, because most messages also name the search.
     given = [name for name in options if name in arguments]
     for name in given:
         if tool.parameters[name].opts[0] in message or any(
@@ -84,6 +84,6 @@ def _values(value: Any) -> list[str]:
 
 
 def _quotations(value: str) -> list[str]:
-    """Return how messages quote a value: whole, and of a condition or an order the name of its column."""
+    """Return the texts by which messages quote a value: the whole value and, for a condition, its column."""
     column = re.match(r"-?(\w+)", value)
     return [repr(value), *([] if column is None else [f"column {column[1]!r}"])]

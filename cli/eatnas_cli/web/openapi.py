@@ -1,4 +1,4 @@
-"""Describe the API as OpenAPI 3.1, from the same parameters that the command line has."""
+"""Describe the API as OpenAPI 3.1, from the parameters of the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages that a browser shows, and the parts that they refresh."""
+"""Serve the pages, and the parts that pages refresh."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from eatnas_report.quality_preview import PREVIEW_STEPS, preview_quality
 
 Data = TypeVar("Data", ReportData, CandidateData)
 CLOCK_SECONDS = 30
-"""The utilisation of a search changes with time alone; it is read again after this time."""
+"""The utilisation of a search changes with time alone, so it is read again after this time."""
 
 
 def page_routes(settings: Settings, version: str) -> list[Route]:
@@ -105,7 +105,7 @@ class _Pages:
         return tagged_answer(request, read_searches(self._settings).to_json())
 
     def send_activity(self, request: Request) -> Response:
-        """Send what the slots do."""
+        """Send the activity of the slots."""
         name = _parameter(request, "name") if "name" in request.query_params else None
         return tagged_answer(request, read_activity(self._settings, name).to_json())
 
@@ -121,7 +121,7 @@ class _Pages:
         )
 
     def send_candidate(self, request: Request) -> Response:
-        """Send the page of a candidate without its frame."""
+        """Send the changing part of the page of a candidate."""
         candidate = _candidate_id(request)
         return self._send_cached(
             request,
@@ -140,7 +140,7 @@ class _Pages:
         load: Callable[[Connection], Data],
         render: Callable[[Data], Fragment],
     ) -> Response:
-        """Send a part of the page of the search that `find` returns, unless the client has its present version."""
+        """Send a part of a search's page, unless the client has its present version. `find` returns the search."""
         with self._connection() as connection:
             tag = self._tag(connection, find(connection), part)
 
@@ -164,14 +164,14 @@ class _Pages:
         return replace(search, status=current_status(search, is_supervised(self._settings, connection)))
 
     def _tag(self, connection: Connection, search: SearchRecord, part: str) -> str:
-        """Return a text that changes when a part of the page of a search changes, or the program."""
+        """Return a text that changes when the part of a search's page, or the version of the program, changes."""
         clock = int(time.time() // CLOCK_SECONDS) if part == ReportPart.UTILISATION else 0
         state = get_version(connection, self._with_status(connection, search))
         return f"{part}-{state}-{clock}-{self._version}"
 
 
 def _with_errors(answer: Callable[[Request], Response], names: Sequence[str]) -> Callable[[Request], Any]:
-    """Return the endpoint of a page that has the parameters `names`."""
+    """Return the endpoint of a page with the parameters `names`, which sends errors as pages."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -190,7 +190,7 @@ def _page(html: str) -> Response:
 
 def _require_known(request: Request, names: Sequence[str]) -> None:
     """Raise `ArgumentError` for a parameter that a page does not have, that repeats, or that no record can hold."""
-    # An address with a token stays valid when the server no longer asks for one.
+    # Ignore the token, so that a URL with a token stays valid after the server stops to require one.
     given = [item for item in request.query_params.multi_items() if item[0] != TOKEN_PARAMETER]
     for name, text in given:
         if name not in names:
@@ -229,7 +229,7 @@ def _send_script(request: Request) -> Response:
     file = request.path_params["file"]
     if file not in script_files():
         raise NotFoundError(f"there is no file {file[:80]!r}")
-    # The name changes with the content.
+    # The browser may keep the file forever, because the name changes with the content.
     headers = {"Cache-Control": "private, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
     if "gzip" not in request.headers.get("accept-encoding", ""):
         return Response(script_files()[file], media_type="text/javascript", headers=headers)

@@ -1,4 +1,4 @@
-"""The web server of the live page: its application, its socket and its end."""
+"""Run the web server of the live page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SECURITY_HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
 )
 COMPRESSED_BYTES: Final = 10_000
-"""Answers from this size on are compressed, for readers on a slow network."""
+"""Answers from this size in bytes on are compressed, for readers on a slow network."""
 
 
 class _WithSecurityHeaders:
@@ -84,12 +84,15 @@ def build_app(settings: Settings, rules: AccessRules, version: str) -> Starlette
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on the address. Raises `ConflictError` if it is taken or no address of this host."""
+    """Return a socket that listens on the address.
+
+    Raises `ConflictError` if the address is taken or is not of this host.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        # `create_server` adds the address to the reason; the error of a name that is not found has a number of its own.
+        # `create_server` adds the address to the reason. An error about an unknown name has another kind of number.
         is_plain = error.errno is not None and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno) if is_plain and error.errno else error.strerror or str(error)
         raise ConflictError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None
@@ -114,5 +117,5 @@ class _Server(uvicorn.Server):
 def _end_process() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads may still run long queries. They only read, and Python would wait for them.
+    # Exit without waiting for threads with long queries, which only read.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""A data set of drawn shapes. Triangles are rare, as some classes of most real data sets are."""
+"""A data set of drawn shapes. Triangles are rare, like some classes in most real data sets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SIDE = 16
 LABELS = (0, 1, 0, 1, 0, 1, 0, 1, 0, 2)
 """The labels of ten items in a row."""
 FIRST = {"train": 0, "test": 1_000_000}
-"""The first seed of each part, so that no image is in both."""
+"""The first seed of each part, chosen such that no image is in both parts."""
 
 
 class Shapes:
-    """A map-style data set: an item depends on its index alone."""
+    """A map-style data set. An item depends only on its index."""
 
     def __init__(self, count: int, first: int) -> None:
         self.count, self.first = count, first
