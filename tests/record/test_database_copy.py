@@ -23,8 +23,9 @@ from eatnas_db.searches.delete import delete_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_migrations import commands
 from support.arithmetic_searches import SIZES, tree
+from support.databases import ON_SQLITE
 
-pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+pytestmark = ON_SQLITE
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from eatnas_db.searches.control import extend_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation
 from eatnas_db.transitions import record_failure, record_score
+from support.databases import ON_SQLITE
 
 UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 
@@ -146,6 +147,7 @@ def test_second_test_needs_again_and_has_fresh_seeds(engine, small, final, run_f
     assert births(engine, final(candidate_ids=[11], seeds=1))[0].parent_id == 11
 
 
+@ON_SQLITE
 def test_invalid_final_trainings_are_refused(engine, small, final, search_factory):
     search_factory("open")
     with pytest.raises(ConflictError, match=r"'open' is not finished .*--candidate"):

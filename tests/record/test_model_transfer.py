@@ -31,6 +31,7 @@ from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.searches.transfer_model import describe_difference
 from eatnas_db.transfer_sources import list_stored_sources, read_sources
 from eatnas_migrations import commands
+from support.databases import ON_SQLITE
 
 SOURCE = {"evolution__population": 8, "evolution__tournament": 2, "evolution__lag": 4, "budget__candidates": 12}
 TARGET = {
@@ -41,8 +42,6 @@ TARGET = {
     "transfer": {"start": "model"},
     "budget": {"candidates": 10},
 }
-
-ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 def depth_of(code):
@@ -108,6 +107,7 @@ def test_search_starts_with_best_and_random_networks(engine, finished):
     assert [(row.parent_id, row.code) for row in rows[:5]] == [(ranked.id, ranked.code) for ranked in best]
 
 
+@ON_SQLITE
 def test_model_explains_births_by_its_sources(engine, finished, run):
     finished("small"), finished("other", seed=8)
     search_id = run(transfer(engine, changes={"transfer.sources": ["other"]}))
@@ -176,6 +176,7 @@ def test_history_ignores_later_births_of_the_source(engine, finished, run):
     assert violations(engine) == []
 
 
+@ON_SQLITE
 def test_models_are_fitted_before_the_transaction(engine, finished):
     small = finished()
     spec, options = parse_spec(TARGET), {"task": Task(28, 1, 10), "data_digest": "large", "slots": 2, "now": 9.0}

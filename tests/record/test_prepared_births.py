@@ -14,6 +14,7 @@ from eatnas_db.searches.control import extend_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.open_searches import list_active_searches
 from eatnas_db.searches.prepared_births import prepare_births
+from support.databases import ON_SQLITE
 from support.query_plans import explain_statements
 
 GUIDED = {"evolution__births": "guided", "evolution__population": 12, "budget__candidates": 30, "evolution__lag": 4}
@@ -81,12 +82,14 @@ def test_prepared_births_are_those_of_the_transaction(engine, make_search):
     assert advance(engine, other_id) == inserted
 
 
+@ON_SQLITE
 def test_transaction_never_decides_by_the_model_itself(engine, search_id):
     prepared = Prepared([])
     assert advance(engine, search_id, prepared) == []
     assert prepared.missing == [8]
 
 
+@ON_SQLITE
 def test_births_prepared_from_other_scores_are_discarded(engine, search_id):
     settle_only(engine, search_id)
     births = prepare_births(engine, search_id)
@@ -98,6 +101,7 @@ def test_births_prepared_from_other_scores_are_discarded(engine, search_id):
     assert [birth.inputs.number for birth in prepare_births(engine, search_id)] == [8, 9, 10, 11]
 
 
+@ON_SQLITE
 def test_extension_leaves_births_by_the_model_to_the_daemon(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory(**{**GUIDED, "budget__candidates": 8})
     for number in range(8):
@@ -111,10 +115,12 @@ def test_extension_leaves_births_by_the_model_to_the_daemon(engine, search_facto
     assert len(advance(engine, search_id, Prepared(births))) == 4
 
 
+@ON_SQLITE
 def test_births_of_a_deleted_search_are_not_prepared(engine, search_id):
     assert prepare_births(engine, search_id + 1) == ()
 
 
+@ON_SQLITE
 def test_guided_search_is_idle_while_no_birth_can_be_decided(engine, search_factory):
     search_factory(**GUIDED)
     with read_transaction(engine) as connection:

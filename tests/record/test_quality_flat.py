@@ -16,6 +16,7 @@ from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import extend_search
 from eatnas_db.searches.locking import lock_search
+from support.databases import ON_SQLITE
 
 LAG, RISES = 3, 6
 FLAT = {"evolution__stop_when": "quality_flat", "evolution__flat_steps": 6, "budget__candidates": 200}
@@ -49,6 +50,7 @@ def read_search(engine: Engine, name: str) -> tuple[SearchRecord, str]:
         return row, get_fingerprint(connection, row.id).sha256
 
 
+@ON_SQLITE
 def test_flat_search_ends_at_the_same_birth_everywhere(
     engine: Engine, search_factory: Callable[..., int], run: Any
 ) -> None:
@@ -71,6 +73,7 @@ def test_flat_search_ends_at_the_same_birth_everywhere(
     assert row.ended == f"the quality has not improved by more than 0.001 since step {since}"
 
 
+@ON_SQLITE
 def test_extension_grants_the_full_flat_steps_again(
     engine: Engine, search_factory: Callable[..., int], run: Any
 ) -> None:

@@ -19,6 +19,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.retry import retry_candidates
 from eatnas_db.transitions import record_failure
+from support.databases import ON_SQLITE
 
 PAIR = {"evolution__population": 2, "evolution__lag": 2, "budget__candidates": 2}
 
@@ -97,6 +98,7 @@ def test_a_candidate_is_retried_once_and_its_failed_retry_again(engine, search_f
     assert (row.parent_id, row.replica, second.search) == (failed, 2, "s.retry")
 
 
+@ON_SQLITE
 def test_a_cancelled_retry_can_be_repeated(engine, search_factory, lease_factory):
     search_id = search_factory()
     failed = fail(engine, lease_factory(search_id))
@@ -107,6 +109,7 @@ def test_a_cancelled_retry_can_be_repeated(engine, search_factory, lease_factory
     assert second.retry_id != first.retry_id
 
 
+@ON_SQLITE
 def test_a_retry_needs_a_search_that_is_not_paused(engine, search_factory, lease_factory):
     search_id = search_factory()
     first, second = (fail(engine, lease_factory(search_id)) for _ in range(2))
@@ -117,6 +120,7 @@ def test_a_retry_needs_a_search_that_is_not_paused(engine, search_factory, lease
         retry(engine, second)
 
 
+@ON_SQLITE
 def test_only_failed_candidates_of_living_searches_are_retried(engine, search_factory, lease_factory):
     search_id = search_factory()
     failed = fail(engine, lease_factory(search_id))
@@ -147,6 +151,7 @@ def test_a_failed_reevaluation_gets_another_seed(engine, search_factory, lease_f
     assert rows == [(1, "reevaluation"), (2, "reevaluation"), (3, "reevaluation")]
 
 
+@ON_SQLITE
 def test_a_search_without_a_score_fails_and_can_continue(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory(**PAIR)
     failed = [fail(engine, lease_factory(search_id)) for _ in range(2)]
@@ -167,6 +172,7 @@ def test_a_search_without_a_score_fails_and_can_continue(engine, search_factory,
     assert find_search(engine, "s").status == "finished"
 
 
+@ON_SQLITE
 def test_commands_record_the_birth_from_which_they_hold(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory(budget__candidates=6)
     score_factory(lease_factory(search_id), 0.5)
@@ -182,6 +188,7 @@ def test_commands_record_the_birth_from_which_they_hold(engine, search_factory, 
     assert [detail["birth"] for detail in details[1:]] == list(range(1, born))
 
 
+@ON_SQLITE
 def test_an_extension_must_give_device_hours_to_spare(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory(budget__device_hours=1 / 3600)
     score_factory(lease_factory(search_id), 0.5)

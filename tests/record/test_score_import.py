@@ -31,6 +31,7 @@ from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings
 from eatnas_db.spaces import find_space
 from eatnas_migrations import commands
+from support.databases import ON_SQLITE
 
 TASK = Task(8, 1, 10)
 SPACE = Space(find_space("eatnas-tiny"), TASK)
@@ -164,6 +165,7 @@ def test_score_whose_sums_overflow_is_refused(tmp_path):
         parse_scores(file, file.read_bytes(), SPACE, metric="val_loss")
 
 
+@ON_SQLITE
 def test_damaged_file_changes_nothing(engine, url, tmp_path):
     good = write_csv(tmp_path)
     bad = write_csv(tmp_path, good.read_text() + f"\n{CODES[0]},0.5,0,1", "bad.csv")
@@ -200,6 +202,7 @@ def test_spellings_of_csv_are_read_alike(tmp_path, change):
     assert len(expected) == 30
 
 
+@ON_SQLITE
 def test_same_file_is_imported_once(engine, url, tmp_path):
     file = write_csv(tmp_path)
     import_file(url, file)
@@ -212,6 +215,7 @@ def test_same_file_is_imported_once(engine, url, tmp_path):
     assert count_rows(engine, search) == 1
 
 
+@ON_SQLITE
 def test_lower_is_better_for_a_loss(engine, url, tmp_path):
     import_file(url, write_csv(tmp_path), metric="val_loss")
 
@@ -221,6 +225,7 @@ def test_lower_is_better_for_a_loss(engine, url, tmp_path):
     assert list(list_violations(engine, tmp_path)) == []
 
 
+@ON_SQLITE
 def test_imported_search_trains_nothing(engine, url, tmp_path):
     import_file(url, write_csv(tmp_path))
 
@@ -252,6 +257,7 @@ def test_exported_scores_keep_their_fingerprint(tmp_path, migrated_file):
     assert prints[0].candidates == 30
 
 
+@ON_SQLITE
 def test_event_names_the_file(engine, url, tmp_path):
     file = write_csv(tmp_path)
     import_file(url, file)

@@ -17,8 +17,9 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.search_space import feasible_space
 from eatnas_db.yaml_files import parse_yaml
+from support.databases import ON_SQLITE
 
-pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+pytestmark = ON_SQLITE
 SPEC = {"name": "planned", "space": "eatnas-tiny", "data": {"name": "digits"}}
 SOURCE = {"evolution__population": 5, "evolution__tournament": 2, "evolution__lag": 4, "budget__candidates": 12}
 

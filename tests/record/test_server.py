@@ -24,6 +24,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
+from support.databases import ON_POSTGRESQL
 from support.waiting import eventually
 
 LEASER = """
@@ -41,10 +42,8 @@ while True:
     print(leased.token.candidate)
 """
 
-on_postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
-
-@on_postgresql
+@ON_POSTGRESQL
 @pytest.mark.slow
 def test_concurrent_processes_lease_every_candidate_once(engine, url, search_factory):
     with transaction(engine) as connection:
@@ -71,7 +70,7 @@ def test_concurrent_processes_lease_every_candidate_once(engine, url, search_fac
     assert set(leases.values()) == {1}
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_lease_skips_a_locked_candidate(engine, search_factory, lease_factory):
     search_id = search_factory()
     with transaction(engine) as connection:
@@ -80,7 +79,7 @@ def test_lease_skips_a_locked_candidate(engine, search_factory, lease_factory):
     assert lease_factory(search_id).birth == 0
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_deadlock_rolls_one_transaction_back(engine, search_factory):
     first, second = search_factory("a"), search_factory("b")
     both = threading.Barrier(2)
@@ -104,7 +103,7 @@ def test_deadlock_rolls_one_transaction_back(engine, search_factory):
     assert sorted(outcomes) == ["DeadlockDetected", "written"]
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_serialization_failure_can_be_repeated(engine, search_factory):
     search_id = search_factory()
     change = update(search).where(search.c.id == search_id)
@@ -121,7 +120,7 @@ def test_serialization_failure_can_be_repeated(engine, search_factory):
         update_from_old_snapshot()
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_stale_search_row_settles_nothing(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     with read_transaction(engine) as connection:
@@ -133,7 +132,7 @@ def test_stale_search_row_settles_nothing(engine, search_factory, lease_factory,
         advance_search(connection, stale, 3.0)
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_concurrent_hosts_settle_each_birth_once(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     leased = [lease_factory(search_id) for _ in range(4)]
@@ -157,7 +156,7 @@ def test_concurrent_hosts_settle_each_birth_once(engine, search_factory, lease_f
     assert (row.settled, row.born) == (4, 7)
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_concurrent_programs_create_one_record(url):
     engines = [create_engine_for(url) for _ in range(3)]
     threads = [threading.Thread(target=commands.upgrade, args=(engine,)) for engine in engines]
@@ -169,7 +168,7 @@ def test_concurrent_programs_create_one_record(url):
     assert not commands.differs_from_models(engines[0])
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_lock_timeout_names_the_cause(engine, url, search_factory):
     search_factory()
     impatient = open_record(url, busy_seconds=0.1)
@@ -179,7 +178,7 @@ def test_lock_timeout_names_the_cause(engine, url, search_factory):
             other.execute(update(search).values(priority=2))
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_read_transaction_is_read_only_and_consistent(engine, search_factory):
     search_factory()
     with read_transaction(engine) as connection:
@@ -191,7 +190,7 @@ def test_read_transaction_is_read_only_and_consistent(engine, search_factory):
         connection.execute(update(search).values(priority=7))
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_reconnected_watch_refuses_a_migrated_record(engine, url, search_factory):
     search_factory()
     watch = watch_changes(create_engine_for(url))
@@ -237,7 +236,7 @@ def regains_host(watch):
     return watch.holds_host
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_lock_of_a_host_is_taken_again_after_a_reconnect(engine, url):
     watch = watch_changes(create_engine_for(url))
     watch.lock_host(1, "here")
@@ -251,7 +250,7 @@ def test_lock_of_a_host_is_taken_again_after_a_reconnect(engine, url):
     watch.close()
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_lock_with_one_key_is_no_connected_host(engine):
     with read_transaction(engine) as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": HOST_LOCK << 32 | 1})
@@ -261,7 +260,7 @@ def test_lock_with_one_key_is_no_connected_host(engine):
         assert list_connected_hosts(connection) == {1}
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_connection_that_the_server_still_keeps_is_ended(engine, url):
     """A network failure: the program has lost its connection, and the server has not noticed."""
     watch = watch_changes(create_engine_for(url))
@@ -278,7 +277,7 @@ def test_connection_that_the_server_still_keeps_is_ended(engine, url):
     kept.close()
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_daemon_that_was_taken_over_writes_no_more(engine, url):
     first, second = watch_changes(create_engine_for(url)), watch_changes(create_engine_for(url))
     first.lock_host(1, "here")
@@ -300,7 +299,7 @@ def test_daemon_that_was_taken_over_writes_no_more(engine, url):
     second.close()
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_claim_waits_for_a_write_that_was_verified(engine, url):
     with transaction(engine) as connection:
         owner = hosts.claim_host(connection, 1)
@@ -311,7 +310,7 @@ def test_claim_waits_for_a_write_that_was_verified(engine, url):
             hosts.claim_host(other, 1)
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_watermark_waits_for_earlier_open_events(engine, search_factory):
     search_factory()
     watermark, followed = EventWatermark(), []
@@ -338,7 +337,7 @@ def test_watermark_waits_for_earlier_open_events(engine, search_factory):
     assert [kind for _, kind in followed[len(before) :]] == ["first", "second"]
 
 
-@on_postgresql
+@ON_POSTGRESQL
 def test_watermark_advances_under_constant_writes(engine):
     watermark, seen = EventWatermark(), []
     with ExitStack() as open_transactions:
@@ -363,7 +362,7 @@ def test_watermark_advances_under_constant_writes(engine):
         ({}, "holds no eatnas-db record; run `eatnas-db init` to create one"),
     ],
 )
-@on_postgresql
+@ON_POSTGRESQL
 def test_connection_error_hides_the_password(url, change, message):
     address = create_engine_for(url).url.set(password="secret", **change)
     with pytest.raises(RecordError, match=message) as raised:

@@ -24,6 +24,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.search_space import space_of
 from eatnas_db.searches.transfer import create_transfer
+from support.databases import ON_SQLITE, POSTGRESQL_IS_SLOW
 
 TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}}
 
@@ -76,6 +77,7 @@ def test_initial_population_is_the_best_and_its_perturbations(engine, finished):
         assert 1 <= len([block for candidate_id, block in changed if candidate_id == row.id]) <= 3
 
 
+@ON_SQLITE
 def test_perturbations_respect_their_limits(engine, finished):
     finished()
     changes = {"transfer.blocks": 1, "transfer.primitives": ["kernel"], "evolution.population": 8}
@@ -89,6 +91,7 @@ def test_perturbations_respect_their_limits(engine, finished):
         assert a.with_value("kernel", b.kernel) == b
 
 
+@ON_SQLITE
 def test_equal_specs_give_equal_transfers(engine, finished):
     finished()
     codes = [
@@ -110,6 +113,7 @@ def test_lineage_continues_into_the_source_search(engine, finished, lease_factor
     assert len(lineage) >= 2
 
 
+@POSTGRESQL_IS_SLOW
 def test_transferred_search_evolves_normally(engine, finished, lease_factory, score_factory):
     finished()
     large = transfer(engine, changes={"budget.candidates": 9})
@@ -131,6 +135,7 @@ def test_chosen_candidate_is_transferred(engine, finished):
         transfer(engine, changes={"name": "other"}, candidate_id=4711)
 
 
+@ON_SQLITE
 def test_basic_architecture_is_stretched_towards_the_target(engine, finished):
     finished()
     plain = initial(engine, transfer(engine))[0]
@@ -142,6 +147,7 @@ def test_basic_architecture_is_stretched_towards_the_target(engine, finished):
         assert (a.op, a.kernel, a.skip) == (b.op, b.kernel, b.skip)
 
 
+@ON_SQLITE
 def test_stretching_stops_when_nothing_is_closer(engine, finished):
     finished()
     row = initial(engine, transfer(engine))[0]
@@ -175,12 +181,14 @@ def test_survivors_are_carried_over_in_ranking_order(engine, finished, tmp_path)
     ] == []
 
 
+@ON_SQLITE
 def test_budget_below_the_number_of_survivors_is_refused(engine, finished):
     finished()
     with pytest.raises(ConflictError, match=r"budget.candidates is 3, but 4 survivors of search 'small' are carried"):
         transfer(engine, changes={**SURVIVORS, "budget.candidates": 3})
 
 
+@ON_SQLITE
 def test_survivors_over_the_limits_are_replaced_by_perturbations(engine, finished):
     living = list_members(engine, finished())
     costs = [row.mult_adds for row in initial(engine, transfer(engine, changes={**SURVIVORS, "name": "free"}))[:4]]
@@ -208,6 +216,7 @@ def test_survivors_with_the_same_network_are_carried_over_once():
     assert (selection.over_limits, selection.same_network) == (0, 1)
 
 
+@POSTGRESQL_IS_SLOW
 def test_carried_over_population_is_reproducible(engine, finished, lease_factory, score_factory):
     finished()
     fingerprints = []
@@ -223,6 +232,7 @@ def test_carried_over_population_is_reproducible(engine, finished, lease_factory
     assert fingerprints[0].candidates == 9
 
 
+@ON_SQLITE
 def test_transfer_reports_why_the_basic_architecture_was_chosen(engine, finished, lease_factory, score_factory):
     small = finished()
 
@@ -258,6 +268,7 @@ def test_survivors_exclude_stretching_and_a_basic_code():
 MOBILENET = "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (1, 2, 3, 4, 3, 3, 1))
 
 
+@ON_SQLITE
 def test_search_starts_from_an_imported_network(engine, search_factory):
     search_id = search_factory("own", transfer__basic=MOBILENET, transfer__blocks=2)
     first, *rest = initial(engine, search_id)
@@ -265,6 +276,7 @@ def test_search_starts_from_an_imported_network(engine, search_factory):
     assert {(row.origin, row.parent_id) for row in rest} == {("perturbation", first.id)}
 
 
+@ON_SQLITE
 def test_unsuitable_imported_network_is_refused(engine, search_factory):
     with pytest.raises(InvalidSpecError, match=r"transfer\.basic: block 1: cannot parse 'mobilenet'"):
         search_factory("own", transfer__basic="mobilenet")
@@ -276,6 +288,7 @@ def test_unsuitable_imported_network_is_refused(engine, search_factory):
         search_factory("own", transfer__basic=MOBILENET, transfer__weights="inherited")
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
@@ -301,6 +314,7 @@ def test_invalid_transfer_is_refused_and_writes_nothing(engine, finished, change
         assert [row.name for row in list_searches(connection)] == ["small"]
 
 
+@ON_SQLITE
 def test_unfinished_source_needs_force(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory("small")
     with pytest.raises(ConflictError, match="--force"):
@@ -340,6 +354,7 @@ def test_reevaluation_retrains_the_best_and_decides_the_ranking(engine, finished
         assert get_search(connection, name).status == "finished"
 
 
+@ON_SQLITE
 def test_reevaluations_never_repeat_a_seed(engine, finished, lease_factory, score_factory):
     small = finished()
     for _ in range(2):
@@ -367,6 +382,7 @@ def test_mean_of_reevaluations_is_over_one_recipe(engine, finished, lease_factor
     assert (best.reevaluation, best.reevaluation_seeds, best.reevaluation_epochs) == (0.625, 2, 3)
 
 
+@ON_SQLITE
 def test_generated_names_avoid_names_of_users(engine, finished, search_factory):
     search_factory("small.reevaluation")
     finished(reevaluation__top=1, reevaluation__seeds=1)
@@ -374,6 +390,7 @@ def test_generated_names_avoid_names_of_users(engine, finished, search_factory):
         assert get_search(connection, "small.reevaluation2").kind == "reevaluation"
 
 
+@ON_SQLITE
 def test_generated_names_of_long_names_differ(engine, search_factory, lease_factory, score_factory):
     names = [f"{'n' * 60}.{number}" for number in (1, 2)]
     for name in names:
@@ -384,6 +401,7 @@ def test_generated_names_of_long_names_differ(engine, search_factory, lease_fact
     assert all(len(name) <= 64 for name in made)
 
 
+@ON_SQLITE
 def test_finished_search_starts_its_reevaluation(engine, finished):
     finished(reevaluation__top=2, reevaluation__seeds=2, reevaluation__epochs=1)
     with transaction(engine) as connection:
@@ -395,6 +413,7 @@ def test_finished_search_starts_its_reevaluation(engine, finished):
             create_reevaluation(connection, "small.reevaluation", top=1, seeds=1, now=5.0)
 
 
+@ON_SQLITE
 def test_search_without_scores_cannot_be_rescored_or_transferred(engine, search_factory):
     search_factory("small")
     with transaction(engine) as connection, pytest.raises(ConflictError, match="no scored candidate to measure"):
@@ -405,6 +424,7 @@ def test_search_without_scores_cannot_be_rescored_or_transferred(engine, search_
         transfer(engine)
 
 
+@ON_SQLITE
 def test_perturbations_of_an_imported_network_are_trained_from_scratch(engine, search_factory):
     inheritance = {"inheritance__weights": "inherited", "inheritance__epochs": 1}
     search_id = search_factory("own", transfer__basic=MOBILENET, training__epochs=3, **inheritance)
@@ -415,7 +435,7 @@ def test_perturbations_of_an_imported_network_are_trained_from_scratch(engine, s
             assert (link.candidate_id, link.inherited, link.training["epochs"]) == (perturbation.id, False, 3)
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@ON_SQLITE
 @pytest.mark.parametrize(("schedule", "ended"), [("whole", (3, 1)), ("rung", (1, None))])
 def test_parent_is_trained_again_to_its_last_rung(engine, search_factory, schedule, ended):
     rungs = {"rungs": [1], "keep": 0.5, "schedule": schedule}

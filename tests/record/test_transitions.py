@@ -19,6 +19,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.searches.locking import lock_search
+from support.databases import ON_SQLITE
 
 LEASING_PROGRAM = """
 import sys
@@ -133,6 +134,7 @@ def count_progress(engine, leased):
         ]
 
 
+@ON_SQLITE
 def test_split_batches_begin_from_scratch_once(engine, search_factory, lease_factory):
     search_id = search_factory()
     begins_after, progress = [], []
@@ -168,6 +170,7 @@ def test_lease_filter_skips_candidates_that_do_not_fit(engine, search_factory, l
         assert leases.count_leased(connection, search_id) == 4
 
 
+@ON_SQLITE
 def test_only_twenty_kills_in_a_row_count(engine, search_factory, lease_factory):
     search_id = search_factory()
     states = [record_failure(engine, lease_factory(search_id), FailureKind.LOST) for _ in range(20)]
@@ -239,6 +242,7 @@ with transaction(open_record(sys.argv[1])) as connection:
         assert set(connection.execute(select(candidate.c.state)).scalars()) == {"pending"}
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("population", "tournament", "slots", "lag"),
     [(64, 16, 8, 16), (20, 5, 1, 4), (20, 5, 12, 16), (6, 3, 8, 4), (2, 2, 2, 2)],

@@ -25,6 +25,7 @@ from eatnas_db.searches.retrain import create_final_training
 from eatnas_db.settings import load_settings
 from eatnas_db.transitions import record_score
 from eatnas_db.unchanged_files import UnchangedFiles
+from support.databases import ON_SQLITE
 
 UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 DIGEST = "d" * 64
@@ -104,6 +105,7 @@ def test_source_is_stored_with_its_digest_and_shown(engine, searches, final, tra
     assert f"a.final/{models[0]}" in created.words
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("reference", ["a", "a.final", "a/{model}", "a.final/{model}", "a/4"])
 def test_source_is_found_by_search_model_or_candidate(engine, searches, final, train_final_models, reference):
     (model,) = train_final_models(final("a"))
@@ -113,6 +115,7 @@ def test_source_is_found_by_search_model_or_candidate(engine, searches, final, t
     assert source["candidate"] == model
 
 
+@ON_SQLITE
 def test_spec_names_the_source_and_none_overrides_it(
     engine, searches, search_factory, lease_factory, score_factory, final, train_final_models
 ):
@@ -128,6 +131,7 @@ def test_spec_names_the_source_and_none_overrides_it(
     assert ["from" in recipe for recipe in recipes] == [True, False]
 
 
+@ON_SQLITE
 def test_other_source_is_another_recipe(engine, searches, final, train_final_models):
     (model,) = train_final_models(final("a"))
     train_final_models(final("b"))
@@ -145,6 +149,7 @@ def refused(make, message, kind=ConflictError, **options):
     assert "\n" not in str(raised.value)
 
 
+@ON_SQLITE
 def test_unusable_source_is_refused_in_one_line(engine, searches, search_factory, final, train_final_models):
     refused(final, "no search named 'missing'", NotFoundError, final={"from": "missing"})
     refused(final, "search 'a' has no final models; `eatnas-db search final a`", NotFoundError, final={"from": "a"})

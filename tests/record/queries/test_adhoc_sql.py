@@ -12,9 +12,8 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
 from eatnas_db.schema.searches import search
 from eatnas_db.settings import Settings
+from support.databases import ON_SQLITE
 from support.recorded_search import make_record
-
-ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from eatnas_db.searches.search_space import space_of
 from eatnas_report.data import load_report_data
 from eatnas_report.figures.predictions import prediction_figures
 from eatnas_report.page import render_page
+from support.databases import ON_SQLITE
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def connection(engine):
         yield connection
 
 
+@ON_SQLITE
 def test_every_guided_birth_has_a_prediction_and_its_outcome(guided, connection):
     rows = list_predictions(connection, guided, EVERYTHING)
     assert [row.birth for row in rows] == list(range(8, 20))
@@ -42,6 +44,7 @@ def test_every_guided_birth_has_a_prediction_and_its_outcome(guided, connection)
         assert get_predicted_fitness(connection, row.id) == get_candidate(connection, row.id).prediction
 
 
+@ON_SQLITE
 def test_reason_names_the_improvement_per_second(search_factory, train, engine):
     changes = {"evolution__births": "guided", "evolution__acquisition": "improvement_per_second"}
     train(search_factory(**changes, budget__candidates=10, evolution__population=9))
@@ -68,6 +71,7 @@ def test_predictions_are_paged_sorted_and_filtered(guided, connection):
     assert len(list_predictions(connection, guided, Page(sort="kernel", where=("slopes=", "kernel!=")))) == 12
 
 
+@ON_SQLITE
 def test_search_of_mutations_has_no_predictions(search_factory, train, engine):
     search_id = train(search_factory())
     with read_transaction(engine) as connection:
@@ -88,6 +92,7 @@ def test_birth_decided_again_is_the_same(guided, connection):
         assert (again.parent_id, again.prediction.middle) == (candidate.parent_id, row.predicted)
 
 
+@ON_SQLITE
 def test_proposals_are_explained_in_one_sentence(guided, connection):
     newest = list_predictions(connection, guided, EVERYTHING)[-1]
     reason = get_candidate(connection, newest.id).prediction.reason

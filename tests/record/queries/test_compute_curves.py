@@ -11,6 +11,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.control import extend_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.transitions import record_failure
+from support.databases import ON_SQLITE
 
 
 def test_device_seconds_include_failed_attempts(engine, search_factory, lease_factory, train):
@@ -40,6 +41,7 @@ def test_curves_include_the_searches_transferred_from(large, connection):
         list_compute_curves(connection, ["small", "other"])
 
 
+@ON_SQLITE
 def test_sources_that_go_on_do_not_change_a_curve(engine, small, large, train):
     with transaction(engine) as connection:
         extend_search(connection, "small", candidates=4, now=10.0)

@@ -21,6 +21,7 @@ def test_fingerprints_ignore_times_devices_and_names(tmp_path, record, record_co
     assert fingerprints[1] != first
 
 
+@pytest.mark.parametrize("new_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     "change",
     [

@@ -21,6 +21,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retained_fronts import RetainedFronts
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from support.arithmetic_searches import UNDER
+from support.databases import ON_SQLITE, POSTGRESQL_IS_SLOW
 
 LATENCY = Measurement("latency_ms", "cpu", "x", 1, 1, 5, median=2.0, low=1.0, high=3.0, quiet=None)
 ACCURACIES = (0.5, 0.9, 0.7, 0.9, 0.6, 0.2)
@@ -42,6 +43,7 @@ def score_with(connection, leased, values):
     )
 
 
+@POSTGRESQL_IS_SLOW
 def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, lease_factory):
     metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
     sizes = {"evolution__population": 6, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}
@@ -98,7 +100,7 @@ def train_with_checkpoints(engine, search_id):
         advance_search(connection, lock_search(connection, search_id), 3.0)
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@ON_SQLITE
 def test_cleanup_reads_only_births_settled_since_the_last_one(engine, search_factory, lease_factory):
     metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}, {"metric": "params"}]
     sizes = {"evolution__population": 4, "evolution__tournament": 2, "evolution__lag": 3, "budget__candidates": 30}
@@ -125,7 +127,7 @@ def test_cleanup_reads_only_births_settled_since_the_last_one(engine, search_fac
 VALUES = ((0.4, 5.0), (0.5, 1.0), (0.9, 9.0), (0.7, 4.0), (0.6, 6.0), (0.2, 0.5))
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@ON_SQLITE
 def test_damaged_values_keep_the_checkpoints_of_their_search_only(engine, search_factory, lease_factory):
     metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
     sizes = {"evolution__population": 2, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}

@@ -16,6 +16,7 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.retrain import create_final_training
 from eatnas_db.transitions import record_score
+from support.databases import ON_SQLITE
 
 UNDER = Provenance("final", {"epochs": 4, "precision": "float32"}, "data", {"torch": "2"}, "cpu", "none")
 
@@ -60,12 +61,14 @@ def final_ids(engine: Engine, name: str) -> dict[int, int]:
         return {row.replica: row.id for row in rows}
 
 
+@ON_SQLITE
 def test_best_candidate_stands_for_a_search(engine, search_factory, train):
     search_id = train(search_factory("small"))
     with read_transaction(engine) as connection:
         assert find_best_model(connection, "small") == get_best(connection, search_id).id
 
 
+@ON_SQLITE
 def test_test_accuracy_does_not_choose_the_final_model(engine, search_factory, train, score_final_models):
     search_id = train(search_factory("small"))
     with transaction(engine) as connection:
@@ -108,6 +111,7 @@ def test_model_has_recipe_scores_and_checkpoint(engine, search_factory, train, s
     assert model.data["name"] == "digits"
 
 
+@ON_SQLITE
 def test_deleted_weights_say_how_to_train_again(engine, search_factory, train, score_final_models):
     train(search_factory("small"))
     with transaction(engine) as connection:
@@ -123,6 +127,7 @@ def test_deleted_weights_say_how_to_train_again(engine, search_factory, train, s
             get_trained_model(connection, model_id)
 
 
+@ON_SQLITE
 def test_untrained_candidate_has_no_model(engine, search_factory, lease_factory):
     search_id = search_factory("small")
     lease_factory(search_id)
