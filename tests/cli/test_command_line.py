@@ -5,11 +5,11 @@ import json
 import pytest
 
 
-def test_home_is_created_once_and_kept(eatnas):
-    assert "no record at" in eatnas("search", "list", expect=1)
+def test_home_is_created_once_and_kept(eatnas, eatnas_within):
+    assert "no record at" in eatnas_within("search", "list", expect=1)
     eatnas("init")
-    eatnas("init")
-    assert "intact" in eatnas("db", "check")
+    eatnas_within("init")
+    assert "intact" in eatnas_within("db", "check")
     assert "no searches yet" in eatnas("search", "list")
 
 

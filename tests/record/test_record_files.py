@@ -4,39 +4,50 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
 
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.record_files import FileFormat, export_record, import_record
 from eatnas_db.schema.searches import search
-from eatnas_migrations import commands
 from support.recorded_search import Record, make_record
 
 Damage = Callable[[Path], object]
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return make_record(tmp_path / "home", lambda folder: f"sqlite:///{folder / 'eatnas.db'}")
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """Return a record that all tests read."""
+    return make_record(tmp_path_factory.mktemp("home"), lambda folder: f"sqlite:///{folder / 'eatnas.db'}")
 
 
-@pytest.fixture
-def exported(record: Record, tmp_path: Path) -> Path:
-    folder = tmp_path / "out"
+@pytest.fixture(scope="module")
+def fresh_export(record: Record, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "out"
     export_record(record.engine, folder, FileFormat.JSONL)
     return folder
 
 
-def new_record(url: str) -> Engine:
-    commands.upgrade(create_engine_for(url))
-    return open_record(url)
+@pytest.fixture
+def exported(fresh_export: Path, tmp_path: Path) -> Path:
+    """Return an export that the test may damage."""
+    folder = tmp_path / "out"
+    shutil.copytree(fresh_export, folder)
+    return folder
+
+
+@pytest.fixture
+def target(migrated_file: Path, tmp_path: Path) -> Engine:
+    """Return an engine for an empty record."""
+    shutil.copy(migrated_file, tmp_path / "new.db")
+    return open_record(f"sqlite:///{tmp_path / 'new.db'}")
 
 
 def fingerprint(engine: Engine) -> str:
@@ -46,9 +57,10 @@ def fingerprint(engine: Engine) -> str:
 
 
 @pytest.mark.parametrize("files", FileFormat)
-def test_imported_record_has_the_same_fingerprint(record: Record, tmp_path: Path, files: FileFormat) -> None:
+def test_imported_record_has_the_same_fingerprint(
+    record: Record, target: Engine, tmp_path: Path, files: FileFormat
+) -> None:
     written = export_record(record.engine, tmp_path / "out", files)
-    target = new_record(f"sqlite:///{tmp_path / 'new.db'}")
 
     assert import_record(target, tmp_path / "out") == written
 
@@ -58,12 +70,13 @@ def test_imported_record_has_the_same_fingerprint(record: Record, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_server_and_file_exchange_records(record: Record, tmp_path: Path, postgres_url: str) -> None:
+def test_server_and_file_exchange_records(
+    record: Record, target: Engine, tmp_path: Path, postgres_record_url: str
+) -> None:
     export_record(record.engine, tmp_path / "out", FileFormat.PARQUET)
-    server = new_record(postgres_url)
+    server = open_record(postgres_record_url)
     import_record(server, tmp_path / "out")
     export_record(server, tmp_path / "back", FileFormat.JSONL)
-    target = new_record(f"sqlite:///{tmp_path / 'new.db'}")
 
     import_record(target, tmp_path / "back")
 
@@ -124,9 +137,8 @@ DAMAGES: list[tuple[Damage, str]] = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_damaged_export_changes_nothing(exported: Path, tmp_path: Path, damage: Damage, message: str) -> None:
+def test_damaged_export_changes_nothing(exported: Path, target: Engine, damage: Damage, message: str) -> None:
     damage(exported)
-    target = new_record(f"sqlite:///{tmp_path / 'new.db'}")
 
     with pytest.raises(RecordError, match=message) as error:
         import_record(target, exported)
@@ -148,9 +160,10 @@ def test_existing_folder_is_kept(record: Record, exported: Path) -> None:
     assert sorted(file.name for file in exported.iterdir()) == before
 
 
-def test_failed_export_leaves_nothing(record: Record, tmp_path: Path) -> None:
-    with record.engine.begin() as connection:
+def test_failed_export_leaves_nothing(target: Engine, tmp_path: Path) -> None:
+    with target.begin() as connection:
         connection.exec_driver_sql("DROP TABLE eatnas_hold")
+    before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(Exception, match="eatnas_hold"):
-        export_record(record.engine, tmp_path / "out", FileFormat.JSONL)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+        export_record(target, tmp_path / "out", FileFormat.JSONL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
