@@ -139,15 +139,26 @@ def until():
 
 
 @pytest.fixture
-def engine(record, home):
+def engine(request, home):
+    """Return an engine for the record of `small` or `large`, or for an empty one."""
+    request.getfixturevalue(next((name for name in ("large", "small") if name in request.fixturenames), "record"))
     engine = open_record(load_settings({}, str(home)).database_url)
     yield engine
     engine.dispose()
 
 
-@pytest.fixture
-def small(engine):
+def change_copy(source, home, change):
+    """Copy a home and change its record."""
+    shutil.copytree(source, home)
+    engine = open_record(load_settings({}, str(home)).database_url)
     with transaction(engine) as connection:
+        change(connection)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def fresh_small(fresh_home, tmp_path_factory):
+    def fill(connection):
         connection.execute(insert(host).values(id=1, name="h", seen_at=0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
@@ -155,12 +166,29 @@ def small(engine):
         search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)
         train(connection, search_id)
 
+    return make_once(tmp_path_factory, "small", lambda folder: change_copy(fresh_home, folder / "home", fill)) / "home"
 
-@pytest.fixture
-def large(engine, small):
-    with transaction(engine) as connection:
+
+@pytest.fixture(scope="session")
+def fresh_large(fresh_small, tmp_path_factory):
+    def fill(connection):
         create_reevaluation(connection, "small", top=1, seeds=2, now=4.0)
         train(connection, get_search(connection, "small.reevaluation").id)
         spec = parse_spec(tree("large", "eatnas-small"), SIZES)
         found = create_transfer(connection, "small", spec, task=Task(28, 1, 10), data_digest="e", slots=1, now=9.0)
         train(connection, found)
+
+    return make_once(tmp_path_factory, "large", lambda folder: change_copy(fresh_small, folder / "home", fill)) / "home"
+
+
+@pytest.fixture
+def small(request, home, fresh_small):
+    """A home with a finished search called `small`."""
+    if "large" not in request.fixturenames:
+        shutil.copytree(fresh_small, home)
+
+
+@pytest.fixture
+def large(home, fresh_large):
+    """A home with `small`, its re-evaluation, and a finished search called `large` that was transferred from it."""
+    shutil.copytree(fresh_large, home)

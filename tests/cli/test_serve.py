@@ -200,23 +200,20 @@ def assert_incomplete(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "header", "allowed"),
+    ("bound", "allowed", "refused"),
     [
-        ("127.0.0.1", "localhost:8642", True),
-        ("127.0.0.1", "[::1]:9999", True),
-        ("127.0.0.1", "127.0.0.1", True),
-        ("127.0.0.1", "evil.example.org:8642", False),
-        ("127.0.0.1", "127.0.0.1.evil.example.org", False),
-        ("127.0.0.1", "192.168.1.7:8642", False),
-        ("127.0.0.1", "", False),
-        ("0.0.0.0", "192.168.1.7:8642", True),
-        ("0.0.0.0", "Lab.Example.org:8642", True),
-        ("0.0.0.0", "evil.example.org:8642", False),
+        (
+            "127.0.0.1",
+            ["localhost:8642", "[::1]:9999", "127.0.0.1"],
+            ["evil.example.org:8642", "127.0.0.1.evil.example.org", "192.168.1.7:8642", ""],
+        ),
+        ("0.0.0.0", ["192.168.1.7:8642", "Lab.Example.org:8642"], ["evil.example.org:8642"]),
     ],
 )
-def test_host_header_must_name_the_server(record: Record, bound: str, header: str, allowed: bool) -> None:
+def test_host_header_must_name_the_server(record: Record, bound: str, allowed: list[str], refused: list[str]) -> None:
     client = new_client(record, bound)
-    assert client.get("/api/search/list", headers={"Host": header}).status_code == (200 if allowed else 421)
+    expected = dict.fromkeys(allowed, 200) | dict.fromkeys(refused, 421)
+    assert {host: client.get("/api/search/list", headers={"Host": host}).status_code for host in expected} == expected
 
 
 def test_other_sites_may_link_to_pages_without_reading_them(client: TestClient) -> None:
