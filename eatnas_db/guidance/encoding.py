@@ -1,4 +1,4 @@
-"""Codes as vectors of integers, and the two features by which the model compares them: distances and totals."""
+"""Codes as vectors of integers, and the features by which the model compares them: distances, totals, running totals."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ class Encoding:
         for primitive, positions in self._positions.items():
             part = codes[:, positions]
             columns += [(part == value).mean(1) for value in range(self._levels_of(primitive))]
+        return np.stack(columns, 1)
+
+    def running_totals(self, codes: Codes) -> Reals:
+        """Return the totals over the first position of a primitive, the first two, and so on up to all of them.
+
+        Each is a share of all positions. The squared difference of two codes is a mean over these numbers of positions.
+        Codes are close if they have the same values at nearby positions.
+        """
+        columns = []
+        for primitive, positions in self._positions.items():
+            part = codes[:, positions]
+            for value in range(self._levels_of(primitive)):
+                columns += list((part == value).cumsum(1).T / len(positions) ** 1.5)
         return np.stack(columns, 1)
 
     def _coordinates(self, codes: Codes) -> Reals:

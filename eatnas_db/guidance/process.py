@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
+from scipy.spatial.distance import cdist
 from scipy.special import ndtri
 
 from eatnas_db.guidance.encoding import Codes, Encoding, Reals
@@ -22,13 +23,15 @@ LIKELIHOOD_MARGIN: Final = 1e-6
 
 
 class Kernel(NamedTuple):
-    """A weighted sum of three kernels: linear and exponential in the distance, and Gaussian in the totals."""
+    """A weighted sum of kernels: linear and exponential in the distance, Gaussian in the totals and running totals."""
 
     linear: float
     exponential: float
     gaussian: float
     decay: float
     length: float
+    running: float = 0
+    running_length: float = 1
 
 
 KERNELS: Final = (
@@ -36,12 +39,15 @@ KERNELS: Final = (
     Kernel(0, 1, 0, 4, 1),
     Kernel(0, 1, 0, 10, 1),
     Kernel(0, 0, 1, 1, 0.5),
-    Kernel(0.5, 0, 0.5, 1, 0.5),
+    Kernel(0, 0, 0, 1, 1, 1, 0.35),
+    Kernel(0, 0, 0, 1, 1, 1, 0.6),
+    Kernel(0.5, 0, 0, 1, 1, 0.5, 0.35),
+    Kernel(0, 0.5, 0, 4, 1, 0.5, 0.35),
+    Kernel(0, 0.5, 0, 10, 1, 0.5, 0.35),
+    Kernel(0, 0.5, 0, 4, 1, 0.5, 0.6),
     Kernel(0, 0.5, 0.5, 4, 0.5),
-    Kernel(0, 0.5, 0.5, 10, 0.5),
-    Kernel(0, 0.5, 0.5, 4, 1),
-    Kernel(0.5, 0.5, 0, 4, 1),
-    Kernel(0.34, 0.33, 0.33, 10, 0.5),
+    Kernel(0, 0, 0.5, 1, 0.5, 0.5, 0.35),
+    Kernel(0, 0.33, 0.33, 10, 0.5, 0.34, 0.35),
 )
 NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
 """The variances of the noise, relative to the variance of the process."""
@@ -61,27 +67,32 @@ class ProcessModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Points:
-    """Codes, with shape (points, positions), and their `Encoding.totals`."""
+    """Codes, with shape (points, positions), their `Encoding.totals` and their `Encoding.running_totals`."""
 
     codes: Codes
     totals: Reals
+    running: Reals
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def select(self, rows: Sequence[int] | slice) -> Points:
         """Return some of the points."""
-        return Points(self.codes[rows], self.totals[rows])
+        return Points(self.codes[rows], self.totals[rows], self.running[rows])
 
     @classmethod
     def concatenate(cls, *parts: Points) -> Points:
         """Return the points of all parts."""
-        return cls(np.concatenate([part.codes for part in parts]), np.concatenate([part.totals for part in parts]))
+        return cls(
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.totals for part in parts]),
+            np.concatenate([part.running for part in parts]),
+        )
 
 
 def make_points(encoding: Encoding, codes: Codes) -> Points:
-    """Return codes with their totals."""
-    return Points(codes, encoding.totals(codes))
+    """Return codes with their totals and running totals."""
+    return Points(codes, encoding.totals(codes), encoding.running_totals(codes))
 
 
 def normal_scores(scores: Reals) -> Reals:
@@ -98,8 +109,11 @@ def covariance(encoding: Encoding, kernel: Kernel, left: Points, right: Points) 
         distances = encoding.distances(left.codes, right.codes)
         result += kernel.linear * (1 - distances) + kernel.exponential * np.exp(-kernel.decay * distances)
     if kernel.gaussian:
-        squares = ((left.totals[:, None] - right.totals[None]) ** 2).sum(2)
+        squares = cdist(left.totals, right.totals, "sqeuclidean")
         result += kernel.gaussian * np.exp(-squares / (2 * kernel.length**2))
+    if kernel.running:
+        squares = cdist(left.running, right.running, "sqeuclidean")
+        result += kernel.running * np.exp(-squares / (2 * kernel.running_length**2))
     return result
 
 
@@ -225,6 +239,6 @@ class Posterior:
         mean = cross[:, : self.scored] @ self.weights
         solved = solve_triangular(self.factor, cross.T, lower=True)
         kernel = self.model.kernel
-        prior = kernel.linear + kernel.exponential + kernel.gaussian
+        prior = kernel.linear + kernel.exponential + kernel.gaussian + kernel.running
         variance = np.maximum(prior - (solved**2).sum(0), 1e-9)
         return mean, np.sqrt(variance * self.scale)

@@ -33,6 +33,13 @@ def test_totals_count_the_values_of_each_primitive():
     assert totals.tolist() == [[0.5, 0, 0.5, 0, 0, 0, 0, 1]]
 
 
+def test_running_totals_differ_less_for_nearby_positions():
+    encoding = Encoding((2, 2, 2, 2), (False,) * 4, (0,) * 4)
+    first, second, last = encoding.running_totals(as_array([(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1)], 4))
+    assert ((first - second) ** 2).sum() == pytest.approx(1 / 4 * 2 / 16)
+    assert ((first - last) ** 2).sum() == pytest.approx(3 / 4 * 2 / 16)
+
+
 def test_normal_scores_depend_on_ranks_alone():
     scores = normal_scores(np.array([0.1, 0.9, 0.5, 0.5]))
     assert scores.tolist() == pytest.approx([NormalDist().inv_cdf(share) for share in (1 / 8, 7 / 8, 4 / 8, 4 / 8)])
