@@ -1,4 +1,4 @@
-"""Codes as vectors of integers, and the features by which the model compares them: distances, totals, running totals."""
+"""Codes as vectors of integers, and the features by which the model compares them."""
 
 from __future__ import annotations
 
