@@ -143,7 +143,7 @@ def main() -> int:
         memory = f"{found.estimate / 1e6:.1f} | {found.peak / 1e6:.1f} | {found.ratio:.2f}"
         print(f"| {network} | {memory} |", flush=True)
         ratios.append(found.ratio)
-    print(f"\nFrom {min(ratios):.2f} to {max(ratios):.2f} times the peak.")
+    print(f"\nThe estimate is {min(ratios):.2f} to {max(ratios):.2f} times the peak.")
     return 0 if all(1 / FACTOR <= ratio <= FACTOR for ratio in ratios) else 1
 
 

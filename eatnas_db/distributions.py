@@ -55,5 +55,5 @@ def installed_versions() -> dict[str, str]:
 
 def _missing(module: str) -> MissingPackageError:
     return MissingPackageError(
-        f"this needs {module}, which is not installed; run `pip install '{INSTALLED_BY[module]}'`"
+        f"this command needs {module}, which is not installed; run `pip install '{INSTALLED_BY[module]}'`"
     )

@@ -28,7 +28,7 @@ class FileIdentity:
         if change is not None:
             raise OwnershipError(
                 f"{self._description} {self._path} was {change} while it was in use; "
-                "start again to work on what is there now"
+                "start the program again to use the present one"
             )
 
     def _find_change(self) -> str | None:

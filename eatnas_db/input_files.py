@@ -25,7 +25,7 @@ def read_input(file: Path, *, most_megabytes: int) -> bytes:
         error.filename = str(file)  # an error of `read` does not name the file
         raise DataError(describe_os_error(error)) from None
     if len(content) > most_megabytes * _MEGABYTE:
-        raise DataError(f"{file} has more than {most_megabytes} MB; is it the right file?")
+        raise DataError(f"{file} has more than {most_megabytes} MB; check that it is the right file")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DataError(f"{file} was changed while it was read; wait until it is complete, and try again")
     return content

@@ -140,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise RecordError(f"{file} has the format {found!r}, expected {FORMAT!r}; choose a folder of `db export`")
     if manifest.revision != REVISION:
         raise RecordError(
-            f"{folder} was exported from schema version {manifest.revision[:MAX_SHOWN]}, and this program reads "
+            f"{folder} was exported from schema version {manifest.revision[:MAX_SHOWN]}, but this program reads "
             f"{REVISION}; export it again after `eatnas-db db upgrade`, or use the program that exported it"
         )
     if missing := {table.name for table in _tables()} - {table.table for table in tables}:
@@ -240,7 +240,7 @@ def _import_table(
         done += len(batch)
         on_progress(table.name, done, expected.rows)
     if read_contents(connection, table) != expected:
-        raise RecordError(f"the rows of {file} are not those that were exported; nothing was changed; export it again")
+        raise RecordError(f"the rows of {file} have changed since the export; nothing was imported; export it again")
 
 
 def _require_file(file: Path) -> None:

@@ -66,7 +66,7 @@ class QualifiedNames:
             return f"has a name of more than {_MAX_BYTES} bytes"
         if name in self._columns_of_relation(column, relation):
             return None
-        return f"is not a column of {relation} here; name columns with AS, and use an alias for one table alone"
+        return f"is not a column of {relation}; name computed columns with AS, and use each alias for one table only"
 
     def _columns_of_relation(self, place: exp.Expr, relation: str) -> frozenset[str]:
         """Return the columns that all relations of this name in the enclosing SELECTs share."""

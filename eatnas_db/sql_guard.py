@@ -194,7 +194,7 @@ def _check_node(node: exp.Expr, ctes: set[str]) -> None:
     elif isinstance(node, exp.Func) and type(node).__name__ not in _STRUCTURE:
         _check_function(node)
     elif not isinstance(node, exp.Func) and type(node).__name__ not in _STRUCTURE:
-        raise ConflictError(REFUSED.format(f"{type(node).__name__} is not a part of one"))
+        raise ConflictError(REFUSED.format(f"{type(node).__name__} is not allowed in it"))
 
 
 def _check_table(table: exp.Table, ctes: set[str]) -> None:

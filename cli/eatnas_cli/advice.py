@@ -57,9 +57,9 @@ def print_advice(advice: SearchAdvice) -> None:
     if smaller is not None:
         side = smaller.resolution
         print_wrapped(
-            f"a smaller task ({side}x{side}, {smaller.train_images} images, {_count(smaller.epochs, 'epoch')}) costs "
-            f"{smaller.share:.1%} of a training; a source of {SOURCE_TRAININGS} candidates there costs as much as "
-            f"{smaller.trainings:.1f} candidates here"
+            f"a smaller task ({side}x{side}, {smaller.train_images} images, {_count(smaller.epochs, 'epoch')}): a "
+            f"training costs {smaller.share:.1%} of a training of this task, so a search of {SOURCE_TRAININGS} "
+            f"candidates costs as much as {smaller.trainings:.1f} candidates of this task"
         )
     if advice.sources:
         reference = next((source.reference for source in advice.sources if source.reference), None)
@@ -97,8 +97,8 @@ def _describe_scores(advice: SearchAdvice) -> list[str]:
     if (found := advice.resolution) is not None:
         enough = "enough" if advice.reevaluation_seeds >= found.seeds else "too few"
         lines.append(
-            f"one score's noise is {found.ratio:.2g} times that spread; to tell networks apart that differ by it, the "
-            f"re-evaluation needs {_count(found.seeds, 'seed')} (the spec has "
+            f"the noise of one score is {found.ratio:.2g} times the spread; to rank two networks whose difference is "
+            f"one spread, the re-evaluation needs {_count(found.seeds, 'seed')} (the spec has "
             f"{advice.reevaluation_seeds}: {enough})"
         )
         if found.ratio > 1:

@@ -33,7 +33,7 @@ COMMANDS: Final = {
     "init": LazyCommand("eatnas_cli.init", "Create the home folder and the database; existing data is kept."),
     "doctor": LazyCommand(
         "eatnas_cli.doctor",
-        "Check whether searches can run on this machine and say what to fix; exit 1 if they cannot.",
+        "Check whether searches can run on this machine and print what to fix; exit 1 if they cannot.",
     ),
     "run": LazyCommand("eatnas_cli.run", "Train one search in the foreground until it ends."),
     "transfer": LazyCommand(

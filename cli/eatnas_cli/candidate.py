@@ -66,7 +66,7 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
         require_candidate(connection, candidate)
     file = ctx.obj.logs / f"candidate-{candidate}.log"
     if not file.is_file():
-        raise NotFoundError(f"no log of candidate {candidate} at {file}: it has not been trained in this home")
+        raise NotFoundError(f"no log of candidate {candidate} at {file}; this home has not trained it")
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             typer.echo(line, nl=False)
@@ -76,15 +76,18 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
 def retry(
     ctx: typer.Context,
     candidate: Annotated[
-        int | None, typer.Argument(metavar="[CANDIDATE]", help="Id of a failed candidate, as in `query failures`.")
+        int | None, typer.Argument(metavar="[CANDIDATE]", help="Id of a failed candidate; `query failures` lists them.")
     ] = None,
-    search: Annotated[str | None, typer.Option(metavar="NAME", help="Search whose failed candidates to retry.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of a search. The command retries all its failed candidates."),
+    ] = None,
     where: Conditions = None,
 ) -> None:
-    """Train failed candidates again from scratch, outside the population; they stay failed themselves.
+    """Train failed candidates again from scratch, as new candidates of a separate search.
 
-    Give the id of one candidate, or --search. --where selects candidates by the columns of `query failures`, for
-    example `failure=hang`; the last failure of a candidate counts.
+    Give the id of one candidate, or --search. With --search, --where selects candidates by the columns of
+    `query failures`, for example `failure=hang`. Only the last failure of each candidate counts.
     """
     if (candidate is None) == (search is None) or (where and search is None):
         raise typer.BadParameter("give the id of a candidate, or --search NAME with or without --where")
@@ -122,7 +125,7 @@ def _retry_failed(settings: Settings, name: str, page: Page) -> None:
     for target, count in Counter(retry.search for retry in retries).items():
         print_sentence(f"search {target} will train {count} failed candidates of {of_search} again")
     if earlier:
-        print_sentence(f"{len(earlier)} failed candidates of {of_search} were retried before and are left as they are")
+        print_sentence(f"skipped {len(earlier)} failed candidates of {of_search} that were retried before")
     if not ids:
         print_sentence(f"nothing to retry: no failed candidate of {of_search}")
 

@@ -29,7 +29,10 @@ from eatnas_db.interpreter import python_command
 from eatnas_db.settings import Settings
 
 app = new_app(no_args_is_help=True)
-Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; training since the last ones is lost.")]
+Now = Annotated[
+    bool,
+    typer.Option("--now", help="Kill the workers at once. The work since their last checkpoints is repeated later."),
+]
 
 POLL_SECONDS: Final = 0.05
 START_SECONDS: Final = 30.0
@@ -99,7 +102,7 @@ def _detached(settings: Settings, options: DaemonOptions) -> int:
 def stop(ctx: typer.Context, now: Now = False) -> None:
     """Stop the daemon after it has checkpointed its trainings, which takes seconds.
 
-    With --now it kills its workers immediately; the next daemon continues from the last checkpoints.
+    With --now, the daemon kills its workers at once. The next daemon continues from their last checkpoints.
     """
     settings: Settings = ctx.obj
     user = find_record_user(settings.lock_file)
@@ -127,13 +130,13 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
 def _require_own_daemon(user: RecordUser, lock_file: Path) -> LockHolder:
     """Return the daemon's process. Raises `ConflictError` unless it is proven that this process holds the lock."""
     if user.process.is_identified and not user.is_daemon:
-        raise ConflictError(f"{user} uses this database and no daemon; wait until it has ended")
+        raise ConflictError(f"no daemon is running, but {user} uses this database; wait until it ends")
     if user.process.is_identified and not user.process.is_visible:
-        raise ConflictError(f"the daemon has {user.process}; stop it there")
+        raise ConflictError(f"the daemon runs elsewhere ({user.process}); stop it there")
     if not user.process.is_running and find_record_user(lock_file) == user:
         raise ConflictError(
-            f"{lock_file} names {user.process}, which is not the process that holds the lock, so nothing was stopped; "
-            f"find the process with `fuser {lock_file}`"
+            f"nothing was stopped: another process than {user.process}, which {lock_file} names, holds the lock; find "
+            f"that process with `fuser {lock_file}`"
         )
     return user.process
 
@@ -153,7 +156,7 @@ def restart(
     options: DaemonOptions,
     now: Now = False,
 ) -> None:
-    """Stop the daemon and start it with the same options, except those given here."""
+    """Stop the daemon and start it again. Options that you do not give keep their values."""
     changed = change_options(load_options(ctx.obj), options)
     stop(ctx, now)
     _start(ctx.obj, changed)
@@ -167,7 +170,7 @@ def status(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Show the daemon, the trainings in its slots and the progress of the searches; with PostgreSQL, of all hosts."""
+    """Show the daemon, its trainings and the progress of the searches. With PostgreSQL, show all hosts."""
     if watch:
         from eatnas_cli.device_view import watch_devices
 
@@ -180,7 +183,7 @@ def status(
 @app.command()
 def logs(
     ctx: typer.Context,
-    lines: Annotated[int, typer.Option(min=1, help="Number of entries, counted from the newest.")] = 50,
+    lines: Annotated[int, typer.Option(min=1, help="Number of entries to print, the newest ones.")] = 50,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new lines as they are written, until Ctrl-C.")
     ] = False,

@@ -41,7 +41,7 @@ def list_data(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """List the known data sets; those without numbers are folders of your own images."""
+    """List the known data sets. A data set without numbers is a folder of your own images."""
     rows = list_data_sets()
     if format is Format.TABLE:
         rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
@@ -71,14 +71,17 @@ def prepare_data(
     resolution: Annotated[
         int | None,
         typer.Option(
-            min=4, max=1024, help="data.resolution of your searches: also print their digest and fill the cache."
+            min=4,
+            max=1024,
+            help="Side of the images in pixels: the data.resolution of your searches. With it, the command also prints "
+            "the digest and fills the image cache.",
         ),
     ] = None,
     on_unreadable: Annotated[
-        OnUnreadable, typer.Option(help="data.on_unreadable of your searches: refuse or skip unreadable images.")
+        OnUnreadable, typer.Option(help="Reaction to an unreadable image: the data.on_unreadable of your searches.")
     ] = OnUnreadable.FAIL,
     stratify: Annotated[
-        bool, typer.Option("--stratify", help="Print the digest of the split with data.stratify.")
+        bool, typer.Option("--stratify", help="Print the digest for searches with data.stratify: true.")
     ] = False,
     options: Annotated[
         list[str] | None,
@@ -91,7 +94,7 @@ def prepare_data(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Download a data set if necessary, read all its files, and say what they hold; exit 1 if one is unreadable."""
+    """Download a data set if necessary, read all its files, and print a summary; exit 1 if a file is unreadable."""
     settings: Settings = ctx.obj
     section: dict[str, Any] = {"name": name, "root": root, "resolution": resolution}
     section |= {"on_unreadable": on_unreadable.value, "options": _parse_options(options or []), "stratify": stratify}

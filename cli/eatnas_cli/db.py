@@ -110,7 +110,7 @@ def current(
 def check(
     ctx: typer.Context,
     files: Annotated[
-        bool, typer.Option("--files", help="Read the content of checkpoint files too, not only their sizes.")
+        bool, typer.Option("--files", help="Also read the content of checkpoint files, not only their sizes.")
     ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
@@ -138,7 +138,7 @@ def check(
 @app.command()
 def backup(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it appears when it is complete.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write. It appears only when it is complete.")],
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Back up the database into one file; the daemon may keep running."""
@@ -170,7 +170,7 @@ def copy(
         str | None,
         typer.Argument(
             metavar="POSTGRES",
-            help="URL of the PostgreSQL database. Default: EATNAS_DB_URL, which hides a password from other users.",
+            help="URL of the PostgreSQL database. Default: EATNAS_DB_URL, which other users cannot read.",
         ),
     ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002

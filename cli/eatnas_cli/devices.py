@@ -22,7 +22,7 @@ from eatnas_daemon.devices.model import GIB, format_gib
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.settings import Settings
 
-Device = Annotated[str, typer.Argument(metavar="DEVICE", help="A UUID, its beginning, an index, or `cpu`.")]
+Device = Annotated[str, typer.Argument(metavar="DEVICE", help="UUID, beginning of a UUID, index, or `cpu`.")]
 
 COLUMNS: Final = ("device", "name", "uuid", "free", "memory_free", "busy", "cores", "slots")
 
@@ -38,7 +38,9 @@ def devices(
     exclude: ExcludedDevices = None,
     max_per_device: MaxPerDevice = None,
     allow: AllowedHolders = None,
-    memory: Annotated[float, typer.Option("--memory", min=0, help="Memory that a candidate needs, in GiB.")] = 0.0,
+    memory: Annotated[
+        float, typer.Option("--memory", min=0, help="Memory in GiB that must be free for a candidate. Default: 0.")
+    ] = 0.0,
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:

@@ -70,7 +70,7 @@ def doctor(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Check whether searches can run on this machine and say what to fix; exit 1 if they cannot."""
+    """Check whether searches can run on this machine and print what to fix; exit 1 if they cannot."""
     rows = list(_examine(ctx.obj, os.environ))
     columns = ["what", "ok", "found"]
     if format is not Format.TABLE or any(row.advice for row in rows):
@@ -238,9 +238,9 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
     try:
         limit = read_max_bytes(settings.home, environment)
     except EatnasError as error:
-        yield Finding("storage", False, str(error), "correct it; the daemon does not start before")
+        yield Finding("storage", False, str(error), "correct this value; until then the daemon does not start")
         return
-    taken = f"{format_size(usage.bytes)}, other files {format_size(usage.other)} among them"
+    taken = f"{format_size(usage.bytes)}, including {format_size(usage.other)} of other files"
     if limit is None:
         yield Finding("storage", True, f"{taken}; no limit")
         return
@@ -248,7 +248,7 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
     left = usage.bytes - going - limit
     found, advice = f"{taken}; the limit is {format_size(limit)}", ""
     if left > 0:
-        found += f", which cannot be met: the files that must stay exceed it by {format_size(left)}"
+        found += f"; the files that the daemon must keep exceed the limit by {format_size(left)}"
         advice = "raise the limit (EATNAS_MAX_BYTES, storage.max_bytes) or remove other files"
     elif going:
         found += f"; the daemon will remove {format_size(going)}"

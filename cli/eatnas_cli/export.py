@@ -27,13 +27,14 @@ def export(
         str,
         typer.Argument(
             metavar="CANDIDATE|SEARCH",
-            help="Id of a candidate, or name of a search: its best final model, else its best candidate.",
+            help="Id of a candidate, or name of a search. A name selects the best final model, or else the best "
+            "candidate.",
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="File to write. With several formats each adds its own suffix."
+            "--output", "-o", metavar="PATH", help="File to write. With several formats, each file gets its own suffix."
         ),
     ],
     formats: Annotated[
@@ -41,12 +42,12 @@ def export(
         typer.Option(
             "--format",
             metavar="/".join(FORMATS),
-            help="Format of the file. Repeatable. Default: the format of the suffix of PATH, or safetensors.",
+            help="Format of the file. Repeatable. Default: the format that the suffix of PATH names, or safetensors.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     to_mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="Also log the network to MLflow, as a model of its candidate's run.")
+        bool, typer.Option("--mlflow", help="Also log the network to MLflow, in the run of the candidate.")
     ] = False,
     register: Annotated[
         str | None, typer.Option(metavar="NAME", help="Also log the network to MLflow and register it under this name.")

@@ -36,12 +36,11 @@ def sync_runs(
         bool,
         typer.Option(
             "--rebuild",
-            help="Keep the store under another name and write a new one; "
-            "registered models remain only in the kept store.",
+            help="Rename the store and write a new one. Registered models remain only in the renamed store.",
         ),
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="With --rebuild: also rename a store that is not the home's own.")
+        bool, typer.Option("--yes", help="With --rebuild: rename the store even if it is outside the home.")
     ] = False,
 ) -> None:
     """Write the runs that MLflow does not have yet; safe to repeat."""

@@ -17,7 +17,7 @@ A larger number is a mistake, and SQLite's driver raises an error for very large
 """
 
 SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a search.")]
-CandidateId = Annotated[int, typer.Argument(help="Id of a candidate, as listed by `query best`.")]
+CandidateId = Annotated[int, typer.Argument(help="Id of a candidate; `query best` lists ids.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.yaml")]
@@ -29,11 +29,14 @@ PlannedSlots = Annotated[
     typer.Option(
         "--slots",
         min=1,
-        help="Number of slots the search will run on; determines the lag. Default: the slots of this machine.",
+        help="Number of slots that the search will use. Unless the spec sets evolution.lag, this number determines how "
+        "many births train at once. Default: the slots of this machine.",
     ),
 ]
 
 PlotFile = Annotated[
     Path | None, typer.Option("--picture", metavar="FILE.png", help="Write a plot to this file (.png, .svg or .pdf).")
 ]
-BlockNumber = Annotated[int | None, typer.Option("--block", min=1, max=MAX_BLOCK, help="Show only this block.")]
+BlockNumber = Annotated[
+    int | None, typer.Option("--block", min=1, max=MAX_BLOCK, help="Show only the block with this number.")
+]

@@ -31,7 +31,9 @@ COLUMNS = ("table", "rows", "sha256")
 @takes_options(layout=layout_options)
 def export_files(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it appears when it is complete.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder to create. It appears only when it is complete.")
+    ],
     files: Annotated[FileFormat, typer.Option("--files", help="Format of the files.")] = FileFormat.JSONL,
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
@@ -55,8 +57,8 @@ def import_files(
 ) -> None:
     """Import an exported folder into an empty database, or a CSV of codes and scores as a search to start from.
 
-    Of a folder, every row is compared, and a missing database is created. The first line of a CSV file names its
-    columns: code and score, optionally seed and epochs.
+    If the database does not exist, the command creates it. After importing a folder, it compares every row. The first
+    line of a CSV file names its columns: code and score, and optionally seed and epochs.
     """
     if scores.space is not None or (path.exists() and not path.is_dir()):
         _import_scores(ctx.obj, path, scores, format, layout)
@@ -81,9 +83,11 @@ def _import_scores(
     from eatnas_db.searches.score_import import import_score_file, make_origin
 
     if options.space is None:
-        raise ConflictError(f"{file} is a file of scores; add --space, which `eatnas-db space list` lists")
+        raise ConflictError(
+            f"{file} is a file of scores; add --space and the name of their space (`eatnas-db space list` lists spaces)"
+        )
     if file.is_dir():
-        raise ConflictError(f"{file} is a folder, and --space is for a file of scores; remove it, or name the file")
+        raise ConflictError(f"{file} is a folder, but --space needs a file of scores; remove --space, or name the file")
     task_name = file.stem if options.task_name is None else options.task_name
     imported = import_score_file(
         settings,
@@ -95,7 +99,7 @@ def _import_scores(
         on_progress=print_row_progress,
     )
     if imported.ignored:
-        print_note(f"{file}: these columns are not read: {_list_names(imported.ignored)}")
+        print_note(f"{file}: the import ignored these columns: {_list_names(imported.ignored)}")
     if format is not Format.TABLE:
         show_one({"search": imported.search, "candidates": imported.candidates}, format, layout=layout)
         return

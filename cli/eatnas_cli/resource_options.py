@@ -13,43 +13,61 @@ Slots = Annotated[
     typer.Option(
         "--slots",
         min=1,
-        help="Number of concurrent trainings. Default: the physical cores, or as many as fit on the GPUs.",
+        help="Number of concurrent trainings. Default: the number of physical cores, or as many as fit on the GPUs.",
     ),
 ]
 DeviceNames = Annotated[
     list[str] | None,
-    typer.Option("--devices", help="Use these alone: indices, UUIDs or `cpu`, comma-separated. Default: all GPUs."),
+    typer.Option(
+        "--devices",
+        help="Devices to use: indices, UUIDs or `cpu`, separated by commas. Default: all GPUs; if there is none, the "
+        "CPU.",
+    ),
 ]
 ExcludedDevices = Annotated[
-    list[str] | None, typer.Option("--exclude", help="Never use these; same format as --devices.")
+    list[str] | None,
+    typer.Option("--exclude", help="Devices not to use, in the format of --devices. Default: none."),
 ]
-MaxPerDevice = Annotated[int | None, typer.Option("--max-per-device", min=1, help="Maximum number of workers per GPU.")]
+MaxPerDevice = Annotated[
+    int | None,
+    typer.Option(
+        "--max-per-device", min=1, help="Maximum number of workers on one GPU. Default: as many as fit into its memory."
+    ),
+]
 AllowedHolders = Annotated[
     list[str] | None,
     typer.Option(
         "--allow",
-        help="Share GPUs with these users and programs; `unseen`: with processes that the driver does not report.",
+        help="Users and programs to share GPUs with, separated by commas. `unseen` allows processes that the driver "
+        "does not report. Default: none.",
     ),
 ]
 SharingPolicy = Annotated[
     str | None,
-    typer.Option("--policy", help="When another process starts on a GPU in use: `yield` it (default) or `stay`."),
+    typer.Option(
+        "--policy",
+        help="Reaction to another process that starts on a GPU in use: `yield` the GPU, or `stay`. Default: yield.",
+    ),
 ]
 
 WorkerLauncherName = Annotated[
     str | None,
-    typer.Option("--launcher", help="Where workers run: `local` (default), or `ray`, on the nodes of a Ray cluster."),
+    typer.Option(
+        "--launcher",
+        help="Launcher of the workers: `local` for this machine, or `ray` for a Ray cluster. Default: local.",
+    ),
 ]
 HeadAddress = Annotated[
     str | None,
-    typer.Option("--address", help="HOST:PORT of the Ray head. Default: `auto`, the cluster of this machine."),
+    typer.Option("--address", help="HOST:PORT of the Ray head. Default: `auto`, the cluster that this machine is in."),
 ]
 CpusPerWorker = Annotated[
-    float | None, typer.Option("--cpus-per-worker", help="CPUs that Ray reserves for each worker. Default: 1.")
+    float | None,
+    typer.Option("--cpus-per-worker", help="Number of CPUs that Ray reserves for each worker. Default: 1."),
 ]
 GpusPerWorker = Annotated[
     float | None,
-    typer.Option("--gpus-per-worker", help="Part of a GPU that Ray reserves for each worker, up to 1. Default: 0."),
+    typer.Option("--gpus-per-worker", help="Share of a GPU that Ray reserves for each worker, 0 to 1. Default: 0."),
 ]
 
 

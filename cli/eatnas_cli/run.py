@@ -24,8 +24,9 @@ app = new_app()
 def run(ctx: typer.Context, name: SearchName, *, options: DaemonOptions) -> None:
     """Train one search in the foreground until it ends.
 
-    Where a daemon works on the record already, only watch; take over if it goes away. Exit 0: finished. 75:
-    stopped by a signal, start me again. 3: paused, cancelled or out of device hours. 4: no candidate was scored.
+    If a daemon already works on the record, the command only watches, and takes over when the daemon ends. Exit status
+    0: the search is finished. 75: a signal stopped the command; start it again. 3: the search is paused, cancelled or
+    out of device hours. 4: no candidate has a score.
     """
     raise typer.Exit(run_search(ctx.obj, name, options))
 

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from eatnas_cli.task_values import DEFAULT_TASK, MAX_VALUES
+from eatnas_cli.task_values import DEFAULT_TASK, Channels, Classes, Resolution
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import VALIDATION_ACCURACY, Direction
-
-IMAGES = "Of the images, for the counted cost of the networks."
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +25,26 @@ class ScoreOptions:
 
 
 def score_options(
-    space: Annotated[str | None, typer.Option("--space", help="Search space of the codes in a file of scores.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the search. Default: that of the file.")] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Name of the search space of the codes; required for a CSV file.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the new search. Default: the name of the file.")
+    ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="Data set of the scores, in your words. Default: name of the file.")
+        str | None,
+        typer.Option("--task", help="Name of your choice for the data set. Default: the name of the file."),
     ] = None,
     metric: Annotated[str, typer.Option("--metric", help="Metric of the scores.")] = VALIDATION_ACCURACY,
     direction: Annotated[
-        Direction | None, typer.Option("--direction", help="Whether a larger or a smaller score is better.")
+        Direction | None,
+        typer.Option(
+            "--direction", help="Direction in which scores improve. Default: the usual direction of the metric."
+        ),
     ] = None,
-    resolution: Annotated[int, typer.Option(min=1, max=MAX_VALUES["resolution"], help=IMAGES)] = DEFAULT_TASK[
-        "resolution"
-    ],
-    channels: Annotated[int, typer.Option(min=1, max=MAX_VALUES["channels"], help=IMAGES)] = DEFAULT_TASK["channels"],
-    classes: Annotated[int, typer.Option(min=1, max=MAX_VALUES["classes"], help=IMAGES)] = DEFAULT_TASK["classes"],
+    resolution: Resolution = DEFAULT_TASK["resolution"],
+    channels: Channels = DEFAULT_TASK["channels"],
+    classes: Classes = DEFAULT_TASK["classes"],
 ) -> ScoreOptions:
     """Collect the options."""
     return ScoreOptions(space, name, task, metric, direction, Task(resolution, channels, classes))

@@ -24,18 +24,20 @@ NEEDED: Final = ("starlette", "uvicorn", "plotly")
 def serve(
     ctx: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")
+    ] = DEFAULT_PORT,
     token: Annotated[
         str | None,
         typer.Option(
             envvar="EATNAS_TOKEN",
-            help="Token that readers need. Default: EATNAS_TOKEN; otherwise none on a loopback address, and a random "
-            "one elsewhere.",
+            help="Token that readers must send. Default: EATNAS_TOKEN. If it is not set, a loopback address needs no "
+            "token, and other addresses get a random one.",
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Another name of this host in addresses. Repeatable."),
+        typer.Option("--allow-host", metavar="NAME", help="Another host name that requests may use. Repeatable."),
     ] = None,
 ) -> None:
     """Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends it."""

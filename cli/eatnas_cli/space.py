@@ -15,7 +15,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, print_json_lines, show
-from eatnas_cli.task_values import DEFAULT_TASK, MAX_VALUES
+from eatnas_cli.task_values import DEFAULT_TASK, MAX_VALUES, Channels, Classes, Resolution
 from eatnas_db.domain.architecture import WIDTHS, Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.operators import BUILT_IN_OPERATORS
@@ -73,9 +73,9 @@ def sample(
     space: SpaceName = DEFAULT_SPACE,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of different architectures.")] = 1,
-    resolution: Annotated[int, typer.Option(min=1, max=MAX_VALUES["resolution"])] = DEFAULT_TASK["resolution"],
-    channels: Annotated[int, typer.Option(min=1, max=MAX_VALUES["channels"])] = DEFAULT_TASK["channels"],
-    classes: Annotated[int, typer.Option(min=1, max=MAX_VALUES["classes"])] = DEFAULT_TASK["classes"],
+    resolution: Resolution = DEFAULT_TASK["resolution"],
+    channels: Channels = DEFAULT_TASK["channels"],
+    classes: Classes = DEFAULT_TASK["classes"],
     format: LinesOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
@@ -104,8 +104,8 @@ def compute_costs(
 ) -> None:
     """Compute the parameters and mult-adds of architectures without building networks.
 
-    Each line is an object with `code` (a list or the readable text) and `classes`; `resolution` (32) and
-    `channels` (3) are optional. Other fields are copied to the output.
+    Each line is an object with `code` (a list or the readable text) and `classes`. `resolution` (default 32) and
+    `channels` (default 3) are optional. The output contains all other fields unchanged.
     """
     searched = find_space(space)
     rows = [_compute_row(number, line, searched) for number, line in enumerate(_lines(file), 1) if line.strip()]

@@ -42,7 +42,8 @@ def transfer(
     changes: SpecChanges = None,
     force: Annotated[bool, typer.Option("--force", help="Accept a SOURCE that is not finished.")] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Create nothing: print the start, and what the record says about sources.")
+        bool,
+        typer.Option("--plan", help="Create nothing. Print the first candidates and the possible sources."),
     ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002
     slots: PlannedSlots = None,

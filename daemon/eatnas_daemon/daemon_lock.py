@@ -73,8 +73,8 @@ def hold_record(settings: Settings, program: str = DAEMON) -> Iterator[None]:
         descriptor = None if settings.database_file is None else _open_for_lock(settings.database_file)
         if descriptor is not None and not try_lock(descriptor):
             raise LinkedRecordError(
-                f"{settings.database_file} is in use by a daemon that reaches it under another name (a link or a "
-                "mount); stop that daemon first"
+                f"another daemon uses {settings.database_file} through another path (a link or a mount); stop that "
+                "daemon first"
             )
         try:
             yield
@@ -139,4 +139,4 @@ def _acquire(file: TextIO, lock_file: Path) -> None:
             raise ConflictError(f"{user} works on this record already; `fuser {lock_file}` finds the process")
         # Another process may hold the lock for a short time, to read the pid.
         time.sleep(RETRY_SECONDS)
-    raise ConflictError(f"{lock_file} is locked again and again; try again")
+    raise ConflictError(f"other processes repeatedly locked {lock_file}; try again")

@@ -117,8 +117,8 @@ def parse_overrides(assignments: Sequence[str], form: str = "section.key=value")
             raise InvalidSpecError(f"--set {assignment}: it replaces the value of --set {replaced}; remove one of them")
         if value.endswith(":"):
             raise InvalidSpecError(
-                f"--set {assignment}: YAML reads a text that ends with a colon as a mapping; add what follows the "
-                "colon, or quote the value"
+                f"--set {assignment}: YAML reads a text that ends with a colon as a mapping; add the value after the "
+                "colon, or quote the text"
             )
         try:
             overrides[key] = parse_yaml(value)

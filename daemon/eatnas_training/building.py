@@ -55,7 +55,7 @@ def build_with_plugins(
         expected, _ = space.measure(architecture, task)
         if recorded is not None and expected != recorded:
             raise OperatorError(
-                f"{culprit}: the cost function counts {_describe_cost(expected)} in the worker and has counted "
+                f"{culprit}: the cost function counts {_describe_cost(expected)} in the worker, but counted "
                 f"{_describe_cost(recorded)} in the daemon; its result must depend on the arguments alone"
             )
         _require_cost(probe, expected, task, culprit)
@@ -89,7 +89,9 @@ def _build_seeded(architecture: Architecture, space: SpaceDefinition, task: Task
 
 def _require_equal(model: nn.Module, other: nn.Module, culprit: str) -> None:
     if {id(part) for part in model.modules()} & {id(part) for part in other.modules()}:
-        raise OperatorError(f"{culprit} returns one module twice, so a network would continue the weights of another")
+        raise OperatorError(
+            f"{culprit} returns the same module twice, so networks would share weights; return a new one"
+        )
     first, second = model.state_dict(), other.state_dict()
     if first.keys() != second.keys() or not all(torch.equal(first[name], second[name]) for name in first):
         raise OperatorError(
@@ -110,8 +112,8 @@ def _require_cost(model: nn.Module, expected: Cost, task: Task, culprit: str) ->
     ):
         if counted != real:
             raise OperatorError(
-                f"{culprit}: the cost function counts {counted:,} {unit} for the network, which has {real:,}; "
-                "correct it with eatnas_db.testing.check_operator"
+                f"{culprit}: the cost function counts {counted:,} {unit}, but the network has {real:,}; correct the "
+                "function (eatnas_db.testing.check_operator tests it)"
             )
 
 

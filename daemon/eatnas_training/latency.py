@@ -103,8 +103,8 @@ def _measured_device(wanted: str, device: str) -> str:
     if wanted == "cpu" or torch.device(device).type == wanted:
         return "cpu" if wanted == "cpu" else device
     raise RuntimeError(
-        f"latency_ms is to be measured on {wanted}, but this worker trains on {device}; run the search on machines "
-        f"with such a device, or set device: cpu for latency_ms in a new search"
+        f"the spec measures latency_ms on {wanted}, but this worker trains on {device}; run the search on machines "
+        f"with {wanted}, or create a search that measures latency_ms with device: cpu"
     )
 
 

@@ -166,7 +166,7 @@ class RankGroup:
                 return _ended(rank.number, status or 0, when)
         running = [str(rank.number) for rank in self._ranks if rank.process.poll() is None]
         names = f"rank {running[0]}" if len(running) == 1 else f"ranks {', '.join(running) or 'of this training'}"
-        return RankError(FailureKind.HANG, f"no sign of life from {names} for {self._seconds:g} s {when}")
+        return RankError(FailureKind.HANG, f"no message from {names} for {self._seconds:g} s {when}")
 
 
 def _start(number: int) -> _Rank:
@@ -187,6 +187,6 @@ def _is_suspended(pid: int) -> bool:
 
 def _ended(number: int, status: int, when: str) -> RankError:
     if status >= 0:
-        return RankError(FailureKind.LOST, f"rank {number} left with status {status} {when}")
+        return RankError(FailureKind.LOST, f"rank {number} exited with status {status} {when}")
     kind = FailureKind.LOST if -status in (signal.SIGKILL, signal.SIGTERM) else FailureKind.SIGNAL
-    return RankError(kind, f"rank {number} was ended by {signal.Signals(-status).name} {when}")
+    return RankError(kind, f"rank {number} was killed by {signal.Signals(-status).name} {when}")

@@ -101,7 +101,7 @@ _MESSAGES_BY_STATE: Final = {
     "53100": "the disk of {place} is full; free some space, then try again: no data is lost",
     "25006": "{place} is read-only ({cause}); if it is a standby, connect to the primary server",
     "42501": "{place} denies access to this user ({cause}); grant the privileges, or connect as another user",
-    "57014": "{place} cancelled a statement ({cause}); it is repeated, or raise the role's statement_timeout",
+    "57014": "{place} cancelled a statement ({cause}); if this happens again, raise the role's statement_timeout",
     "55P03": "{place} is locked by another program's open transaction; end that program, or try again",
     "28": _REJECTED,
     "42P01": _INCOMPLETE,

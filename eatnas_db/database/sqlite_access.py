@@ -116,7 +116,7 @@ def _parameters(file: Path) -> str:
         return "mode=ro"  # The programs that write share their memory with this one.
     if _size(log):
         raise RecordError(
-            f"{file} was not closed properly, and you may not write to its folder, which recovers it; ask its owner to "
+            f"{file} was not closed properly, and its recovery needs write permission on its folder; ask its owner to "
             f"run `eatnas-db search list`, or copy it and {log.name} to a folder of your own"
         )
     # No program has the file open for writing, since its log would exist.

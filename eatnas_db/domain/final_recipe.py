@@ -58,8 +58,8 @@ def final_recipe(training: Mapping[str, Any], final: Mapping[str, Any]) -> dict[
         raise InvalidSpecError("final: end_resolution and end_epochs need each other; set both or neither")
     if recipe["batch_size"] < 2 * recipe.get("devices", 1):
         raise InvalidSpecError(
-            f"final.devices: {recipe['devices']} devices need a batch_size of at least {2 * recipe['devices']}, and it "
-            f"is {recipe['batch_size']}"
+            f"final.devices: {recipe['devices']} devices need a batch_size of at least {2 * recipe['devices']} "
+            f"(given: {recipe['batch_size']})"
         )
     if recipe.get("end_epochs", 0) > recipe["epochs"]:
         raise InvalidSpecError(

@@ -221,8 +221,8 @@ def require_round_trip(macro: SpaceDefinition, architecture: Architecture) -> No
     ):
         if read != architecture:
             raise PluginError(
-                f"space {macro.name} reads the {name} {notation} of an architecture as {read}, which is another "
-                "network; correct its package with eatnas_db.testing.check_space"
+                f"space {macro.name} reads the {name} {notation} of an architecture as another architecture, {read}; "
+                "correct its package (eatnas_db.testing.check_space tests it)"
             )
 
 

@@ -35,13 +35,13 @@ class FidelitySpec(SpecSection):
         whole = spec.training.epochs
         if self.rungs[-1] > whole or self.rungs[0] >= whole:
             raise ValueError(
-                f"evolution.fidelity.rungs {list(self.rungs)} must begin below training.epochs ({whole}), which is "
-                "the last rung, and not go beyond it"
+                f"evolution.fidelity.rungs {list(self.rungs)}: the first rung must be less than training.epochs "
+                f"({whole}), and no rung may be more; lower the rungs, or raise training.epochs"
             )
         if spec.training.program is not None:
             raise ValueError(
-                "evolution.fidelity needs the built-in training, which can stop at a rung and resume; remove it or "
-                "training.program"
+                "evolution.fidelity needs the built-in training, which can stop at a rung and resume; remove "
+                "evolution.fidelity or training.program"
             )
         if spec.objective.metrics is not None:
             raise ValueError(

@@ -21,8 +21,8 @@ class TransferSpec(SpecSection):
     basic: str | None = Field(None, description="an architecture in readable notation that `search create` starts from")
     start: Literal["perturbations", "survivors", "model"] = Field(
         "perturbations",
-        description="of the basic architecture; survivors: the source's last population, unchanged; model: the best "
-        "few of the sources, and a model of their scores",
+        description="perturbations of the basic architecture; survivors: the last population of the source, unchanged; "
+        "model: the best few candidates of the sources, and a model of their scores",
     )
     sources: tuple[str, ...] = Field(
         (), max_length=MAX_SOURCES - 1, description="further finished searches for start: model"
@@ -75,5 +75,5 @@ class TransferSpec(SpecSection):
     @model_validator(mode="after")
     def _sources_belong_to_a_model(self) -> TransferSpec:
         if self.sources and self.start != "model":
-            raise ValueError("sources is for start: model; set it, or remove sources")
+            raise ValueError("sources needs start: model; set start: model, or remove sources")
         return self

@@ -76,7 +76,7 @@ def check_genotypes(engine: Engine) -> list[Violation]:
             except (EatnasError, ValueError):
                 wrong_genotype.append(row.candidate_id)
     return summarize(
-        "the stored genotype and digest are those of the candidate's code",
+        "the stored genotype and digest follow from the candidate's code",
         "candidates",
         wrong_genotype,
     ) + summarize("the stored mutations are the differences between parent and child", "candidates", wrong_mutations)

@@ -177,7 +177,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="the bred candidates, and no others, have a parent, which was born earlier",
+        description="only bred candidates have a parent, all of them have one, and each parent was born earlier",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c LEFT JOIN eatnas_candidate AS p ON p.id = c.parent_id

@@ -30,7 +30,7 @@ _MESSAGES: Final = {
     "restored": "the record was restored from a backup",
     "transferred": "the search was transferred from candidate {candidate} of {source}, {chosen}",
     "survivors_taken": "{taken} members of {source} were taken over unchanged; {over_limits} exceeded the limits and "
-    "{same_network} built the same network as another; perturbations of the best fill the population",
+    "{same_network} built the same network as another; perturbations of the best one fill the population",
     "sources_modelled": "the model uses {scores} scores of {sources}; the search starts with {taken} of their best "
     "candidates",
     "retried": "the failed candidate will be trained again as candidate {retry}, outside the population",

@@ -195,7 +195,7 @@ def _weights_missing(connection: Connection, candidate_id: int, parent_id: int |
         name = connection.execute(select(search.c.name).where(search.c.id == record.source_id)).scalar_one()
         trained, again = parent_id, " --again" if record.kind == SearchKind.FINAL else ""
     return (
-        f"the weights of candidate {candidate_id} were deleted: a search keeps those of its population and its best, "
-        f"and a limit on disk space may delete more; `eatnas-db search final {name} --candidate {trained}{again}` "
-        "trains a final model, whose weights are kept"
+        f"the weights of candidate {candidate_id} were deleted: a search keeps only the weights of its population and "
+        f"of its best candidates, and a limit on disk space may delete more; "
+        f"`eatnas-db search final {name} --candidate {trained}{again}` trains a final model and keeps its weights"
     )

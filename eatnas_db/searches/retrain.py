@@ -120,7 +120,7 @@ def _final_training(record: SearchRecord, keys: Mapping[str, Any]) -> dict[str, 
     training = final_recipe(record.spec["training"], keys)
     if "auto_augment" in training and record.task["channels"] not in AUGMENTED_CHANNELS:
         raise InvalidSpecError(
-            f"final.auto_augment: {training['auto_augment']} needs images of 1 or 3 channels, and those of "
+            f"final.auto_augment: {training['auto_augment']} needs images of 1 or 3 channels, but the images of "
             f"{record.name!r} have {record.task['channels']}; use none"
         )
     return training

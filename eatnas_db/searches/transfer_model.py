@@ -107,13 +107,13 @@ def insert_sources(
 def _require_same_objective(source: SearchRecord, spec: SearchSpec) -> None:
     if source.objectives:
         raise ConflictError(
-            f"search {source.name!r} has several objectives, and a model predicts one; choose a source with one "
+            f"search {source.name!r} has several objectives, but a model predicts one; choose a source with one "
             "objective, or use transfer.start: survivors"
         )
     theirs, ours = source.objective, Objective.from_spec(spec.model_dump(mode="json"))
     if (theirs.metric, theirs.direction) != (ours.metric, ours.direction):
         raise ConflictError(
-            f"search {source.name!r} has the objective {theirs.direction} {theirs.metric}, and this spec "
+            f"search {source.name!r} has the objective {theirs.direction} {theirs.metric}, but this spec has "
             f"{ours.direction} {ours.metric}; choose a source with the same objective"
         )
 
@@ -138,7 +138,7 @@ def describe_difference(before: Mapping[str, Sequence[Any]], after: Mapping[str,
     for primitive in dict.fromkeys([*before, *after]):
         theirs, ours = (list(blocks.get(primitive, ())) for blocks in (before, after))
         if theirs != ours:
-            return f"{primitive} is one of {_describe_values(theirs)} there and of {_describe_values(ours)} here"
+            return f"{primitive} is one of {_describe_values(theirs)} there, but one of {_describe_values(ours)} here"
     return None
 
 
@@ -154,6 +154,6 @@ def _require_scores(connection: Connection, source: SearchRecord) -> None:
     found = len(connection.execute(scored.limit(MIN_SOURCE_SCORES)).all())
     if found < MIN_SOURCE_SCORES:
         raise ConflictError(
-            f"search {source.name!r} has {found} scored candidates, and a model needs at least {MIN_SOURCE_SCORES}; "
-            "run it further, or choose another source"
+            f"search {source.name!r} has {found} scored candidates, but a model needs at least {MIN_SOURCE_SCORES}; "
+            "train more of its candidates, or choose another source"
         )

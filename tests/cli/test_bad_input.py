@@ -114,7 +114,7 @@ def test_names_from_files_reach_the_terminal_as_escapes(record, eatnas_within, t
     with pytest.raises(SystemExit):
         main(["--home", str(tmp_path / "home"), "db", "import", "s.csv", "--space", "eatnas-tiny"])
     note = capsys.readouterr().err
-    assert note.startswith(r"note: s.csv: these columns are not read: \x1b[31mred, nnn")
+    assert note.startswith(r"note: s.csv: the import ignored these columns: \x1b[31mred, nnn")
     assert len(note) < 120
     options = ("--space", "eatnas-tiny", "--task", "t", "--name", "t")
     missing = one_line(eatnas_within("db", "import", "\x1b[2J\n.csv", *options, expect=1))

@@ -115,11 +115,11 @@ def holder_of(pid, **changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"namespace": "pid:[1]", "host": "box"}, "on box, another machine or container; stop it there"),
-        ({"boot": "another", "host": "box"}, "on box, another machine or container; stop it there"),
-        ({"started": "1"}, "which is not the process that holds the lock"),
-        ({"program": "a `db` command"}, "uses this database and no daemon"),
-        (None, "which is not the process that holds the lock"),
+        ({"namespace": "pid:[1]", "host": "box"}, "on box, another machine or container); stop it there"),
+        ({"boot": "another", "host": "box"}, "on box, another machine or container); stop it there"),
+        ({"started": "1"}, "names, holds the lock; find that process with `fuser"),
+        ({"program": "a `db` command"}, "no daemon is running, but a `db` command"),
+        (None, "names, holds the lock; find that process with `fuser"),
     ],
 )
 def test_stop_signals_no_process_but_the_daemon(record, eatnas_within, settings, stranger, changes, words):
@@ -237,7 +237,7 @@ def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_star
     assert process.returncode == 1
     # The files of the home are deleted one after another, and the daemon names the one that it misses first.
     missed = rf"eatnas-db: the (home|lock file|database) {re.escape(str(home))}\S* was deleted or moved "
-    missed += "while it was in use; start again to work on what is there now\n"
+    missed += "while it was in use; start the program again to use the present one\n"
     assert re.fullmatch(missed, errors), errors
     until(lambda: not any(member.is_running() for member in family))
     # MLflow creates a store with its folder if it was starting when the home was deleted.
@@ -273,7 +273,7 @@ def test_immediate_stop_does_not_wait_for_checkpoints(daemon, eatnas, in_trainin
 def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, eatnas_within, in_training, until):
     (work,) = in_training()
     os.kill(work["worker_pid"], signal.SIGKILL)
-    until(lambda: "the worker was ended by SIGKILL" in eatnas_within("daemon", "logs"))
+    until(lambda: "the worker was killed by SIGKILL" in eatnas_within("daemon", "logs"))
     (again,) = in_training()
     assert again["worker_pid"] != work["worker_pid"]
     # With the slots that it was started with.

@@ -107,7 +107,10 @@ def test_valid_record_is_an_empty_list_in_json(record, eatnas):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("bound", "output"),
-    [("100kB", "the limit is 100.0 kB, which cannot be met"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
+    [
+        ("100kB", "the limit is 100.0 kB; the files that the daemon must keep exceed the limit by"),
+        ("lots", "EATNAS_MAX_BYTES is 'lots'"),
+    ],
 )
 def test_doctor_reports_an_impossible_or_invalid_limit(record, answer, bound, output):
     rows = json.loads(answer("doctor", "--format", "json", EATNAS_MAX_BYTES=bound))

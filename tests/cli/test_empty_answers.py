@@ -114,5 +114,5 @@ def test_estimate_counts_the_trainings_of_the_reevaluation():
 
 def test_final_models_on_several_devices_note_a_shortage():
     assert describe_shortage(2, gpus=0, cores=2) is None
-    assert "needs 4 cores, and this machine has 2" in describe_shortage(4, gpus=0, cores=2)
-    assert "start it with --devices cpu" in describe_shortage(2, gpus=1, cores=8)
+    assert "needs 4 cores, but this machine has 2" in describe_shortage(4, gpus=0, cores=2)
+    assert "start the daemon with --devices cpu" in describe_shortage(2, gpus=1, cores=8)

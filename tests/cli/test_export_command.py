@@ -73,7 +73,7 @@ def image(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expect", "words"),
     [
-        (["export", "small", "-o", "m"], 1, "were deleted: a search keeps those of its population and its best"),
+        (["export", "small", "-o", "m"], 1, "were deleted: a search keeps only the weights of its population"),
         (["export", "small", "-o", "m", "--format", "keras"], 2, "unknown format 'keras'"),
         (["export", "small", "-o", "m", "--format", "pt3"], 2, "did you mean pt2?"),
         (["export", "smal", "-o", "m"], 1, "no search named 'smal'"),

@@ -74,7 +74,7 @@ def test_every_gpu_has_an_explanation(run_with_gpus, other_pid):
     assert f"in use by sleep (pid {other_pid}, " in lines[3]
     assert "55% busy" in lines[4]
     assert lines[5].startswith("free: 79.1 GiB")
-    assert "trains next to GPUs only if" in lines[6]
+    assert "this machine has GPUs, and --devices does not name" in lines[6]
 
 
 def test_memory_decides_under_a_driver_without_process_list(run_with_gpus, other_pid):

@@ -41,7 +41,7 @@ def test_failed_candidates_of_a_search_are_retried_at_once(flaky, eatnas_within)
     rest = eatnas_within("candidate", "retry", "--search", "flaky")
     assert rest == (
         "search flaky.retry will train 1 failed candidates of search flaky again\n"
-        "2 failed candidates of search flaky were retried before and are left as they are\n"
+        "skipped 2 failed candidates of search flaky that were retried before\n"
     )
     nothing = eatnas_within("candidate", "retry", "--search", "flaky", "--where", "failure=lost")
     assert nothing == "nothing to retry: no failed candidate of search flaky with --where failure=lost\n"

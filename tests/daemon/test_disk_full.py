@@ -135,7 +135,7 @@ def test_training_waits_while_checkpoint_disk_is_full(tmp_path, home, supervise,
     assert (
         seen
         == set(watch.reported)
-        == {f"the disk of {settings.artifacts} is full; training goes on when there is room"}
+        == {f"the disk of {settings.artifacts} is full; training continues when it has free space"}
     )
     assert_nothing_is_damaged(settings)
 
@@ -200,7 +200,7 @@ def test_worker_over_file_size_limit_waits(tmp_path, home, supervise, expected):
     )
     assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == expected
     assert watch.freed
-    assert watch.reported == [f"the disk of {settings.artifacts} is full; training goes on when there is room"]
+    assert watch.reported == [f"the disk of {settings.artifacts} is full; training continues when it has free space"]
     assert_nothing_is_damaged(settings)
 
 

@@ -161,7 +161,7 @@ def test_candidates_of_a_dead_host_continue_elsewhere(url, hosts, expected):
     assert alive.wait(WAIT_SECONDS) == 0
     assert fingerprint(engine) == expected
     assert_nothing_lost_or_doubled(engine)
-    silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host dead gives no sign of life")
+    silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host dead sends no heartbeats")
     assert fetch_scalar(engine, silent)
     of_dead = select(worker.c.ending).select_from(worker).join(device).join(host).where(host.c.name == "dead")
     with read_transaction(engine) as connection:
@@ -177,7 +177,7 @@ def test_frozen_host_loses_its_leases_and_continues(url, hosts, expected):
     frozen, alive = hosts(url, "frozen", 0.3), hosts(url, "alive", 0.3)
     eventually(lambda: count_leases(engine, "frozen"))
     frozen.send_signal(signal.SIGSTOP)
-    silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host frozen gives no sign of life")
+    silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host frozen sends no heartbeats")
     eventually(lambda: fetch_scalar(engine, silent) and not count_leases(engine, "frozen"))
     frozen.send_signal(signal.SIGCONT)
     for process in (frozen, alive):

@@ -52,7 +52,7 @@ def holder():
 
 
 def reached_by(settings, file):
-    """The settings of another home with the same database under another name."""
+    """The settings of another home with the same database through another path."""
     return load_settings({}, str(settings.home.parent / "other"), sqlite_url(file))
 
 
@@ -87,7 +87,7 @@ def test_lock_follows_the_file_under_another_name(tmp_path, home, holder):
     moved = tmp_path / "moved.db"
     process = holder(settings)
     settings.database_file.rename(moved)
-    with pytest.raises(LinkedRecordError, match="under another name"), hold_record(reached_by(settings, moved)):
+    with pytest.raises(LinkedRecordError, match="through another path"), hold_record(reached_by(settings, moved)):
         pass
     process.kill()
     process.wait()

@@ -533,7 +533,7 @@ def test_gpu_is_excluded_longer_after_each_series_of_failures(gpus):
     assert not waits()
     scheduler.record_failure(GPUS[0], 2)
     assert waits()
-    assert "one training after another ends its worker there" in scheduler.statuses[0].availability.reason
+    assert "several candidates in a row ended their workers on it" in scheduler.statuses[0].availability.reason
     for longest in (MIN_BACKOFF_SECONDS, 2 * MIN_BACKOFF_SECONDS, 4 * MIN_BACKOFF_SECONDS):
         now[0] += longest / 2 - 1
         assert waits()

@@ -82,7 +82,7 @@ def test_each_search_gets_workers_of_its_arithmetic(tmp_path, home, slots, first
         assert row.settings == (PORTABLE_SETTINGS if portable else {})
         assert row.recipe.get("arithmetic") == ("portable" if portable else None)
     endings = [row.ending for row in fetch_rows(settings, select(worker.c.ending))]
-    replaced = f"replaced by a fresh worker: candidates wait for {second} arithmetic"
+    replaced = f"replaced by a fresh worker: other candidates need {second} arithmetic"
     assert replaced in endings
     if slots == 1:
         assert (endings.count(replaced), len(endings)) == (1, 2)

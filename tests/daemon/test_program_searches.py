@@ -136,5 +136,5 @@ def test_worker_is_replaced_after_a_program_leaves_a_thread(tmp_path, site):
     with read_transaction(open_record(settings.database_url)) as connection:
         assert set(connection.execute(select(attempt.c.outcome)).scalars()) == {"scored"}
         reasons = connection.execute(select(worker.c.ending).order_by(worker.c.id)).scalars().all()
-    assert reasons[0] == "replaced by a fresh worker: a training of the user's own has left 1 thread (own)"
-    assert "the program has left 1 thread (own)" in (settings.logs / "candidate-1.log").read_text()
+    assert reasons[0] == "replaced by a fresh worker: a training program left behind 1 thread (own)"
+    assert "the program left behind 1 thread (own)" in (settings.logs / "candidate-1.log").read_text()

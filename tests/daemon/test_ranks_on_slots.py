@@ -158,7 +158,7 @@ def test_two_ranks_have_the_same_scores_after_any_kill(tmp_path, calm, victim):
     assert fingerprint == expected
     assert len(attempts) == 2
     if victim == "rank":
-        assert attempts[0].message.startswith("rank 1 was ended by SIGKILL")
+        assert attempts[0].message.startswith("rank 1 was killed by SIGKILL")
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_daemon_with_gpus_sets_the_search_aside(tmp_path, home, supervise, gpu_s
             supervisor.stop()
 
     supervise(settings, 0, only=name, gpu_scheduler=gpu_scheduler, on_tick=stop_with_a_hold, **options)
-    assert holds[0].reason.startswith("final.devices: 2 trains on processors only, and this daemon uses GPUs;")
+    assert holds[0].reason.startswith("final.devices: 2 trains on CPUs only, but this daemon uses GPUs;")
     with read_transaction(engine) as connection:
         assert get_search(connection, name).born == 1
         of_final = select(attempt.c.number).join(candidate).where(candidate.c.origin == "final")

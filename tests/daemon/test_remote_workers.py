@@ -253,7 +253,7 @@ def test_a_node_has_room_for_whole_workers(cpus, gpus, node, workers):
         (ConnectionRefusedError(111, "Connection refused"), "the Ray head at h:1 does not answer"),
         (OSError(-2, "Name or service not known"), "the Ray head h:1 cannot be reached"),
         (RuntimeError("Version mismatch: The cluster was started with:\n Ray: 2.9"), "has other versions"),
-        (RuntimeError("Can't find the local raylet"), "this machine is no node of the Ray cluster"),
+        (RuntimeError("Can't find the local raylet"), "this machine is not a node of the Ray cluster"),
     ],
 )
 def test_errors_of_the_connection_are_explained_in_one_line(error, words):
@@ -268,5 +268,5 @@ def test_a_daemon_without_ray_names_the_command_that_installs_it(tmp_path):
     variables = {**os.environ, "PYTHONPATH": str(tmp_path), "EATNAS_LAUNCHER": "ray", "EATNAS_MLFLOW": "off"}
     command = [sys.executable, "-m", "eatnas_daemon.main", "--home", str(settings.home)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-    expected = "eatnas-db: this needs ray, which is not installed; run `pip install 'eatnas-db[ray]'`\n"
+    expected = "eatnas-db: this command needs ray, which is not installed; run `pip install 'eatnas-db[ray]'`\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)

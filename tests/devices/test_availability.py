@@ -79,7 +79,7 @@ def test_missing_memory_is_reported_with_both_sizes(probe_gpus):
     (device,) = probe_gpus(FakeGpu(UUID, total=8 * GIB, used=GIB // 2))
     availability = check_availability(device, ANY, (), 12 * GIB)
     assert availability.cause is Cause.LOW_MEMORY
-    assert availability.reason == "12.0 GiB of memory are needed, 7.5 GiB are free"
+    assert availability.reason == "a candidate needs 12.0 GiB of memory, 7.5 GiB are free"
 
 
 def test_cpu_without_enough_memory_is_unavailable():

@@ -63,8 +63,8 @@ def test_stored_spec_without_rungs_has_no_new_key():
     [
         ({"rungs": [10, 3]}, "evolution.fidelity.rungs: expected epochs in ascending order"),
         ({"rungs": [0, 3]}, "evolution.fidelity.rungs: expected epochs in ascending order"),
-        ({"rungs": [3, 31]}, "evolution.fidelity.rungs [3, 31] must begin below training.epochs (30)"),
-        ({"rungs": [30]}, "evolution.fidelity.rungs [30] must begin below training.epochs (30)"),
+        ({"rungs": [3, 31]}, "evolution.fidelity.rungs [3, 31]: the first rung must be less than training.epochs (30)"),
+        ({"rungs": [30]}, "evolution.fidelity.rungs [30]: the first rung must be less than training.epochs (30)"),
         ({"rungs": [True]}, "a boolean (true, false) is not allowed here"),
         ({"rungs": [3], "keep": 0}, "evolution.fidelity.keep"),
         ({"rungs": [3], "schedule": "cosine"}, "evolution.fidelity.schedule"),

@@ -285,7 +285,7 @@ def test_export_and_import_keep_the_sources(engine, finished, run, tmp_path):
         ({"evolution.births": "mutation"}, "transfer.start: model needs a search whose births a model decides"),
         ({"transfer.sources": ["a", "b", "a"]}, "transfer.sources: 'a' is named twice"),
         ({"transfer.sources": list("abcdefgh")}, "transfer.sources: "),
-        ({"transfer.start": "survivors", "transfer.sources": ["a"]}, "sources is for start: model"),
+        ({"transfer.start": "survivors", "transfer.sources": ["a"]}, "sources needs start: model"),
         ({"transfer.stretch_to": 1000}, "start: model keeps architectures unchanged"),
         ({"transfer.basic": "sep_k3_d1_w1.0"}, "start: model needs a source search"),
     ],
@@ -311,11 +311,16 @@ def test_sources_that_do_not_fit_are_refused(engine, finished, search_factory, r
     for source, changes, error, message in (
         ("small", {"transfer.sources": ["small"]}, ConflictError, "is the source of this transfer already"),
         ("small", {"transfer.sources": ["nothing"]}, NotFoundError, "no search named 'nothing'"),
-        ("small", {"transfer.sources": ["open"]}, ConflictError, "has 3 scored candidates, and a model needs at"),
+        ("small", {"transfer.sources": ["open"]}, ConflictError, "has 3 scored candidates, but a model needs at"),
         ("open", {}, ConflictError, "search 'open' is not finished"),
-        ("small", {"transfer.sources": ["loss"]}, ConflictError, "has the objective minimize val_loss, and this spec"),
+        (
+            "small",
+            {"transfer.sources": ["loss"]},
+            ConflictError,
+            "has the objective minimize val_loss, but this spec has",
+        ),
         ("small", {"transfer.sources": ["cells"]}, ConflictError, "'cells' has 6 blocks, but space eatnas-small has 7"),
-        ("small", {"transfer.sources": ["two"]}, ConflictError, "'two' has several objectives, and a model predicts"),
+        ("small", {"transfer.sources": ["two"]}, ConflictError, "'two' has several objectives, but a model predicts"),
         ("small.reevaluation", {}, ConflictError, "measures candidates of another search"),
     ):
         with pytest.raises(error, match=message) as raised:
@@ -333,4 +338,4 @@ def test_search_without_a_source_is_refused(engine, search_factory):
 def test_difference_of_primitives_names_both_values():
     before, after = {"op": ("sep", "mb3"), "kernel": (3, 5)}, {"op": ("sep", "mb3"), "kernel": (3, 7)}
     assert describe_difference(before, before) is None
-    assert describe_difference(before, after) == "kernel is one of [3, 5] there and of [3, 7] here"
+    assert describe_difference(before, after) == "kernel is one of [3, 5] there, but one of [3, 7] here"

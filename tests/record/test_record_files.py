@@ -126,7 +126,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (edit_manifest(last_ids={"eatnas_candidate": 10**30}), "an id in last_ids"),
     (edit_lines(lambda lines: ["[" * 100_000, *lines[1:]]), "line 1 of .* is not JSON"),
     (lambda folder: (folder / "eatnas_candidate.jsonl").unlink(), "eatnas_candidate.jsonl is missing"),
-    (edit_lines(lambda lines: lines[:-1]), "are not those that were exported"),
+    (edit_lines(lambda lines: lines[:-1]), "have changed since the export"),
     (edit_lines(lambda lines: [*lines, lines[0]]), "cannot be stored"),
     (edit_lines(lambda lines: [*lines[:3], lines[3][:20]]), "line 4 of .* is not JSON"),
     (edit_lines(lambda lines: [line.replace('"id": ', '"no": ') for line in lines]), "row 1 of .* the columns of"),

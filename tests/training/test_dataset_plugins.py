@@ -141,9 +141,9 @@ def test_changed_items_fail_the_training_with_both_digests(
         ("(image * float('nan'), 0)", r"infinite or NaN values"),
         ("(image / 5.0, index % 2)", r"item 6 .*floats from 1.2 to 1.2; they must lie from 0 to 1"),
         ("(image.astype(int), 0)", "its values are int64"),
-        ("(image, 2)", "its label is 2, and labels are from 0 to 1"),
+        ("(image, 2)", "its label is 2; return a label from 0 to 1"),
         ("(image, -1)", "its label is -1"),
-        ("(image, 2**70)", "its label is a number of 71 bits, and labels are from 0 to 1"),
+        ("(image, 2**70)", "its label is a number of 71 bits; return a label from 0 to 1"),
         ("(image, None)", "it has no label"),
         ("(image, 0.5)", "its label is float"),
         ("(image, True)", "its label is bool"),
@@ -250,16 +250,16 @@ def test_missing_test_part_is_refused_only_when_it_is_needed(load: Load, tmp_pat
     [
         (
             "[(numpy.stack([image] * 3), 0) for image, _ in map(Items().__getitem__, range(20))], ('a', 'b'), 3, 8",
-            "images of 3 × 8 × 8 .*, and the training part of 1 × 8 × 8",
+            "images of 3 × 8 × 8 .*, but the training part has images of 1 × 8 × 8",
         ),
         (
             "[(image[:6, :6], 0) for image, _ in map(Items().__getitem__, range(20))], ('a', 'b'), 1, 6",
             "images of 1 × 6 × 6",
         ),
-        ("Items(), ('b', 'a'), 1, 8", "the class 'b' with the label 0, which the training part calls 'a'"),
+        ("Items(), ('b', 'a'), 1, 8", "the class 'b' for the label 0, but the training part has the class 'a'"),
         (
             "[(image, 2) for image, _ in map(Items().__getitem__, range(20))], 3, 1, 8",
-            "the label 2, and the training part has only 2 classes",
+            "the label 2, but the training part has only 2 classes",
         ),
     ],
 )
@@ -333,5 +333,5 @@ def test_wrong_description_is_one_line(load: Load, arguments: str, message: str)
 
 @pytest.mark.parametrize("label", ["2**70", "10**9", "-(2**70)"])
 def test_label_beyond_all_classes_is_one_line(load: Load, label: str) -> None:
-    with pytest.raises(DataError, match=r"item 0 .* and labels are from 0 to 999999"):
+    with pytest.raises(DataError, match=r"item 0 .* return a label from 0 to 999999"):
         load(f"(image, {label})", returns="ImageDataset(Items(), None)")

@@ -296,7 +296,7 @@ def test_another_accuracy_than_recorded_is_refused() -> None:
     logits = torch.eye(10) * 5
     labels = torch.arange(10)
     require_recorded_accuracy(logits, labels, recorded=1.0, precision="float32", candidate=1)
-    with pytest.raises(DataError, match=r"candidate 1 gives the accuracy 1\.0000 .*0\.9000 is recorded"):
+    with pytest.raises(DataError, match=r"candidate 1 has the accuracy 1\.0000 .*the record has 0\.9000"):
         require_recorded_accuracy(logits, labels, recorded=0.9, precision="float32", candidate=1)
     logits[0, 1] = logits[0, 0]  # a tie counts either way
     require_recorded_accuracy(logits, labels, recorded=0.9, precision="float32", candidate=1)

@@ -73,4 +73,4 @@ def test_a_stop_during_the_measurement_keeps_the_training(assignment: MakeAssign
 
 def test_a_device_that_the_worker_lacks_is_a_clear_failure(assignment: MakeAssignment) -> None:
     failure = failed(run_training(replace(assignment(epochs=1), latency={**SETTINGS, "device": "cuda"})))
-    assert "latency_ms is to be measured on cuda, but this worker trains on cpu" in failure.message
+    assert "the spec measures latency_ms on cuda, but this worker trains on cpu" in failure.message

@@ -187,8 +187,8 @@ EPOCHS = "for epoch in range(recipe.epochs): report.epoch(epoch, error=1)"
         ("report.epoch(0, error=1, number=1)", FailureKind.INVALID_REPORT, "the metric number is reserved"),
         (f"{EPOCHS}\nreport.checkpoint(lambda: report.progress(1, 2))", FailureKind.INVALID_REPORT, "return the state"),
         (f"{EPOCHS}\nreport.checkpoint(exit)", FailureKind.EXCEPTION, "called sys.exit(None) instead of returning"),
-        ("report.progress(2**80, 2**80)", FailureKind.INVALID_REPORT, "is no progress; count from 0"),
-        ("report.progress(3, 2)", FailureKind.INVALID_REPORT, "batch 3 of 2 is no progress"),
+        ("report.progress(2**80, 2**80)", FailureKind.INVALID_REPORT, "does not exist; count from 0"),
+        ("report.progress(3, 2)", FailureKind.INVALID_REPORT, "batch 3 of 2 does not exist"),
         ("task.data", FailureKind.INVALID_REPORT, "data.name is none, so there are no images"),
     ],
 )

@@ -69,8 +69,8 @@ def last_report(assign: Assign, disturb: Callable[[psutil.Process], object], **o
 @pytest.mark.parametrize(
     ("signal_number", "kind", "words"),
     [
-        (signal.SIGKILL, FailureKind.LOST, "rank 1 was ended by SIGKILL in a step"),
-        (signal.SIGSEGV, FailureKind.SIGNAL, "rank 1 was ended by SIGSEGV in a step"),
+        (signal.SIGKILL, FailureKind.LOST, "rank 1 was killed by SIGKILL in a step"),
+        (signal.SIGSEGV, FailureKind.SIGNAL, "rank 1 was killed by SIGSEGV in a step"),
         (signal.SIGSTOP, FailureKind.LOST, "rank 1 was suspended in a step"),
     ],
 )

@@ -112,7 +112,7 @@ BROKEN: list[tuple[Callable[[Layer], nn.Module], str]] = [
     (Noisy, "global generator of random"),
     (Dropping, "global generator of torch"),
     (Changing, "different networks"),
-    (reuse, "returns one module twice"),
+    (reuse, "returns the same module twice"),
     (leave, "raises SystemExit"),
 ]
 
@@ -149,7 +149,7 @@ def test_cost_of_another_process_must_be_the_same():
     architecture = macro.parse("own_k3_d1_w1.0/sep_k3_d1_w1.0")
     cost, _ = macro.measure(architecture, TASK)
     build_with_plugins(architecture, macro, TASK, seed=1, recorded=cost)
-    with pytest.raises(OperatorError, match=r"operator own: .* in the worker and has counted 1 parameters") as raised:
+    with pytest.raises(OperatorError, match=r"operator own: .* in the worker, but counted 1 parameters") as raised:
         build_with_plugins(architecture, macro, TASK, seed=1, recorded=replace(cost, params=1))
     assert "its result must depend on the arguments alone" in str(raised.value)
 

@@ -9,7 +9,7 @@ from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
 COMMANDS: Final = {
     "best": LazyCommand(
         "eatnas_cli.query.ranking",
-        "List the best candidates of a search, with the results of re-evaluation and test.",
+        "List the best candidates of a search, with the results of their re-evaluations and tests.",
     ),
     "lineage": LazyCommand(
         "eatnas_cli.query.family", "Show the ancestors of a candidate and every mutation since the first one."
@@ -24,7 +24,7 @@ COMMANDS: Final = {
     ),
     "primitives": LazyCommand(
         "eatnas_cli.query.population",
-        "Show which values of the blocks survive: their share of the population over time and their fitness.",
+        "Show the share of each value of a primitive in the population over time, and its mean fitness.",
     ),
     "mutations": LazyCommand(
         "eatnas_cli.query.population",
@@ -32,7 +32,7 @@ COMMANDS: Final = {
     ),
     "pareto": LazyCommand(
         "eatnas_cli.query.pareto",
-        "List the Pareto front: no other candidate is as good in metric and cost, and better in one of them.",
+        "List the Pareto front: the candidates that no other candidate dominates in metric and cost.",
     ),
     "calibration": LazyCommand(
         "eatnas_cli.query.calibration",

@@ -36,13 +36,15 @@ def events(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Name of a search. Default: all searches.")
     ] = None,
-    candidate: Annotated[int | None, typer.Option(help="Show only events of this candidate.")] = None,
+    candidate: Annotated[int | None, typer.Option(help="Id of a candidate; show only its events.")] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="Show only events of this kind, such as `failed`; an unknown kind prints all kinds."),
+        typer.Option(
+            help="Kind of the events to show, such as `failed`. An unknown kind is an error that lists all kinds."
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries, counted from the newest.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, max=MAX_ROWS, help="Number of newest events to skip.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of events to show, the newest ones.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, max=MAX_ROWS, help="Number of the newest events to skip.")] = 0,
     *,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002

@@ -9,18 +9,21 @@ import typer
 from eatnas_cli.options import MAX_ROWS
 from eatnas_db.queries.paging import Page
 
-Limit = Annotated[int | None, typer.Option("--limit", min=1, max=MAX_ROWS, help="Maximum number of rows.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, max=MAX_ROWS, help="Maximum number of rows. Default: all.")
+]
 Offset = Annotated[int, typer.Option("--offset", min=0, max=MAX_ROWS, help="Number of rows to skip.")]
 SortColumn = Annotated[
-    str | None, typer.Option("--sort", metavar="COLUMN", help="Sort by a column; -COLUMN sorts in descending order.")
+    str | None,
+    typer.Option("--sort", metavar="COLUMN", help="Column to sort by; -COLUMN sorts in descending order."),
 ]
 Conditions = Annotated[
     list[str] | None,
     typer.Option(
         "--where",
         metavar="CONDITION",
-        help="Filter rows: COLUMN, an operator (=, !=, <, <=, >, >=) and a value; `COLUMN=` selects the rows without a "
-        "value. Repeatable.",
+        help="Condition that rows must meet: COLUMN, an operator (=, !=, <, <=, >, >=) and a value. `COLUMN=` selects "
+        "the rows without a value. Repeatable.",
     ),
 ]
 

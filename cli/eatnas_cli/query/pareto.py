@@ -49,14 +49,16 @@ def pareto(
     *,
     cost: Annotated[
         CostMetric | None,
-        typer.Option(help="Cost to trade off against the metric. Default: all objectives if several, else mult_adds."),
+        typer.Option(
+            help="Cost to compare with the metric. Default: mult_adds, or all objectives of a search with several."
+        ),
     ] = None,
     picture: PlotFile = None,
     page: Page,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """List the Pareto front: no other candidate is as good in metric and cost, and better in one of them."""
+    """List the Pareto front: the candidates that no other candidate dominates in metric and cost."""
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         if cost is None and search.objectives:

@@ -32,7 +32,7 @@ def population(
     ctx: typer.Context,
     name: SearchName,
     *,
-    at: Annotated[int | None, typer.Option(min=0, help="Step of the search. Default: the latest.")] = None,
+    at: Annotated[int | None, typer.Option(min=0, help="Number of a step. Default: the latest step.")] = None,
     page: Page,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
@@ -62,9 +62,10 @@ def primitives(
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Show which values of the blocks survive: their share of the population over time and their fitness.
+    """Show the share of each value of a primitive in the population over time, and its mean fitness.
 
-    The table has a row per value and a column per step; if sorted or paged, a row per value and step.
+    The table has a row for each value and a column for each step. With --sort, --limit or --offset, it has a row for
+    each value at each step.
     """
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)

@@ -47,7 +47,7 @@ def quality(
     *,
     picture: PlotFile = None,
     curve: Annotated[bool, typer.Option("--curve", help="Plot the mean and the best on the terminal.")] = False,
-    over: Annotated[Over, typer.Option(help="Horizontal axis of the plot.")] = Over.BIRTHS,
+    over: Annotated[Over, typer.Option(help="Horizontal axis of the plot: births or device seconds.")] = Over.BIRTHS,
     page: Page,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
@@ -95,13 +95,16 @@ def quality(
 def compare(
     ctx: typer.Context,
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME…", help="Names of searches; ratios are relative to the first one.")
+        list[str], typer.Argument(metavar="NAME…", help="Names of searches. Ratios are relative to the first one.")
     ],
     *,
-    level: Annotated[list[float] | None, typer.Option(help="Level to reach. Repeatable.")] = None,
+    level: Annotated[
+        list[float] | None,
+        typer.Option(help="Value of the metric to reach. Repeatable. Default: five evenly spaced values."),
+    ] = None,
     by: Annotated[Measure, typer.Option(help="Metric to compare.")] = Measure.QUALITY,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Exclude the device seconds of a transferred search's source.")
+        bool, typer.Option("--alone", help="Leave out the device seconds that the source of a transferred search used.")
     ] = False,
     picture: PlotFile = None,
     page: Page,

@@ -47,7 +47,7 @@ def best(
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """List the best candidates of a search, with the results of re-evaluation and test."""
+    """List the best candidates of a search, with the results of their re-evaluations and tests."""
     print_best(ctx.obj, name, page, format, layout)
 
 

@@ -13,20 +13,21 @@ COMMANDS: Final = {
     "list": LazyCommand("eatnas_cli.search.status", "List all searches, the newest last."),
     "show": LazyCommand("eatnas_cli.search.status", "Show the status, the counters and the spec of a search."),
     "watch": LazyCommand(
-        "eatnas_cli.search.watch", "Watch a search until it ends or you press Ctrl-C; changes nothing."
+        "eatnas_cli.search.watch", "Watch a search, without changing it, until it ends or you press Ctrl-C."
     ),
     "estimate": LazyCommand(
         "eatnas_cli.search.estimate",
-        "Measure a few sampled architectures on this machine and estimate the duration of the search; writes nothing.",
+        "Measure a few sampled architectures on this machine and estimate the duration of a search; write nothing.",
     ),
     "pause": LazyCommand(
-        "eatnas_cli.search.control", "Pause a search: checkpoint its trainings and stop; `resume` continues."
+        "eatnas_cli.search.control",
+        "Pause a search: write checkpoints of its trainings and stop them. `search resume` continues it.",
     ),
     "resume": LazyCommand("eatnas_cli.search.control", "Resume a paused search."),
     "cancel": LazyCommand("eatnas_cli.search.control", "Cancel a search permanently; its history is kept."),
     "delete": LazyCommand(
         "eatnas_cli.search.delete",
-        "Delete a search with its candidates, checkpoints and logs; refused while other searches come from it.",
+        "Delete a search with its candidates, checkpoints and logs, unless another search depends on it.",
     ),
     "extend": LazyCommand("eatnas_cli.search.control", "Extend the budget of a search; a finished search continues."),
     "reevaluate": LazyCommand(

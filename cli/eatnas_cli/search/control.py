@@ -23,7 +23,7 @@ MAX_HOURS: Final = 1e9
 
 @app.command()
 def pause(ctx: typer.Context, name: SearchName) -> None:
-    """Pause a search: checkpoint its trainings and stop; `resume` continues."""
+    """Pause a search: write checkpoints of its trainings and stop them. `search resume` continues it."""
     _set_state(ctx.obj, name, DesiredState.PAUSED)
     print_sentence(f"search {name} is paused; `eatnas-db search resume {name}` resumes it")
 

@@ -40,8 +40,8 @@ def print_created(settings: Settings, name: str, slots: int | None) -> None:
     if row.spec["evolution"]["lag"] is None:
         slot_text = f"{slots} slots" if slots else "this machine"
         print_sentence(
-            f"at most {row.lag} of its candidates train at the same time: its evolution.lag, chosen for {slot_text} "
-            f"and a population of {row.population}; another lag gives another history"
+            f"at most {row.lag} of its candidates train at the same time, because its evolution.lag is {row.lag} "
+            f"(chosen for {slot_text} and a population of {row.population}); another lag gives another history"
         )
     elif slots is not None:
         print_note(f"--slots has no effect, because the spec sets evolution.lag to {row.lag}")

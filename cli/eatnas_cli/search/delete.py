@@ -26,9 +26,9 @@ app = new_app()
 def delete(
     ctx: typer.Context,
     name: SearchName,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Delete a search with its candidates, checkpoints and logs; refused while other searches come from it."""
+    """Delete a search with its candidates, checkpoints and logs, unless another search depends on it."""
     settings: Settings = ctx.obj
     with read_connection(settings.database_url) as connection:
         count = require_deletable(connection, name)

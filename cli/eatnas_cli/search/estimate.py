@@ -50,7 +50,7 @@ def estimate(
     samples: Annotated[int, typer.Option(min=1, max=100, help="Number of architectures to measure.")] = 3,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Measure a few sampled architectures on this machine and estimate the duration of the search; writes nothing.
+    """Measure a few sampled architectures on this machine and estimate the duration of a search; write nothing.
 
     It uses the first free GPU, or the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty.
     """

@@ -35,13 +35,17 @@ TopOption = Annotated[
 EpochsOption = Annotated[
     int | None,
     typer.Option(
-        min=1, max=100_000, help="Epochs per training. Default: `final.epochs`, else 4 times the search's epochs."
+        min=1,
+        max=100_000,
+        help="Number of epochs of each training. Default: `final.epochs` of the spec, or 4 times `training.epochs`.",
     ),
 ]
 FinalKeys = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a key of the section `final`, e.g. ema_decay=0.999. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value of the section `final`, for example ema_decay=0.999. Repeatable.",
     ),
 ]
 
@@ -51,8 +55,10 @@ def reevaluate(
     ctx: typer.Context,
     name: SearchName,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Number of best candidates to train.")] = 4,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per training. Default: as in the search.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Number of trainings of each candidate.")] = 3,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs of each training. Default: as in the search.")
+    ] = None,
 ) -> None:
     """Re-evaluate the best candidates: train each from scratch with new seeds, in a separate search."""
     created = write_record(
@@ -71,14 +77,14 @@ def final(
     name: SearchName,
     candidates: Annotated[
         list[int] | None,
-        typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Train this candidate. Repeatable."),
+        typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Id of a candidate to train. Repeatable."),
     ] = None,
     top: TopOption = 1,
     epochs: EpochsOption = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Recipe to start from: eatnas-paper or strong.", autocompletion=lambda: list(PRESETS)
+            metavar="NAME", help="Preset of the recipe: eatnas-paper or strong.", autocompletion=lambda: list(PRESETS)
         ),
     ] = None,
     changes: FinalKeys = None,
@@ -87,18 +93,20 @@ def final(
         typer.Option(
             "--from",
             metavar="SEARCH[/CANDIDATE]",
-            help="Start from the weights of a trained final model of the same architecture, or from `none`.",
+            help="Start from the weights of this final model, which has the same architecture; `none` starts from "
+            "random weights. Default: `final.from` of the spec.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Number of trainings of each candidate.")] = 3,
     again: Annotated[
-        bool, typer.Option("--again", help="Train candidates again that were tested with the same settings before.")
+        bool,
+        typer.Option("--again", help="Also train candidates that were already tested with the same settings."),
     ] = False,
 ) -> None:
     """Train the best candidates longer, on training and validation images, and evaluate them once on the test set.
 
-    It trains from scratch, or --from other weights, with new seeds, in a separate search. No other command reads the
-    test set.
+    The trainings form a separate search and have new seeds. They start from scratch, or from the weights that --from
+    names. No other command reads the test set.
     """
     settings: Settings = ctx.obj
     options = {"preset": preset, "from": weights_from}
@@ -146,9 +154,11 @@ def describe_shortage(devices: int, *, gpus: int, cores: int) -> str | None:
     """Return the reason why this machine cannot give each process of a training its own core, or None if it can."""
     if gpus:
         return (
-            f"final.devices: {devices} trains on processors only, and a daemon on this machine uses its GPUs; "
-            "start it with --devices cpu"
+            f"final.devices: {devices} trains on CPUs only, but a daemon on this machine uses its GPUs; start the "
+            "daemon with --devices cpu"
         )
     if cores < devices:
-        return f"final.devices: {devices} needs {devices} cores, and this machine has {cores}; they will be shared"
+        return (
+            f"final.devices: {devices} needs {devices} cores, but this machine has {cores}; processes will share cores"
+        )
     return None

@@ -23,7 +23,7 @@ WATCH_SECONDS: Final = 0.5
 
 @app.command()
 def watch(ctx: typer.Context, name: SearchName) -> None:
-    """Watch a search until it ends or you press Ctrl-C; changes nothing.
+    """Watch a search, without changing it, until it ends or you press Ctrl-C.
 
     On a terminal it shows the budgets with the time left, the quality curve, the best candidates and the slots;
     otherwise it prints a line for each change.

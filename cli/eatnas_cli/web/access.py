@@ -118,8 +118,8 @@ class AccessControl:
             return error_answer(
                 scope,
                 421,
-                f"this server is not called {headers.get('host', '')[:80]!r}; use its address, or add "
-                "`--allow-host NAME` when you start it",
+                f"unknown host name {headers.get('host', '')[:80]!r} in the request; use the address that the server "
+                "printed, or start it with `--allow-host NAME`",
             )
         is_navigation = headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site", "none") not in OWN_SITE and not is_navigation:

@@ -88,7 +88,7 @@ def check_availability(
     if limit is not None and len(worker_pids) >= limit:
         return Availability(False, f"--max-per-device {limit} is reached", Cause.FULL)
     if needed_bytes > device.free_bytes:
-        reason = f"{format_gib(needed_bytes)} of memory are needed, {format_gib(device.free_bytes)} are free"
+        reason = f"a candidate needs {format_gib(needed_bytes)} of memory, {format_gib(device.free_bytes)} are free"
         return Availability(False, reason, Cause.LOW_MEMORY)
     return Availability(True, _describe_free(device))
 
@@ -99,7 +99,7 @@ def _excluded_reason(device: DeviceSnapshot, options: DeviceOptions) -> str | No
     if options.included is not None:
         return None if device.uuid in options.included else "not named by --devices"
     if device.kind == CPU and not options.use_cpu:
-        return "it trains next to GPUs only if --devices names `cpu`"
+        return "this machine has GPUs, and --devices does not name `cpu`"
     return None
 
 

@@ -44,7 +44,7 @@ class HealthTracker:
         health.failed_candidates.add(candidate_id)
         if len(health.failed_candidates) >= MAX_FAILED_CANDIDATES:
             health.failed_candidates.clear()
-            self.exclude(uuid, "one training after another ends its worker there", now)
+            self.exclude(uuid, "several candidates in a row ended their workers on it", now)
 
     def record_success(self, uuid: str) -> None:
         """Reset the failures of a GPU, because a training has finished on it."""

@@ -98,7 +98,7 @@ class BridgeProcess:
         try:
             send_packet(self._control, {**request, **common}, (control.fileno(), command_fd, report_fd))
         except OSError as error:
-            raise BrokenPipeError(f"the bridge to the Ray cluster takes no requests: {error.strerror}") from error
+            raise BrokenPipeError(f"the bridge to the Ray cluster accepts no requests: {error.strerror}") from error
 
     def close(self) -> None:
         """End the bridge, which ends its actors."""

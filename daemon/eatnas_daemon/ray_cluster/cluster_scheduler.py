@@ -193,6 +193,6 @@ def _describe_pending(bridge: BridgeProcess) -> str:
         return f"the Ray cluster ({size}) has no room now; each worker waits for {bridge.needs} on one node"
     return (
         f"no node of the Ray cluster ({size}) is large enough for a worker, which needs {bridge.needs}; "
-        "Ray's autoscaler adds one if it has such a type of node; else add nodes, or change --cpus-per-worker and "
-        "--gpus-per-worker"
+        "Ray's autoscaler adds a node if it knows a type that is large enough; otherwise add a node, or change "
+        "--cpus-per-worker and --gpus-per-worker"
     )

@@ -68,7 +68,7 @@ class RemoteWorker:
             if here[name] != version
         ]
         if unlike:
-            return f"its packages are unlike the daemon's: {', '.join(unlike)}; install the same versions"
+            return f"its packages differ from the daemon's: {', '.join(unlike)}; install the same versions"
         home, marker = Path(request["home"]), Path(request["marker"])
         with contextlib.suppress(OSError):
             if marker.read_text(encoding="utf-8") == request["token"]:

@@ -21,7 +21,7 @@ def require_ray() -> None:
     """Raise `EatnasError` unless this machine can join a Ray cluster."""
     require_module("ray")
     if sys.platform != "linux":
-        raise ConflictError("--launcher ray needs Linux; start the daemon on a node of the cluster")
+        raise ConflictError("--launcher ray needs Linux; start the daemon on a Linux node of the cluster")
 
 
 def find_address(environment: Mapping[str, str]) -> str:
@@ -62,7 +62,9 @@ def describe_connection_error(error: BaseException, address: str) -> str:
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
         return f"the Ray head {address} cannot be reached: {text}; check --address"
     if "local raylet" in text or "node_ip_address" in text or "this node" in text.lower():
-        return f"this machine is no node of the Ray cluster at {address}; join it with `ray start --address {address}`"
+        return (
+            f"this machine is not a node of the Ray cluster at {address}; join it with `ray start --address {address}`"
+        )
     return f"the Ray head at {address} does not answer ({text[:200]}); check --address, or start it with `ray start`"
 
 

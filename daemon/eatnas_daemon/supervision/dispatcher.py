@@ -169,8 +169,8 @@ class Dispatcher:
         if all(slot.on_gpu for slot in self._slots):
             if self._holds.max_leases(row.id, wall) != 0:
                 reason = (
-                    f"final.devices: {devices} trains on processors only, and this daemon uses GPUs; start a daemon "
-                    "with --devices cpu, or create final models with devices=1"
+                    f"final.devices: {devices} trains on CPUs only, but this daemon uses GPUs; start a daemon with "
+                    "--devices cpu, or create final models with devices=1"
                 )
                 self._holds.set_aside(connection, row.id, reason, wall)
             return idle
@@ -205,7 +205,7 @@ class Dispatcher:
         if waiting <= coming:
             return idle
         slot.arithmetic = arithmetic
-        slot.replace_worker(f"candidates wait for {arithmetic} arithmetic", self._now, self._timeouts)
+        slot.replace_worker(f"other candidates need {arithmetic} arithmetic", self._now, self._timeouts)
         return rest
 
     def _searches_in_training(self) -> list[int]:

@@ -59,7 +59,7 @@ class LeaseFencing:
         """End the dead leases whose counters still have not changed. Return whether there were any."""
         lost: set[int] = set()
         for lease in dead:
-            reason = f"host {lease.host_name} gives no sign of life"
+            reason = f"host {lease.host_name} sends no heartbeats"
             if expire_lease(connection, lease.token, counter=lease.counter, reason=reason, now=wall):
                 lost.add(lease.host_id)
         for host_id in sorted(lost):

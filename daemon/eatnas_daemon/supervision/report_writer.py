@@ -132,8 +132,8 @@ def _write_time(connection: Connection, training: RunningTraining) -> None:
 def _cause_of_death(exit_status: int | None) -> WorkerFailure:
     if exit_status is not None and exit_status < 0:
         kind = FailureKind.LOST if -exit_status in (signal.SIGKILL, signal.SIGTERM) else FailureKind.SIGNAL
-        return WorkerFailure(kind, f"the worker was ended by {_signal_name(-exit_status)}")
-    return WorkerFailure(FailureKind.LOST, f"the worker left with status {exit_status}")
+        return WorkerFailure(kind, f"the worker was killed by {_signal_name(-exit_status)}")
+    return WorkerFailure(FailureKind.LOST, f"the worker exited with status {exit_status}")
 
 
 def _signal_name(number: int) -> str:

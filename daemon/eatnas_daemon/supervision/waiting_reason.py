@@ -63,7 +63,7 @@ class WaitingReason:
 
     def _current(self, draining: bool) -> str | None:
         if any(slot.training is not None and slot.training.phase == DISK_FULL for slot in self._slots):
-            return f"the disk of {self._artifacts} is full; training goes on when there is room"
+            return f"the disk of {self._artifacts} is full; training continues when it has free space"
         if self._gpu_scheduler.problem is not None and not draining:
             return self._gpu_scheduler.problem
         failing = next((slot for slot in self._slots if slot.failed_starts > 1 and not slot.on_gpu), None)

@@ -102,7 +102,7 @@ class WorkerPool:
         if isinstance(message, FinalReport):
             reason = worker.count_training(self._timeouts)
             if not isinstance(message, Failed) and message.left_behind:
-                reason = f"a training of the user's own has left {message.left_behind}"
+                reason = f"a training program left behind {message.left_behind}"
             if reason is not None:
                 slot.replace_worker(reason, now, self._timeouts)
         if isinstance(message, Failed) and message.fatal:

@@ -256,7 +256,7 @@ class WorkerState:
             return WorkerFailure(FailureKind.LOST, f"its node has not answered for {timeouts.silence:g} s")
         if self.stop_by is not None and now > self.stop_by:
             if self.exit_reason is not None:
-                message = f"the worker did not leave within {timeouts.stop:g} s: {self.exit_reason}"
+                message = f"the worker did not exit within {timeouts.stop:g} s ({self.exit_reason})"
                 return WorkerFailure(FailureKind.LOST, message)
             return WorkerFailure(FailureKind.HANG, f"the worker did not stop within {timeouts.stop:g} s")
         silence = now - self.last_message_at
@@ -279,4 +279,4 @@ def _overdue_training(training: RunningTraining, silence: float, timeouts: Timeo
         allowed = max(timeouts.silence, SILENCE_FACTOR * training.longest_silence)
     if silence <= allowed:
         return None
-    return WorkerFailure(FailureKind.HANG, f"no sign of life for {allowed:.0f} s while {training.phase}")
+    return WorkerFailure(FailureKind.HANG, f"no message from the worker for {allowed:.0f} s while {training.phase}")

@@ -95,15 +95,15 @@ def _require_same_kind(name: str, train: Images, test: Images) -> None:
     """Raise `DataError` unless the test part has the labels, the classes and the shape of the training part."""
     problem = None
     if test.labels.max(initial=0) >= train.classes:
-        problem = f"the label {test.labels.max()}, and the training part has only {train.classes} classes"
+        problem = f"the label {test.labels.max()}, but the training part has only {train.classes} classes"
     elif test.images.shape[1:] != train.images.shape[1:]:
         shapes = [" × ".join(map(str, part.images.shape[1:])) for part in (test, train)]
-        problem = f"images of {shapes[0]} (channels × height × width), and the training part of {shapes[1]}"
+        problem = f"images of {shapes[0]} (channels × height × width), but the training part has images of {shapes[1]}"
     else:
         names = zip(test.class_names or (), train.class_names or (), strict=False)
         for label, (own, other) in enumerate(names):
             if own != other:
-                problem = f"the class {own!r} with the label {label}, which the training part calls {other!r}"
+                problem = f"the class {own!r} for the label {label}, but the training part has the class {other!r}"
                 break
     if problem is not None:
         raise DataError(f"{name}: the test part has {problem}; correct one of them")

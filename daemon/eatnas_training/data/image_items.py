@@ -37,7 +37,7 @@ def to_pixels(image: Any, channels: int) -> Bytes:
     values = values[None] if values.ndim == 2 else values
     if len(values) != channels or channels not in (1, 3) or values.size == 0:
         raise UnusableItemError(
-            f"its shape is {list(values.shape)}, and [{channels}, height, width] is expected: channels first"
+            f"its shape is {list(values.shape)}; return [{channels}, height, width], channels first"
         )
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
@@ -60,10 +60,10 @@ def to_label(label: Any, classes: int | None) -> int:
     if label is None:
         raise UnusableItemError("it has no label")
     if isinstance(label, bool) or not isinstance(label, int):
-        raise UnusableItemError(f"its label is {type(label).__name__}, and only whole numbers are labels")
+        raise UnusableItemError(f"its label is {type(label).__name__}; return a whole number")
     largest = (MAX_CLASSES if classes is None else classes) - 1
     if not 0 <= label <= largest:
-        raise UnusableItemError(f"its label is {_shorten(label)}, and labels are from 0 to {largest}")
+        raise UnusableItemError(f"its label is {_shorten(label)}; return a label from 0 to {largest}")
     return label
 
 
@@ -73,7 +73,7 @@ def _shorten(label: int) -> str:
 
 def _convert_pillow(image: Image.Image, channels: int) -> Bytes:
     if channels == 1 and item_channels(image) == 3:
-        raise UnusableItemError(f"it is in colour (mode {image.mode}), and the data set has 1 channel")
+        raise UnusableItemError(f"it is in colour (mode {image.mode}), but the data set has 1 channel")
     try:
         colours = np.asarray(convert_to_rgb(image))
     except MemoryError:

@@ -120,7 +120,7 @@ class _ItemReader:
         """Return the images. Raises `DataError` if fewer than two classes have training images."""
         if self.images is None:
             index, reason = next(iter(self.unusable.items()))
-            raise DataError(f"{self.name} has no item that can be used: item {index}: {reason}")
+            raise DataError(f"no item of {self.name} can be used; item {index}: {reason}")
         labels = np.array(self.labels, np.int64)
         classes = int(labels.max()) + 1 if self.classes is None else self.classes
         present = np.unique(labels)
@@ -168,8 +168,8 @@ class _ItemReader:
         if needed > RESIDENT_BYTES:
             raise DataError(
                 f"{self.name}: its {count} images need {needed >> 20} MiB at {pixels.shape[1]} × {pixels.shape[2]} "
-                f"pixels, and {RESIDENT_BYTES >> 20} MiB is the limit; lower data.resolution, or store the images as "
-                "files and use ImageFolder or csv:PATH, which are streamed"
+                f"pixels (limit: {RESIDENT_BYTES >> 20} MiB); lower data.resolution, or store the images as files and "
+                "use ImageFolder or csv:PATH, which are streamed"
             )
         return np.zeros((count, *pixels.shape), np.uint8)
 

@@ -99,8 +99,9 @@ def require_recorded_accuracy(
     undecided = int((top[:, 0] - top[:, -1] <= margin).sum())
     if abs(round(recorded * len(labels)) - round(exact * len(labels))) > undecided:
         raise DataError(
-            f"the checkpoint of candidate {candidate} gives the accuracy {exact:.4f} on its {len(labels)} validation "
-            f"images, and {recorded:.4f} is recorded; its file or the data have changed, so nothing was written"
+            f"the checkpoint of candidate {candidate} has the accuracy {exact:.4f} on its {len(labels)} validation "
+            f"images, but the record has {recorded:.4f}; nothing was written; restore the checkpoint file or the "
+            "images, one of which has changed"
         )
 
 
@@ -114,9 +115,9 @@ def verify_file(path: Path, images: ValidationImages, reference: Tensor) -> Veri
     allowed = _tolerance(reference)
     if not difference <= allowed:  # written so that a NaN counts as too large
         raise DataError(
-            f"{path.name} was not written: its logits differ from the checkpoint's by up to {difference:.3g}, and "
-            f"{allowed:.3g} is allowed; please report this with the output of `eatnas-db doctor`, "
-            "or choose another --format"
+            f"{path.name} was not written: its logits differ from the checkpoint's by up to {difference:.3g} "
+            f"(allowed: {allowed:.3g}); choose another --format, and please report this with the output of "
+            "`eatnas-db doctor`"
         )
     return VerifiedFile(
         file=str(path),

@@ -125,7 +125,7 @@ class ProgramTraining:
         yield from self._handover.reports()
         self.left_behind = before.end_leftovers()
         if self.left_behind:
-            print(f"the program has left {self.left_behind}; a fresh worker replaces this one", flush=True)
+            print(f"the program left behind {self.left_behind}; a new worker replaces this one", flush=True)
         yield self._last_report(report, precision, list_versions(program.package))
 
     def _last_report(self, report: TrainingReport, precision: str, versions: dict[str, str]) -> Finished | Released:

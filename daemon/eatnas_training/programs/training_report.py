@@ -132,7 +132,7 @@ class TrainingReport:
         A training without any report for 15 minutes counts as hung, so a program with long epochs calls this.
         """
         if not 0 <= batch <= batches <= MAX_BATCHES:
-            raise InvalidReportError(f"report.progress: batch {batch!r} of {batches!r} is no progress; count from 0")
+            raise InvalidReportError(f"report.progress: batch {batch!r} of {batches!r} does not exist; count from 0")
         if self._monotonic() - self._progressed_at < PROGRESS_SECONDS:
             return
         self._progressed_at = self._monotonic()
@@ -172,7 +172,7 @@ class TrainingReport:
     def _require_next(self, number: int) -> None:
         expected, epochs = len(self._epochs), self._recipe.epochs
         if expected >= epochs:
-            reason = f"the recipe has {epochs} epochs, which are all reported"
+            reason = f"the recipe has {epochs} epochs, and all of them are already reported"
             raise InvalidReportError(f"report.epoch({number!r}): {reason}")
         if isinstance(number, bool) or number != expected:
             raise InvalidReportError(f"report.epoch({number!r}): the next epoch is number {expected}")
