@@ -187,16 +187,19 @@ def _list_missing(
     missing = []
     if noise is None and same_task:
         missing.append(
-            "No network of this task was trained twice, so the noise of a score is unknown. This trains some: "
+            "No network of this task was trained twice, so the noise of a score is unknown. This command trains some "
+            "networks twice: "
             f"eatnas-db search reevaluate {same_task[-1].name} && eatnas-db run {same_task[-1].name}"
         )
     elif noise is None or spread is None:
         known = "the noise of a score and the spread of a population are" if noise is None else "the spread is"
-        missing.append(f"The record has no such search of this space, so {known} unknown. This trains a pilot: {pilot}")
+        missing.append(
+            f"The record has no such search of this space, so {known} unknown. This command trains a pilot: {pilot}"
+        )
     if sources and not any(record.scored >= MIN_REFERENCE_SCORES for record in same_task) and not missing:
         missing.append(
             f"No search of this task has {MIN_REFERENCE_SCORES} scores, so the agreement of the sources is unknown. "
-            f"This trains a pilot: {pilot}"
+            f"This command trains a pilot: {pilot}"
         )
     return missing
 

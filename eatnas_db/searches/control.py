@@ -71,7 +71,7 @@ def extend_search(
     seconds = record.budget_device_seconds and record.budget_device_seconds + device_hours * 3600
     if seconds is not None and record.device_seconds >= seconds:
         raise ConflictError(
-            f"search {name!r} has used {record.device_seconds / 3600:.3g} device hours, and its budget would be "
+            f"search {name!r} has used {record.device_seconds / 3600:.3g} device hours, but its new budget would be "
             f"{seconds / 3600:.3g}; add more with --device-hours"
         )
     connection.execute(

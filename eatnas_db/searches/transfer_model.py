@@ -43,7 +43,7 @@ def list_sources(connection: Connection, source: SearchRecord, spec: SearchSpec,
         return []
     if source.name in spec.transfer.sources:
         raise ConflictError(
-            f"transfer.sources names {source.name!r}, which is the source of this transfer already; remove it there"
+            f"search {source.name!r} is already the source of this transfer; remove it from transfer.sources"
         )
     sources = [source, *(get_search(connection, name) for name in spec.transfer.sources)]
     for record in sources:

@@ -40,7 +40,7 @@ def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS)
         label = f"operator {operator.name}, {layer}"
         assert list(operator.count(layer)) == list(operator.count(layer)), f"{label}: two calls count different costs"
         module, other = (_build(build, layer, label) for _ in range(2))
-        assert module is not other, f"{label}: two calls return one module"
+        assert module is not other, f"{label}: two calls return the same module"
         states = module.state_dict(), other.state_dict()
         assert states[0].keys() == states[1].keys(), f"{label}: two calls build different modules"
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), (
@@ -59,7 +59,7 @@ def require_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run(python_command("-c", code), capture_output=True, text=True, check=False)
     assert done.returncode == 0, (
-        f"the import of {module} fails or loads torch; move what needs torch to a module that only `module` names"
+        f"the import of {module} fails or loads torch; move code that needs torch to the module in `Operator.module`"
         f"{': ' + done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"
     )
 
@@ -77,14 +77,17 @@ def _build(build: Any, layer: Layer, label: str) -> nn.Module:
 def _check_cost(operator: Operator, layer: Layer, module: nn.Module, label: str) -> None:
     counted = count_layer(operator, layer)
     params = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    assert counted.params == params, f"{label}: the cost function counts {counted.params} parameters of {params}"
+    assert counted.params == params, (
+        f"{label}: the cost function counts {counted.params} parameters, but the module has {params}"
+    )
     module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, layer.inputs, layer.side, layer.side))
     module.train()
     mult_adds = int(counter.get_total_flops()) // 2
     assert counted.mult_adds == mult_adds, (
-        f"{label}: the cost function counts {counted.mult_adds} mult-adds, torch.utils.flop_counter {mult_adds}"
+        f"{label}: the cost function counts {counted.mult_adds} mult-adds, "
+        f"but torch.utils.flop_counter counts {mult_adds}"
     )
     assert counted.training > 0, f"{label}: the cost function counts no values in memory"
 

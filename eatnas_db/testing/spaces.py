@@ -26,7 +26,7 @@ def check_space(space: SpaceDefinition, task: Task = CHECKED_TASK, *, samples: i
     for number, primitives in enumerate(space.blocks, 1):
         for name, values in primitives.items():
             assert values, f"block {number}: primitive {name} has no values"
-            assert len(set(map(str, values))) == len(values), f"block {number}: two values of {name} have one text"
+            assert len(set(map(str, values))) == len(values), f"block {number}: two values of {name} have the same text"
     searched = Space(space, task)
     for number in range(samples):
         proposal = searched.sample(KeyedRng(0, "check", number), lambda digest: False)

@@ -309,7 +309,7 @@ def test_sources_that_do_not_fit_are_refused(engine, finished, search_factory, r
         measured = get_search(connection, "small.reevaluation").id
     run(measured)
     for source, changes, error, message in (
-        ("small", {"transfer.sources": ["small"]}, ConflictError, "is the source of this transfer already"),
+        ("small", {"transfer.sources": ["small"]}, ConflictError, "is already the source of this transfer"),
         ("small", {"transfer.sources": ["nothing"]}, NotFoundError, "no search named 'nothing'"),
         ("small", {"transfer.sources": ["open"]}, ConflictError, "has 3 scored candidates, but a model needs at"),
         ("open", {}, ConflictError, "search 'open' is not finished"),

@@ -27,7 +27,8 @@ def learning_figures(data: ReportData) -> list[ReportFigure]:
 
     Return no figure before the first epoch.
     """
-    which = "the best candidates" + (" and of those in training" if any(c.in_training for c in data.curves) else "")
+    in_training = any(curve.in_training for curve in data.curves)
+    which = "the best candidates" + (" and of candidates in training" if in_training else "")
     return draw_learning_curves(data.curves, data.search.objective, which)
 
 

@@ -20,7 +20,7 @@ def objective_figures(data: ReportData) -> list[ReportFigure]:
     if not data.objective_front:
         return []
     sample = describe_sample(len(data.objective_values), data.search.scored, "scored candidates")
-    caption = "No candidate is as good as one on the Pareto front in all objectives and better in one."
+    caption = "The Pareto front has the candidates that no other candidate dominates."
     return [
         ReportFigure(
             id=f"objectives-{number}",

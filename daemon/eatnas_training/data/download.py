@@ -154,7 +154,9 @@ def _unpack(archive: Path, root: Path, name: str, files: Mapping[str, str]) -> N
             # Take only the content from the archive, because a path in it could lead out of the folder.
             content = tar.extractfile(f"{folder}/{file}")
             if content is None:
-                raise DataError(f"{archive}: {folder}/{file} is not a file in it; delete the archive and try again")
+                raise DataError(
+                    f"{archive} does not contain the file {folder}/{file}; delete the archive and try again"
+                )
             path = _path_of(root, name, file)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as target:
