@@ -139,8 +139,7 @@ class Training:
         last = runner.state.epoch_reports[-1]
         loss, accuracy = last.val_loss, last.val_accuracy
         if self.assign.final_model:
-            # This is the only use of the test images. After an interruption, they are evaluated again with the same
-            # weights.
+            # The test images are used only here. After an interruption, the same weights are evaluated again.
             yield Phase(*self._token, "testing")
             test = yield from self._evaluate()
             if test is None:
@@ -240,10 +239,7 @@ class Training:
         return loss / count, correct / count
 
     def _measure_latency(self, settings: dict[str, Any]) -> Generator[Report, None, Latency | None]:
-        """Return the latency of the trained network, or None if stopped.
-
-        The measurement does not count as device time.
-        """
+        """Measure the trained network without counting device time. Return its latency, or None if stopped."""
         state = self.runner.state
         measurement = LatencyMeasurement(
             state.model,
