@@ -121,7 +121,7 @@ def _run_on_postgresql(engine: Engine, query: str, limit: int, seconds: float) -
         statement = f"WITH {_view_queries(connection)} SELECT * FROM (\n{query}\n) AS user_query LIMIT {limit + 1}"  # noqa: S608
         driver: Any = connection.connection.driver_connection
         try:
-            # The server refuses several statements in one text only if it prepares them; a COMMIT among them would end
+            # Prepare the statement, because the server then refuses several statements in one text. A COMMIT would end
             # READ ONLY.
             cursor = driver.execute(statement.encode(), prepare=True)
             rows = cursor.fetchall()

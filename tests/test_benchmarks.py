@@ -1,4 +1,4 @@
-"""Every benchmark can be started. What it measures is not checked."""
+"""Every benchmark can be started. The measurements are not checked."""
 
 import importlib.util
 import subprocess
@@ -12,7 +12,7 @@ PROGRAMS = sorted(
     file.relative_to(BENCHMARKS)
     for folder in ("", "experiments", "gpu")
     for file in (BENCHMARKS / folder).glob("*.py")
-    # Other programs have no options, so they would start to measure.
+    # Programs without options would start to measure.
     if "parse_args" in (text := file.read_text()) and "__main__" in text
 )
 

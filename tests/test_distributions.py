@@ -89,7 +89,7 @@ def test_missing_dependency_names_its_requirement(module: str, explained: bool) 
 
 
 def test_module_that_is_installed_is_accepted() -> None:
-    for module in INSTALLED_BY.keys() - {"ray"}:  # which the development tools leave out, because it is large
+    for module in INSTALLED_BY.keys() - {"ray"}:  # Ray is large, so the development tools do not include it
         require_module(module)
 
 
@@ -106,7 +106,7 @@ class Environment:
         subprocess.run([*pip, *python, "install", "--find-links", str(self.wheels), *arguments], check=True)
 
     def run(self, url: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        # The first line of the program names the Python of the environment that this one may be a copy of.
+        # The first line of the program may name the Python of another environment, of which this one is a copy.
         program = [str(self.folder / "bin" / name) for name in ("python", "eatnas-db")]
         command = [*program, "--home", str(cwd), "--db", url, *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -120,7 +120,7 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both wheels, built from a copy of the sources."""
+    """Return a folder with both wheels, built from a copy of the sources."""
 
     def make(folder: Path) -> None:
         sources = folder / "sources"
@@ -187,7 +187,7 @@ def test_whole_adds_the_training_to_core(core: Environment, tmp_path: Path) -> N
     whole = Environment(shutil.copytree(core.folder, tmp_path / "whole", symlinks=True), core.wheels)
     whole.pip("--no-deps", WHOLE)
     (site,) = (whole.folder / "lib").glob("python*/site-packages")
-    # Its other dependencies are those of this interpreter: they take minutes to install.
+    # The other dependencies come from this interpreter, because their installation takes minutes.
     (site / "others.pth").write_text("\n".join(entry for entry in sys.path if entry.endswith("site-packages")))
     done = whole.run(f"sqlite:///{tmp_path / 'eatnas.db'}", "data", "list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ sys.exit({"fails": 3, "does_not_apply": 77}.get(name, 0))
 
 @pytest.fixture
 def gpu_run(monkeypatch):
-    """Import the modules of the run, which lie beside each other."""
+    """Import the modules of the run, which are in one folder."""
     monkeypatch.syspath_prepend(str(FOLDER))
     import run
     import steps

@@ -1,4 +1,4 @@
-"""Child processes do not import the modules that lie in the user's working folder."""
+"""Child processes do not import modules from the user's working folder."""
 
 import os
 import re
@@ -31,7 +31,7 @@ reevaluation: {top: 0}
 
 @pytest.fixture
 def work(tmp_path):
-    """A working folder with files that are named like modules and leave a trace when they are imported."""
+    """Return a working folder with files that are named like modules and leave a trace when they are imported."""
     folder = tmp_path / "work"
     folder.mkdir()
     for name in SHADOWED:
@@ -75,7 +75,7 @@ def test_all_commands_work_next_to_files_named_like_modules(work, tmp_path):
     eatnas("data", "prepare", "digits")
     eatnas("search", "create", "spec.yaml")
     eatnas("daemon", "start", "--slots", "1")
-    eatnas("run", "tiny")  # next to a daemon it watches
+    eatnas("run", "tiny")  # next to a daemon, the command watches
     eatnas("daemon", "stop")
     eatnas("report", "tiny", "-o", str(tmp_path / "report.html"))
     eatnas("mlflow", "sync")

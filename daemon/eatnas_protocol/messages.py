@@ -15,20 +15,19 @@ from typing import Any
 class Assign:
     """Train this candidate, and resume from its newest valid checkpoint in `checkpoint_folder`.
 
-    `code`: the architecture in the notation of its space, which `macro` defines.
-    `inherits`: start from the weights of the parent, the last of `ancestors`. These are the fields of one `Assign`
-    each, oldest first. If an ancestor's checkpoint cannot be used, the worker trains that ancestor again, from the
-    weights of the one before it. The list is incomplete if its first entry itself has `inherits` set.
-    `split_batches`: compute each batch as two micro-batches, because memory ran out.
-    `begins_after`: remove the checkpoints of the attempts up to this number instead of resuming from them.
-    `final_model`: train on the training and the validation images, and evaluate once, after the last epoch, on the
-    test images. No other training reads these.
-    `objective_metric`: the metric that a training of the user's own must report.
-    `data_state`: the digests of the images at the creation of the search; the training fails if they differ now.
-    `latency`: measure the latency of the trained network with these settings (`domain.objectives.LatencySettings`).
-    `initial_weights`: start from the weights of another final model, the fields of `InitialWeights`.
-    `stop_after`: finish after this many epochs of the recipe, with a checkpoint from which a later attempt resumes.
-    `recorded_cost`: the fields of the network's `Cost` in the record, if the code of a package counts it.
+    `code`: the architecture in the notation of its space, which `macro` defines. `inherits`: start from the weights of
+    the parent, the last of `ancestors`. These are the fields of one `Assign` each, oldest first. If an ancestor's
+    checkpoint cannot be used, the worker trains that ancestor again, from the weights of the one before it. The list is
+    incomplete if its first entry itself has `inherits` set. `split_batches`: compute each batch as two micro-batches,
+    because memory ran out. `begins_after`: remove the checkpoints of the attempts up to this number instead of resuming
+    from them. `final_model`: train on the training and the validation images, and evaluate once, after the last epoch,
+    on the test images. No other training reads these. `objective_metric`: the metric that a user's own training
+    function must report. `data_state`: the digests of the images at the creation of the search; the training fails if
+    they differ now. `latency`: measure the latency of the trained network with these settings
+    (`domain.objectives.LatencySettings`). `initial_weights`: start from the weights of another final model, the fields
+    of `InitialWeights`. `stop_after`: finish after this many epochs of the recipe, with a checkpoint from which a later
+    attempt resumes. `recorded_cost`: the fields of the network's `Cost` in the record, if the code of a package counts
+    it.
     """
 
     candidate: int

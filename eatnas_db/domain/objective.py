@@ -111,7 +111,7 @@ class Objective:
 
 
 def require_metric_name(name: str) -> None:
-    """Raise `ValueError` unless a training of the user's own may report a metric of this name."""
+    """Raise `ValueError` unless a user's own training function may report a metric with this name."""
     if re.fullmatch(METRIC_PATTERN, name) is None:
         raise ValueError(
             f"{name!r} is no name of a metric: use up to 32 letters, digits, `_`, `.` and `-`, and begin with a letter"

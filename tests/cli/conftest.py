@@ -33,7 +33,7 @@ reevaluation: {top: 0}
 
 @pytest.fixture(autouse=True)
 def no_gpus(monkeypatch):
-    """Where there are GPUs these tests leave them alone, and train on the processor."""
+    """Hide GPUs, so that these tests train on the processor."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
@@ -52,13 +52,16 @@ def fresh_home(tmp_path_factory):
 
 @pytest.fixture
 def record(home, fresh_home):
-    """A home with an empty record, as `init` makes it."""
+    """Return a home with an empty record, created by `init`."""
     shutil.copytree(fresh_home, home)
 
 
 @pytest.fixture
 def eatnas(tmp_path, home):
-    """Runs a command to its end: what it printed, or where it is to fail its one line on stderr; or all, `whole`."""
+    """Return a function that runs a command to its end.
+
+    It returns the output; for an expected failure, the line on stderr; with `whole`, both.
+    """
 
     def call(*arguments, expect=0, at=home, whole=False, **options):
         command = [sys.executable, "-m", "eatnas_cli", "--home", str(at), *arguments]
@@ -72,7 +75,7 @@ def eatnas(tmp_path, home):
 
 @pytest.fixture
 def eatnas_within(tmp_path, home, capsys, monkeypatch):
-    """As `eatnas`, but in this process: for tests that ask much, and would mostly wait for interpreters to start."""
+    """Return the same function as `eatnas`, but run commands in this process, for tests with many commands."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, expect=0, at=home):
@@ -99,13 +102,13 @@ def fresh_tiny(fresh_home, tmp_path_factory):
 
 @pytest.fixture
 def tiny(home, fresh_tiny):
-    """A home with a search called `tiny` that nobody has begun to train."""
+    """Return a home with a search `tiny` without trainings."""
     shutil.copytree(fresh_tiny, home)
 
 
 @pytest.fixture
 def eatnas_started(tmp_path, home):
-    """Starts a command in a process group of its own, and ends what is left of it after the test."""
+    """Return a function that starts a command in a new process group. After the test, the group is killed."""
     running = []
 
     def start(*arguments):
@@ -134,7 +137,7 @@ def spec(tmp_path):
 
 @pytest.fixture
 def until():
-    """Waits for a condition, not for a time."""
+    """Return a function that waits for a condition."""
     return eventually
 
 

@@ -1,4 +1,4 @@
-"""What a user gets wrong, or the world: one clear line, exit 1, and nothing changed."""
+"""Mistakes of users and faults of the system: one clear line, exit status 1, and no change."""
 
 import ctypes
 import gzip
@@ -27,7 +27,7 @@ KILOBYTES = 1000
 
 @pytest.fixture
 def eatnas(eatnas, eatnas_within):
-    """In this process, unless the system is to refuse it something."""
+    """Run commands in this process, unless the system must refuse an operation."""
     return lambda *arguments, **options: (eatnas if "preexec_fn" in options else eatnas_within)(*arguments, **options)
 
 
@@ -218,7 +218,7 @@ def test_record_of_another_version_is_reported(record, eatnas, home, version, wo
 
 
 def obey_permissions():
-    # Root may write anything; without this capability it may not, like everybody else.
+    # Without this capability, root needs write permission like other users.
     if os.geteuid() == 0 and ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS, 0, 0, 0) != 0:
         os._exit(99)
 

@@ -1,4 +1,4 @@
-"""The daemon's commands, with a real daemon where it has to do something."""
+"""The commands about the daemon, with a real daemon where it has to act."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_unknown_device_is_not_paused(record, eatnas):
 
 @pytest.fixture
 def daemon(record, without_mlflow, eatnas, spec):
-    """A daemon of one slot, and a search that will not end."""
+    """Start a daemon with one slot and an endless search."""
     eatnas("search", "create", spec(), *LONG)
     pid = int(eatnas("daemon", "start", "--slots", "1").split()[-1])
     yield psutil.Process(pid)
@@ -78,7 +78,7 @@ def daemon(record, without_mlflow, eatnas, spec):
 
 @pytest.fixture
 def in_training(eatnas_within, until):
-    """Waits until a candidate is in training, and returns the work of `daemon status`."""
+    """Wait until a candidate is in training. Return the work in the answer of `daemon status`."""
     return lambda: until(lambda: json.loads(eatnas_within("daemon", "status", "--format", "json"))["work"])
 
 
@@ -100,14 +100,14 @@ def test_schema_is_not_migrated_while_a_daemon_runs(record, eatnas, settings):
 
 @pytest.fixture
 def stranger():
-    """A process that has nothing to do with the record."""
+    """Start a process without relation to the record."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()
 
 
 def holder_of(pid, **changes):
-    """The content of a lock file that names a process of this machine, with some fields changed."""
+    """Return the content of a lock file that names a process of this machine, with some fields changed."""
     started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return json.dumps({**current_process().to_json(), "pid": pid, "started": started, "program": "a daemon", **changes})
 
@@ -235,12 +235,12 @@ def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_star
     shutil.rmtree(home)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 1
-    # The files of the home are deleted one after another, and the daemon names the one that it misses first.
+    # The files of the home are deleted one by one, and the daemon names the first file that it misses.
     missed = rf"eatnas-db: the (home|lock file|database) {re.escape(str(home))}\S* was deleted or moved "
     missed += "while it was in use; start the program again to use the present one\n"
     assert re.fullmatch(missed, errors), errors
     until(lambda: not any(member.is_running() for member in family))
-    # MLflow creates a store with its folder if it was starting when the home was deleted.
+    # If MLflow was starting when the home was deleted, it creates a store with its folder.
     assert not (home / "eatnas.db").exists()
     eatnas("init")
     assert "daemon started" in eatnas("daemon", "start", "--slots", "1")
@@ -262,7 +262,7 @@ def test_stopped_daemon_releases_its_candidates(daemon, eatnas, in_training, unt
 @pytest.mark.slow
 def test_immediate_stop_does_not_wait_for_checkpoints(daemon, eatnas, in_training, until):
     (work,) = in_training()
-    # A worker that cannot answer: a drain would wait for it.
+    # The worker cannot answer, so a drain would wait for it.
     os.kill(work["worker_pid"], signal.SIGSTOP)
     assert "daemon stopped" in eatnas("daemon", "stop", "--now")
     until(lambda: not psutil.pid_exists(work["worker_pid"]))
@@ -276,7 +276,7 @@ def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, eatnas_within
     until(lambda: "the worker was killed by SIGKILL" in eatnas_within("daemon", "logs"))
     (again,) = in_training()
     assert again["worker_pid"] != work["worker_pid"]
-    # With the slots that it was started with.
+    # The daemon has the slots of its first start.
     assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
     until(lambda: eatnas_within("daemon", "logs").count("with 1 CPU slot") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")

@@ -1,4 +1,4 @@
-"""Backups, soundness and the disk, as a user asks for them."""
+"""Backups, integrity checks and disk usage, by commands."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def eatnas(eatnas_within):
 
 @pytest.fixture
 def broken(record, eatnas, spec, home):
-    """A record in which somebody has deleted by hand."""
+    """Return a record in which rows were deleted by hand."""
     eatnas("search", "create", spec())
     with closing(sqlite3.connect(home / "eatnas.db")) as connection:
         connection.execute("DELETE FROM eatnas_candidate WHERE birth = 0")
@@ -28,7 +28,7 @@ def broken(record, eatnas, spec, home):
 
 @pytest.fixture
 def answer(home, tmp_path):
-    """What a command prints before it leaves with status 1."""
+    """Return the output of a command that exits with status 1."""
 
     def call(*arguments, **more):
         command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), *arguments]

@@ -1,4 +1,4 @@
-"""`eatnas-db devices` on the machine that runs the tests, whatever devices it has."""
+"""`eatnas-db devices` on the machine that runs the tests, with any devices."""
 
 import json
 import re

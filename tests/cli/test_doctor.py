@@ -1,4 +1,4 @@
-"""`doctor`: what it finds, and what it says to do about it."""
+"""`doctor`: its findings and its advice."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Answers without rows say what was asked, that nothing was found, and why."""
+"""Answers without rows name the request, state that nothing was found, and give the reason."""
 
 import json
 

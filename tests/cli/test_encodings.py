@@ -1,4 +1,6 @@
-"""Texts that a terminal, a database or a file cannot hold are refused or replaced: no traceback, no poisoned record."""
+"""Texts that a terminal, a database or a file cannot store are refused or replaced, without a traceback or a damaged
+record.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Commands in folders whose names mean something in a URL, to a shell or to SQLite."""
+"""Commands in folders whose names have a meaning in a URL, in a shell or in SQLite."""
 
 import json
 import os

@@ -14,7 +14,10 @@ LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
 
 @pytest.fixture
 def interrupt(until):
-    """Ends a command as a terminal does, by a signal to its whole group; its status, once all its family is gone."""
+    """Interrupt a command like a terminal, by a signal to its process group.
+
+    Wait for all its processes, and return its status.
+    """
 
     def end(process):
         family = psutil.Process(process.pid).children(recursive=True)

@@ -179,7 +179,7 @@ def test_readers_of_one_version_share_an_answer() -> None:
         "body newer",
         "body b",
     ]
-    build("c", "c"), build("a", "a")  # there is room for two
+    build("c", "c"), build("a", "a")  # the cache has room for two
     assert built == ["a", "b", "b", "c", "a"]
 
 
@@ -295,7 +295,7 @@ def browser() -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, address: str, width: int) -> tuple[Page, list[str]]:
-    """Open an address; returns the page, and the list to which errors and messages of its console are added."""
+    """Open a URL. Return the page, and a list to which errors and console messages are added."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(120_000)
     messages: list[str] = []
@@ -306,19 +306,22 @@ def open_page(browser: Browser, address: str, width: int) -> tuple[Page, list[st
 
 
 def require_whole(page: Page) -> None:
-    """Wait until every part is loaded; nothing may be wider than the window."""
+    """Wait until every part is loaded, and require that nothing is wider than the window."""
     page.wait_for_selector(".later", state="detached")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def show_figure(page: Page, figure: str, drawn: str = ".main-svg .trace") -> bool:
-    """Return whether a figure is drawn. It is read when it is in view, and figures above it may push it out again."""
+    """Return whether a figure is drawn.
+
+    A figure is loaded when it is in view, and figures above it may move it out of view.
+    """
     page.locator(f"section:has(#{figure}), #part-{figure}").first.scroll_into_view_if_needed()
     return page.locator(f":is(#{figure}, #part-{figure}) {drawn}").count() > 0
 
 
 def part_heights(page: Page) -> list[float]:
-    """Return the heights of the parts that have figures alone."""
+    """Return the heights of the parts that contain only figures."""
     ids = [f"#part-{part}" for part in (ReportPart.QUALITY, ReportPart.CURVES, ReportPart.FRONT)]
     return [page.evaluate(f"document.querySelector('{one}').getBoundingClientRect().height") for one in ids]
 
@@ -344,7 +347,7 @@ def test_page_follows_a_running_search(browser: Browser, tmp_path: Path, width: 
             eventually(partial(show_figure, page, figure))
         eventually(partial(show_figure, page, "architectures", ".drawing:not(.reserved) svg"))
         require_whole(page)
-        # Only the lines of the captions may differ from the space that was kept free.
+        # Only the lines of captions may differ from the reserved space.
         assert part_heights(page) == pytest.approx(empty, abs=80)
         assert page.locator("#problem").is_hidden()
         assert messages == []
@@ -360,7 +363,7 @@ def test_page_recovers_and_its_size_stays_bounded(browser: Browser, tmp_path: Pa
         page, messages = open_page(browser, f"{address}/search?name=small", 1200)
         require_whole(page)
         before = page.evaluate("document.querySelectorAll('*').length")
-        for births in (14, 19, 23):  # each refresh replaces what the one before drew, also on the thousandth
+        for births in (14, 19, 23):  # each refresh replaces the previous drawing, even the thousandth
             made = sqlite_record(tmp_path / f"next{births}", births=births)
             made.engine.dispose()
             assert made.settings.database_file is not None

@@ -112,7 +112,7 @@ def tear(file):
 
 
 def begin_to_create(file):
-    """Leave what MLflow leaves if it is killed before its first migration ends."""
+    """Leave the files that MLflow leaves if it is killed before the end of its first migration."""
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY)")
         connection.commit()
@@ -170,7 +170,7 @@ def test_a_follower_needs_no_program_but_python():
 
 
 def open_page(process, url):
-    """The response; None while nothing listens there."""
+    """Return the response; None while nothing listens at the address."""
     assert process.poll() is None, "the server has exited"
     try:
         return urllib.request.urlopen(url, timeout=5)

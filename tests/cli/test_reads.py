@@ -1,4 +1,4 @@
-"""What the command line reads: in three forms, in words, and by index alone."""
+"""The reading commands: their three formats, their sentences, and their use of indexes."""
 
 import csv
 import io
@@ -49,7 +49,7 @@ def engine(tiny, home):
 def test_every_reading_command_has_three_formats(tiny, eatnas_within, spec, read):
     spec()
     lines = eatnas_within(*read, "--format", "json")
-    if read[0] != "space":  # one object a line, as `space cost` reads them
+    if read[0] != "space":  # one object per line, the input of `space cost`
         assert json.loads(lines)
     assert len(list(csv.reader(io.StringIO(eatnas_within(*read, "--format", "csv"))))) > 1
     assert "Error" not in eatnas_within(*read)
@@ -115,7 +115,7 @@ def test_candidate_history_excludes_other_candidates(engine):
 
 
 def give_work(connection, *workers, of=2):
-    """Workers, the first of which has a candidate in training."""
+    """Insert workers, the first of which trains a candidate."""
     connection.execute(insert(host).values(id=1, name="h", seen_at=0))
     connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
     for number in workers:

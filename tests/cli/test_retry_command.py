@@ -1,4 +1,4 @@
-"""`candidate retry`: one failed candidate, or those of a search that failed for some reason."""
+"""`candidate retry`: one failed candidate, or all candidates of a search with a kind of failure."""
 
 import pytest
 from sqlalchemy import update
@@ -17,7 +17,7 @@ SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 
 
 @pytest.fixture
 def flaky(engine, small):
-    """A search with two candidates that diverged, one that hung, and one in waiting."""
+    """Return a search with two candidates that diverged, one that hung, and one that waits."""
     with transaction(engine) as connection:
         spec = parse_spec(tree("flaky"), SIZES)
         search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)

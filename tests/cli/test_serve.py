@@ -255,7 +255,7 @@ def test_loopback_addresses_are_recognised(host: str, loopback: bool) -> None:
 
 @contextmanager
 def running(record: Record, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start the server as a user does; yields the process and the address that it prints."""
+    """Start the server by its command. Yield the process and the printed URL."""
     where = ["--home", str(record.settings.home), "--db", record.settings.database_url]
     line = [sys.executable, "-m", "eatnas_cli", *where, "serve", "--port", "0", *options]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

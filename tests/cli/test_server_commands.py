@@ -1,4 +1,4 @@
-"""The command line on a record that lies on a server."""
+"""The command line on a record on a server."""
 
 import json
 import os
@@ -18,7 +18,7 @@ PASSWORD = "hush-hush"
 
 @pytest.fixture
 def on_server(postgres_url, eatnas, home):
-    """Runs a command with the server's address, with a password in it, in the environment."""
+    """Run a command with the URL of the server, which contains a password, in the environment."""
     url = postgres_url.replace("postgres:@", f"postgres:{PASSWORD}@")
     environment = {**os.environ, "EATNAS_DB_URL": url}
 
@@ -38,7 +38,7 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     assert "holds no eatnas-db record; run `eatnas-db init`" in on_server("search", "list", expect=1)
     assert "postgresql+psycopg://postgres@" in on_server("init")
     assert not (home / "eatnas.db").exists()
-    on_server("search", "create", spec(), "--set", "training.epochs=40")  # still at it when the others ask
+    on_server("search", "create", spec(), "--set", "training.epochs=40")  # still training during the next commands
     assert json.loads(on_server("search", "list", "--format", "json"))[0]["status"] == "waiting: no daemon"
     started = on_server("daemon", "start", "--slots", "1", more={"EATNAS_HOST": "node/1"})
     daemon = psutil.Process(int(started.split()[-1]))
@@ -52,7 +52,7 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     other = ("--home", str(home.parent / "other"), "run", "tiny")
     refused = on_server(*other, expect=1, more={"EATNAS_HOST": "node/1"})
     assert "another daemon already works on this record as host 'node/1'" in refused
-    on_server("run", "tiny", more={"EATNAS_HOST": "node/1"})  # beside a daemon it watches
+    on_server("run", "tiny", more={"EATNAS_HOST": "node/1"})  # next to a daemon, the command watches
     on_server("daemon", "stop", more={"EATNAS_HOST": "node/1"})
     assert len(json.loads(on_server("query", "best", "tiny", "--format", "json"))) == 4
     output = "".join(file.read_text(errors="replace") for file in Path(home / "logs").iterdir())

@@ -12,7 +12,7 @@ from eatnas_db.settings import Settings, load_settings
 from support.commands import run_command
 
 MAX_SECONDS = 10
-"""Processor time of this process. A quiet machine takes a second; a cost that grows with the square takes minutes."""
+"""The limit in seconds of processor time. Linear work takes a second on a quiet machine, and quadratic work minutes."""
 
 
 @pytest.fixture(scope="module")

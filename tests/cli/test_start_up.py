@@ -1,4 +1,4 @@
-"""What a command loads before it does its work."""
+"""The modules that a command loads before it does its work."""
 
 import os
 import subprocess

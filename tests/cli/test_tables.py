@@ -33,7 +33,7 @@ SAME_EVERYWHERE = [
     "space show eatnas-tiny",
     "space sample --count 2",
 ]
-# Their rows depend on this machine, or grow with the schema.
+# The rows of these commands depend on this machine, or grow with the schema.
 CHANGING = [
     "candidate show 12",
     "search show large",
@@ -46,7 +46,7 @@ CHANGING = [
 
 
 class Terminal(io.StringIO):
-    """A standard output that says it is a terminal."""
+    """A standard output that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -54,7 +54,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def typed(home, monkeypatch):
-    """Run a command at a terminal of some width and return what it shows."""
+    """Run a command at a terminal of this width and return its output."""
 
     def run(command, width):
         monkeypatch.setenv("COLUMNS", str(width))

@@ -1,4 +1,4 @@
-"""`transfer --plan`: what a transfer would start with, and what the record says about sources."""
+"""`transfer --plan`: the start of a planned transfer, and the advice about sources."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""`run` and `search watch` beside a daemon; here the test itself holds the daemon's lock."""
+"""`run` and `search watch` next to a daemon. The test itself holds the daemon's lock."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ def settings(home):
 
 @pytest.fixture
 def change(settings):
-    """Changes the record as a daemon or another command would."""
+    """Change the record like a daemon or another command."""
     engine = open_record(settings.database_url)
 
     def wish(wanted):
@@ -43,7 +43,7 @@ def change(settings):
 
 
 def watching(process):
-    """The first line on stderr and on stdout: it has seen the daemon, and shown the search once."""
+    """Wait for the first line on stderr and on stdout: the command has noticed the daemon and shown the search once."""
     return process.stderr.readline(), process.stdout.readline()
 
 

@@ -12,17 +12,17 @@ from support.searches import FAST_WORKER, create_home, supervise_search
 
 @pytest.fixture(scope="session")
 def fast() -> tuple[str, ...]:
-    """The program of a simulated worker with short epochs."""
+    """Return the program of a simulated worker with short epochs."""
     return FAST_WORKER
 
 
 @pytest.fixture(scope="session")
 def home() -> Callable[..., Settings]:
-    """A function that creates a home with one search."""
+    """Return a function that creates a home with one search."""
     return create_home
 
 
 @pytest.fixture(scope="session")
 def supervise() -> Callable[..., str]:
-    """A function that supervises the search of a home and returns its fingerprint."""
+    """Return a function that supervises the search of a home and returns its fingerprint."""
     return supervise_search

@@ -11,7 +11,7 @@ from eatnas_db.searches.prepared_births import PreparedBirth
 
 
 class Queue(Executor):
-    """Runs submitted calls at the test's request."""
+    """Runs submitted calls when the test requests it."""
 
     def __init__(self):
         self.waiting = []
@@ -65,7 +65,7 @@ def test_wanted_births_are_decided_after_the_transaction(queue, make_preparer):
     queue.run()
     assert (preparer.poll(), preparer.poll()) == (True, False)
     assert preparer.take(1, 8) is birth
-    # The transaction may be rolled back, and then asks for the same birth again.
+    # The transaction may be rolled back, and a repetition requests the same birth again.
     assert preparer.take(1, 8) is birth
 
 

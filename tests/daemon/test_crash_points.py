@@ -1,4 +1,4 @@
-"""Kill a process at each of its writes in turn: the search ends with the same result every time."""
+"""A process is killed at each of its writes in turn, and the search always ends with the same result."""
 
 import shutil
 import subprocess
@@ -106,7 +106,7 @@ def expected(fresh, supervise):
 
 
 def supervise_until_killed(*crash_points):
-    """Supervise each home in a process that is killed at its write; return the output of those that survive."""
+    """Supervise each home in a process that is killed at a write. Return the outputs of the processes that survive."""
     script = CHILD.replace("PROGRAM", repr(PROGRAM))
     arguments = [f"{settings.home}:{number}" for settings, number in crash_points]
     return subprocess.run(
@@ -116,7 +116,7 @@ def supervise_until_killed(*crash_points):
 
 @pytest.fixture(scope="module")
 def writes(fresh):
-    """The number of writes of a supervisor during the whole search."""
+    """Return the number of writes of a supervisor during the whole search."""
     (count,) = supervise_until_killed((fresh("counted"), 10**9))
     assert int(count) > 100
     return int(count)
@@ -134,7 +134,7 @@ def assert_same_result(settings, supervise, expected):
 
 
 def test_supervisor_killed_at_sampled_writes_loses_nothing(fresh, supervise, expected, writes):
-    # Not the last ones: how often a supervisor writes depends on its speed.
+    # Leave out the last writes, because the number of writes depends on the speed of the supervisor.
     numbers = range(3, writes * 3 // 4, writes // SAMPLED)
     crash_points = [(fresh(f"sample-{number}"), number) for number in numbers]
     assert supervise_until_killed(*crash_points) == []
@@ -166,7 +166,7 @@ def test_supervisor_killed_at_every_write_loses_nothing(fresh, supervise, expect
 
 
 def survives(settings, number, supervise, expected):
-    """Kill the worker of candidate 3 at one of its writes; return whether it ended before that write."""
+    """Kill the worker of candidate 3 at one of its writes. Return whether the worker ended before this write."""
     assert supervise(settings, program=(*PROGRAM, "--kill-on", "3", "--kill-at-write", str(number))) == expected
     with read_transaction(open_record(settings.database_url)) as connection:
         query = select(attempt.c.outcome).where(attempt.c.candidate_id == 3).order_by(attempt.c.number)
@@ -186,6 +186,6 @@ def test_worker_killed_at_every_write_loses_nothing(fresh, supervise, expected):
     number = 1
     while not survives(fresh(f"worker-{number}"), number, supervise, expected):
         number += 1
-    # A phase; in each epoch a result, a progress, and a checkpoint that is created (two audit events), renamed, synced
-    # and reported; and the end.
+    # The writes are a phase, the writes of each epoch, and the end. An epoch has a result, a progress, and a checkpoint
+    # that is created (two audit events), renamed, synced and reported.
     assert number - 1 == 1 + 2 * 7 + 1

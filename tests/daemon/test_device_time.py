@@ -1,4 +1,4 @@
-"""Device time: seconds in steps are shared out among the trainings that use a device at once."""
+"""Device time: seconds in steps are divided among the trainings that use a device at once."""
 
 from types import SimpleNamespace
 
@@ -61,7 +61,7 @@ def test_training_outside_its_steps_takes_no_share():
         receive(train_in(slots), Phase, phase)
     share_device_time(slots, 4.0, cores=2)
     progress(slots[0], 4.0)
-    # The second one takes all of its steps before the next call.
+    # The second training does all its steps before the next call.
     receive(slots[1], Phase, "training")
     receive(slots[1], Finished, 0.5, 1.0, "digest", 1.0)
     assert seconds_of(slots) == pytest.approx([4.0, 0.5])

@@ -1,6 +1,6 @@
-"""Full disks: training waits with a clear message, continues when there is space, and no file is damaged.
+"""Full disks: training waits with a clear message, continues when there is space, and damages no file.
 
-Real small disks where this machine lets us mount one, and limits on the size of files, which go everywhere.
+The tests use small disks if this machine permits mounts, and limits on the size of files elsewhere.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05)
 PACED = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
-"""Time that a disk stays full after the supervisor reports it."""
+"""The seconds that a disk stays full after the supervisor has reported this."""
 SECONDS = 200
 SUPERVISE = """
 import sys
@@ -216,7 +216,7 @@ def test_supervisor_over_file_size_limit_waits(tmp_path, home, supervise, expect
         assert process.stdout is not None
         output = process.stdout.readline()
         limit(process.pid, None)
-        # Workers that started meanwhile have inherited the limit.
+        # Workers that were started meanwhile have inherited the limit.
         for worker in psutil.Process(process.pid).children():
             limit(worker.pid, None)
         assert process.stdout.read() == "None\n"

@@ -29,7 +29,7 @@ from support.simulated_worker import SIMULATED_WORKER
 from support.slots import candidate_of, is_training, progress_of, running_pid
 
 SLOW = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
-"""Slow enough to be in its first epochs when a supervisor on a busy machine checks it."""
+"""A program so slow that even a supervisor on a busy machine sees its first epochs."""
 QUICK = Timeouts(tick=0.02, database=0.1, silence=3.0, stop=3.0, restart=0.05, checkpoint_cleanup=0.0)
 
 
@@ -44,7 +44,7 @@ def outcomes(settings, candidate_id):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, home, supervise):
-    """The fingerprint of the search without faults."""
+    """Return the fingerprint of the search without faults."""
     return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
 
 
@@ -138,7 +138,7 @@ def test_cancelled_candidate_stops_training_at_once(tmp_path, home, supervise):
     ended = select(attempt.c.outcome, attempt.c.device_seconds).where(attempt.c.candidate_id == 2)
     ((outcome, seconds),) = fetch_rows(settings, ended)
     assert outcome == "cancelled"
-    assert seconds > 0  # although it recorded no epoch
+    assert seconds > 0  # the time counts although no epoch is recorded
     total = select(func.sum(attempt.c.device_seconds))
     assert fetch_rows(settings, select(search.c.device_seconds)) == [pytest.approx(fetch_rows(settings, total)[0])]
 

@@ -102,7 +102,7 @@ def url(postgres_url):
 
 @pytest.fixture
 def hosts(tmp_path):
-    """A function that starts supervisors in processes of their own; kills the remaining ones at the end."""
+    """Return a function that starts supervisors in new processes, which are killed at the end."""
     running = []
 
     def start(url, name, seconds=0.02):
@@ -120,7 +120,7 @@ def hosts(tmp_path):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """The fingerprint of the search on SQLite with one slot and without faults."""
+    """Return the fingerprint of the search on SQLite with one slot and without faults."""
     folder = tmp_path_factory.mktemp("calm")
     settings = Settings(folder, f"sqlite:///{folder / 'eatnas.db'}")
     engine = make_search(settings.database_url)
@@ -227,7 +227,7 @@ def test_lost_connections_change_nothing(url, tmp_path, expected):
         count["statements"] += 1
         if count["statements"] == count["next"]:
             cut(connection)
-            # Less and less often, since otherwise no transaction with many statements could succeed.
+            # Fail less and less often, because otherwise no transaction with many statements could succeed.
             count["next"] += 23 + 7 * count["lost"]
 
     def commit(connection):

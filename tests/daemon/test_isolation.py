@@ -1,4 +1,4 @@
-"""One bad message, worker or search ends or delays itself alone."""
+"""A bad message, worker or search ends or delays only itself."""
 
 import json
 import os
@@ -81,7 +81,7 @@ class PipeLauncher:
 
 
 class Stage:
-    """A supervisor with one slot whose worker is played by the test."""
+    """A supervisor with one slot, in which the test plays the worker."""
 
     def __init__(self, settings):
         self.engine = open_record(settings.database_url)
@@ -242,7 +242,7 @@ REPORTS = (
 
 @st.composite
 def reports(draw):
-    """A report about the present training with valid or arbitrary values, as bytes."""
+    """Return a report about the present training with valid or arbitrary values, as bytes."""
     kind = draw(st.sampled_from(REPORTS))
     values = {}
     for field in fields(kind):
@@ -293,7 +293,7 @@ def test_deleted_search_cannot_be_set_aside(stage):
 
 @pytest.fixture
 def pair(tmp_path, home):
-    """A home with the searches `s` and `broken`, which has a spec without its evolution."""
+    """Return a home with the search `s`, and the search `broken`, whose spec lacks the section `evolution`."""
     settings = home(tmp_path / "home", budget__candidates=8)
     engine = open_record(settings.database_url)
     with transaction(engine) as connection:

@@ -1,4 +1,4 @@
-"""Which process holds a lock: only that one is ever signalled."""
+"""The holder of a lock: no other process is ever signalled."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ def child():
 
 @pytest.fixture
 def holder(child):
-    """The child as the holder of a lock."""
+    """Return the child as the holder of a lock."""
     started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
     return replace(current_process(), pid=child.pid, started=started)
 

@@ -1,4 +1,4 @@
-"""Commands and two hosts change the same searches on a server, and none of them runs into a deadlock."""
+"""Commands and two hosts change the same searches on a server without a deadlock."""
 
 import re
 import threading
@@ -42,7 +42,7 @@ def cancel_newest(connection):
 
 
 def supervise(url, folder, name, over, conflicts):
-    """Tick until the test is over; a conflict that even the repetition meets is noted."""
+    """Tick until the test is over. Store conflicts that a repetition did not solve."""
     settings = replace(load_settings({}, str(folder)), database_url=url)
     engine = open_record(url)
     launcher = Launcher(settings.logs, FAST_WORKER)
@@ -59,7 +59,7 @@ def supervise(url, folder, name, over, conflicts):
 
 
 def statements_in_deadlocks(log):
-    """The statements that waited for each other, by the log of a server."""
+    """Return the statements that waited for each other, from the log of a server."""
     return re.findall(r"^\tProcess \d+: (.*)", log, re.MULTILINE)
 
 
@@ -90,7 +90,7 @@ def test_commands_next_to_two_hosts_meet_no_deadlock(postgres, tmp_path):
             host.join()
         engine.dispose()
     assert conflicts == []
-    # Searches share architectures, so two of them that insert the same ones may still wait for each other.
+    # Two searches that insert the same architectures may still wait for each other.
     waiting = statements_in_deadlocks(log.read_text()[logged:])
     assert [statement for statement in waiting if not statement.startswith("INSERT INTO architecture ")] == []
 

@@ -68,7 +68,7 @@ def settings(tmp_path, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, supervise):
-    """The fingerprint of a search without a follower."""
+    """Return the fingerprint of a search without a follower."""
     return supervise(short_home(tmp_path_factory.mktemp("undisturbed") / "home"), 2)
 
 
@@ -180,7 +180,7 @@ class RejectingHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def rejecting_server(seconds):
-    """A server that refuses every request; its URL and the credentials that it was sent."""
+    """Run a server that refuses every request. Yield its URL and the credentials that it receives."""
     handler = type("Handler", (RejectingHandler,), {"credentials": [], "seconds": seconds})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
@@ -198,7 +198,7 @@ def credentials(monkeypatch):
 
 @contextmanager
 def started_follower(settings, uri):
-    """The follower of a daemon, and its process, which is killed at the end."""
+    """Yield the follower of a daemon and its process, which is killed at the end."""
     follower = make_follower(settings.database_url, uri, settings.logs / "mlflow.log")
     follower.start()
     process = psutil.Process(follower.pid)

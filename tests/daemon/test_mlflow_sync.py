@@ -1,4 +1,4 @@
-"""The MLflow store shows what the record contains, each run once."""
+"""The MLflow store shows the content of the record, and each run once."""
 
 import json
 import os
@@ -141,7 +141,7 @@ def test_leased_candidates_are_running_only_while_a_supervisor_lives(engine, uri
     with hold_daemon_lock(tmp_path / "eatnas.db.lock"):
         sync_runs(engine, uri)
         assert statuses() == ("RUNNING", "RUNNING")
-        # As the follower of a supervisor that is about to exit.
+        # Sync like the follower of a supervisor that is about to exit.
         MlflowSync(engine, connect(uri)).sync_changes(stopping_pid=os.getpid())
         assert statuses() == ("KILLED", "SCHEDULED")
         sync_runs(engine, uri)
@@ -254,7 +254,7 @@ def test_equal_search_names_of_two_records_get_separate_experiments(engine, uri,
 
 @pytest.mark.slow
 def test_new_search_adopts_no_runs_of_a_deleted_one(engine, uri):
-    mlflow_sync = MlflowSync(engine, connect(uri))  # as a follower that lives on
+    mlflow_sync = MlflowSync(engine, connect(uri))  # like a follower that continues to run
     train_four(engine)
     mlflow_sync.sync_changes()
     (old,) = list_experiment_ids(engine, uri).values()

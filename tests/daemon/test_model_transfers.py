@@ -1,4 +1,4 @@
-"""A search that learns from another one has one history, whatever trains it."""
+"""A search that learns from another search has the same history on any slots."""
 
 import pytest
 from sqlalchemy import func, select

@@ -39,7 +39,7 @@ READS = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the installed example."""
+    """Return a folder with the installed example."""
     made = make_once(
         tmp_path_factory,
         "operator",

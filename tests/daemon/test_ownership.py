@@ -1,4 +1,4 @@
-"""Who owns a record: one daemon, whatever name its file is reached by, and only while the file is there."""
+"""The ownership of a record: one daemon owns it under all names of its file, and only while the file exists."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ with hold_record(load_settings({}, sys.argv[1], sys.argv[2])):
 
 @pytest.fixture
 def holder():
-    """A function that holds a record in a process of its own."""
+    """Return a function that holds a record in a new process."""
     processes = []
 
     def hold(settings):
@@ -52,7 +52,7 @@ def holder():
 
 
 def reached_by(settings, file):
-    """The settings of another home with the same database through another path."""
+    """Return the settings of another home with the same database through another path."""
     return load_settings({}, str(settings.home.parent / "other"), sqlite_url(file))
 
 

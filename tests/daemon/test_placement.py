@@ -43,13 +43,13 @@ GPUS = ("GPU-aaaa", "GPU-bbbb")
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, home, supervise):
-    """The fingerprint of the search on two CPU slots."""
+    """Return the fingerprint of the search on two CPU slots."""
     return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
 
 
 @pytest.fixture
 def other_process():
-    """A process of another user."""
+    """Return a process of another user."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()
@@ -57,7 +57,7 @@ def other_process():
 
 @pytest.fixture
 def gpus(tmp_path):
-    """A function that creates fake GPUs and the scheduler of a daemon that uses them."""
+    """Return a function that creates fake GPUs and the scheduler of a daemon that uses them."""
     schedulers = []
 
     def make(*cards, device_options=None, scheduler_type=GpuScheduler, **options):
@@ -376,7 +376,7 @@ def test_workers_on_all_gpus_respect_the_limit(tmp_path, home, supervise, gpus):
 
 @pytest.mark.slow
 def test_workers_share_a_gpu_until_its_memory_is_used(tmp_path, home, supervise, gpus):
-    # Each worker takes 1 GiB; one more needs 2 GiB for its context and its training.
+    # Each worker takes 1 GiB. A further worker needs 2 GiB for its context and its training.
     _, scheduler = gpus(FakeGpu(GPUS[0], total=5 * GIB), workers_per_device=10)
     settings = home(tmp_path / "packed", training__epochs=1000)
     most, full_at = [0], []
@@ -396,7 +396,7 @@ def test_workers_share_a_gpu_until_its_memory_is_used(tmp_path, home, supervise,
 def test_device_seconds_of_a_shared_gpu_sum_to_wall_time(tmp_path, home, supervise, gpus):
     settings = home(tmp_path / "shared")
     _, scheduler = gpus(FakeGpu(GPUS[0]), workers_per_device=4)
-    # Epochs of this length leave a busy machine the time to start four workers.
+    # With epochs of this length, even a busy machine has time to start four workers.
     program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.3")
     supervise(settings, 0, program=program, gpu_scheduler=scheduler, timeouts=QUICK)
     rows = fetch_rows(

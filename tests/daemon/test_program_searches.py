@@ -1,4 +1,4 @@
-"""Searches whose candidates are trained by a program of the user's own, in real worker processes."""
+"""Searches whose candidates a user's own program trains, in real worker processes."""
 
 from __future__ import annotations
 

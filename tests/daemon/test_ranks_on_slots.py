@@ -62,7 +62,7 @@ QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05, checkpoint_cleanup=0.0, 
 
 
 def slot_on(devices=0, *, on_gpu=False, staffed=True):
-    """Return a slot whose worker trains on so many devices; 0: it is idle."""
+    """Return a slot whose worker trains on `devices` devices, or is idle with 0."""
     message = SimpleNamespace(training={"devices": devices} if devices > 1 else {})
     training = SimpleNamespace(assignment=SimpleNamespace(message=message)) if devices else None
     worker = SimpleNamespace(training=training) if staffed else None
@@ -130,7 +130,7 @@ def train(settings, name, victim=None):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory, home, supervise):
-    """A home with a final model to train on two slots, from the weights of another one, and its undisturbed result."""
+    """Return a home with a final model to train on two slots from other weights, and its undisturbed result."""
     folder = tmp_path_factory.mktemp("calm") / "home"
     settings = home(folder, **SMALL)
     supervise(settings, 2, REAL)
@@ -163,7 +163,7 @@ def test_two_ranks_have_the_same_scores_after_any_kill(tmp_path, calm, victim):
 
 @pytest.fixture
 def gpu_scheduler(tmp_path):
-    """The scheduler of a daemon that uses a fake GPU."""
+    """Return the scheduler of a daemon that uses a fake GPU."""
     nvml = Nvml(FakeNvml(FakeGpu("GPU-aaaa"), worker_bytes=GIB))
     (tmp_path / "locks").mkdir()
     monitor = DeviceMonitor(

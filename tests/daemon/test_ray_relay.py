@@ -1,4 +1,4 @@
-"""What a bridge copies between a daemon and an actor, and how many workers a cluster is asked for, without Ray."""
+"""The copies of a bridge between a daemon and an actor, and the requested number of workers, without Ray."""
 
 from __future__ import annotations
 

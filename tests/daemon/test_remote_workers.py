@@ -108,7 +108,7 @@ def test_a_stopped_worker_dies_with_its_actor(tmp_path):
 
 @pytest.fixture
 def remote():
-    """The daemon's view of a worker, and the bridge's end of its socket."""
+    """Return the daemon's view of a worker, and the bridge's end of its socket."""
     (worker_in, command_fd), (report_fd, worker_out) = os.pipe(), os.pipe()
     own, bridge = new_socket_pair()
     worker = RemoteWorkerProcess(own, command_fd, report_fd, on_gpu=False)

@@ -34,14 +34,14 @@ def violations(settings):
 
 
 def settled_rungs(settings):
-    """Return how many candidates settled at each rung."""
+    """Return the number of candidates that settled at each rung."""
     query = select(candidate.c.rung, func.count()).where(candidate.c.state == "scored").group_by(candidate.c.rung)
     return {row[0]: row[1] for row in fetch_rows(settings, query)}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, home, supervise, fast):
-    """The settings of a finished search, and its fingerprint."""
+    """Return the settings of a finished search, and its fingerprint."""
     settings = home(tmp_path_factory.mktemp("finished") / "home", **SMALL)
     return settings, supervise(settings, 1, fast)
 

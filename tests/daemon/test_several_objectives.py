@@ -50,7 +50,7 @@ def test_history_depends_on_neither_slots_nor_crashes(tmp_path, home, supervise,
     front = {rows[place].birth for place in sort_into_fronts(vectors)[0]}
     living = {row.birth for row in rows if row.left is None}
     assert len(living) == 6
-    # A member of the front leaves only while all other members are on it, too.
+    # A member of the front leaves only if all other members are on the front too.
     assert front <= living or not any(
         dominates(a, b)
         for a, one in zip(vectors, rows, strict=True)
@@ -112,7 +112,7 @@ def test_flat_hypervolume_ends_a_search(tmp_path, home, supervise, fast):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, home, supervise):
-    """A finished search over accuracy, latency and parameters, and its re-evaluation."""
+    """Return a finished search over accuracy, latency and parameters, and its re-evaluation."""
     overrides = {"budget__candidates": 16, "reevaluation": {"top": 3, "seeds": 1}}
     settings = home(tmp_path_factory.mktemp("finished") / "home", objective=LATENCY, **overrides)
     supervise(settings, 2)

@@ -32,7 +32,7 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
 
 
 def run_storm(out, *arguments):
-    """Run the benchmark; return its lines on faults and on rounds."""
+    """Run the benchmark. Return its lines about faults and about rounds."""
     command = [sys.executable, str(CHAOS), "--seconds-per-epoch", "0.15", "--out", str(out), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -48,7 +48,7 @@ def test_history_survives_a_short_storm_of_faults(tmp_path):
     assert {kind: hit.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 2)
     assert {(row["lost"], row["doubled"], row["differing"]) for row in rounds} == {(0, 0, 0)}
 
-    # A second run finds that no fault is left to do.
+    # In a second run, no fault is left.
     again, _ = run_storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
     assert again == faults
 
@@ -87,7 +87,7 @@ def test_real_workers_of_a_killed_supervisor_exit_soon(tmp_path, home, supervise
     _, left = psutil.wait_procs(workers, timeout=200)
     assert not left
     files = list(settings.artifacts.glob("checkpoints/*/c*.ckpt"))
-    # Each has saved a checkpoint, at the end of an epoch or within it.
+    # Each worker has saved a checkpoint, at the end of an epoch or within it.
     assert files
     with read_transaction(open_record(settings.database_url)) as connection:
         assert set(connection.execute(select(attempt.c.outcome)).scalars()) == {None}

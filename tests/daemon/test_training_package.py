@@ -1,4 +1,4 @@
-"""A package with a training of the user's own: installed, searched, killed, resumed, transferred and removed."""
+"""A package with a training function: installed, searched, killed, resumed, transferred and removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Databases that do not answer, or cancel what they are asked: the daemon waits, and can always be stopped."""
+"""Databases that do not answer or cancel statements: the daemon waits, and can always be stopped."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Whether a device is available. The GPUs are fakes of NVML; the processes are real."""
+"""The availability of devices. The GPUs are fakes of NVML; the processes are real."""
 
 from dataclasses import replace
 

@@ -22,7 +22,7 @@ NUMBERS = st.one_of(st.integers(0, 6).map(float), st.floats(-1e6, 1e6, allow_sub
 
 
 def vectors(minimum=1):
-    """Lists of vectors with two to four objectives, of which many share values."""
+    """Return lists of vectors with two to four objectives. Many of the vectors share values."""
     return st.integers(2, 4).flatmap(lambda size: st.lists(st.tuples(*[NUMBERS] * size), min_size=minimum, max_size=14))
 
 

@@ -1,4 +1,4 @@
-"""Proposals of the model: what they are, and when the model leaves a birth to evolution."""
+"""Proposals of the model, and births that the model leaves to evolution."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_search_by_proposals_finds_the_best_code():
         proposal = propose_next(rows, accepts=lambda code, codes=codes: code not in codes)
         code = proposal.code if proposal else Cube().sample(KeyedRng(1, "sample", len(rows)))
         rows.append(ScoredCode(len(rows), code, float(score(code))))
-    # Of 1,024 codes; random search needs 512 on average.
+    # There are 1,024 codes, so random search needs 512 on average.
     assert len(rows) < 40
 
 

@@ -93,7 +93,7 @@ def test_a_tick_takes_as_many_statements_next_to_idle_searches(engine, url, tmp_
     for first, end in ((0, 2), (2, 22)):
         for number in range(first, end):
             search_factory(f"idle{number}")
-        for _ in range(3):  # until it has seen what changed
+        for _ in range(3):  # until it has read the changes
             supervisor.tick()
         numbers.append(count(supervisor.tick))
     supervisor._close()
@@ -112,7 +112,7 @@ def test_cancelling_ends_every_attempt_in_training(engine, search_factory, lease
 
 
 def list_unneeded(connection, record):
-    """Return the checkpoints of a finished search that may be dropped, worked out candidate by candidate."""
+    """Return the checkpoints of a finished search that may be deleted, computed candidate by candidate."""
     query = select(candidate, checkpoint.c.path).join(checkpoint, checkpoint.c.candidate_id == candidate.c.id)
     rows = connection.execute(query.where(candidate.c.search_id == record.id)).all()
     scored = sorted((row for row in rows if row.fitness is not None), key=lambda row: (-row.fitness, row.birth))

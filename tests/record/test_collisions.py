@@ -1,4 +1,4 @@
-"""Another program changed a search at the same time, or its record contradicts itself."""
+"""Searches that another program changes at the same time, or whose record contradicts itself."""
 
 from dataclasses import replace
 

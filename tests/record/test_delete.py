@@ -1,4 +1,4 @@
-"""A search is deleted with everything that the record holds about it, unless something depends on it."""
+"""A search is deleted with all its rows, unless something depends on it."""
 
 import pytest
 from sqlalchemy import func, select

@@ -129,7 +129,7 @@ def test_disk_usage_is_measured_by_purpose(home):
         "key.json",
         "key.npy",
         "killed.78.partial",
-    ]  # others are in use
+    ]  # other files are in use
     assert usage.database == home.settings.database_file.stat().st_size
     assert usage.checkpoints.keys() == {"s"}
     assert usage.logs == sum(file.stat().st_size for file in home.settings.logs.iterdir())
@@ -179,7 +179,7 @@ def test_leftovers_are_removed_first_and_newest_checkpoints_last(home):
     usage = measure_disk_usage(home.engine, home.settings, home.unchanged, 0.0)
     assert leftover not in [file.path for file in usage.removable]
     fresh.write_bytes(b"x")
-    os.utime(fresh, (1, 1))  # as after a clock was set
+    os.utime(fresh, (1, 1))  # the state after a clock was set
     usage = measure_disk_usage(home.engine, home.settings, home.unchanged, GRACE_SECONDS + 1)
     order = [file.order for file in select_for_removal(usage, 0)]
     assert order == sorted(order)

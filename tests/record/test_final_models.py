@@ -1,4 +1,4 @@
-"""Final models: which candidates are tested, with which recipe, and how often the test part is used."""
+"""Final models: the tested candidates, their recipe, and the number of evaluations on the test part."""
 
 import pytest
 from sqlalchemy import select

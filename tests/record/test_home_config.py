@@ -1,4 +1,4 @@
-"""The settings of a home: disk space, hooks and workers, and the errors of wrong ones."""
+"""The settings of a home: disk space, hooks and workers, and errors about wrong settings."""
 
 import pytest
 

@@ -20,7 +20,7 @@ from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResumptionR
 SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
 SMALL |= {"Seq Scan on eatnas_checkpoint", "Seq Scan on eatnas_lease"}
 SMALL |= {"SCAN held", "SCAN (subquery-4)"}
-"""Allowed scans: only living candidates have checkpoints, and only those in training have leases.
+"""The allowed scans: few candidates have checkpoints, and only candidates in training have leases.
 
 `held` and its subquery are the checkpoints with their candidates.
 """
@@ -114,7 +114,8 @@ def test_candidate_statements_use_indexes_only(
     assert all("ix_eatnas_candidate_living" in plan for plan in living)
     if not is_postgresql(engine):  # PostgreSQL plans by table sizes, which are small here
         (retention,) = [plan for sql, plan in plans_by_statement.items() if "AS held" in sql]
-        # It reads from the few checkpoints to their candidates, not through the history of a search, and sorts those.
+        # The statement starts from the few checkpoints, reads their candidates, and sorts them. It does not read the
+        # whole search.
         assert "SCAN eatnas_checkpoint; SEARCH eatnas_candidate USING INTEGER PRIMARY KEY" in retention
         assert not re.search(r"uq_eatnas_candidate|ix_eatnas_candidate_(?!parent)", retention)
         assert retention.count("TEMP B-TREE") == 1

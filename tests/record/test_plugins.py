@@ -34,7 +34,7 @@ from support.plugin_packages import install_package
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Path]:
-    """A folder of installed packages on `sys.path`."""
+    """Return a folder of installed packages on `sys.path`."""
     sys.path.insert(0, str(tmp_path))
     try:
         yield tmp_path
@@ -148,7 +148,7 @@ def test_former_source_is_accepted_again_until_its_package_is_imported(site: Pat
     plugin.load()
     install_package(site, "plugin_sample_h", "value = 4\n")
 
-    identity.require_installed()  # what this process has imported is still the former source
+    identity.require_installed()  # this process still has the former source
 
 
 def test_links_to_nothing_are_no_source(site: Path) -> None:

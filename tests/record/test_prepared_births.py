@@ -21,7 +21,7 @@ GUIDED = {"evolution__births": "guided", "evolution__population": 12, "budget__c
 
 
 class Prepared:
-    """Births of one search, and the questions that a transaction has asked."""
+    """Prepared births of one search, and the requests of a transaction."""
 
     def __init__(self, births):
         self.births = {birth.inputs.number: birth for birth in births}
@@ -38,7 +38,7 @@ class Prepared:
 
 @pytest.fixture
 def make_search(search_factory, lease_factory, score_factory):
-    """Make a guided search whose eight random births are scored and not settled."""
+    """Make a guided search with eight random births that are scored but not settled."""
 
     def make(name="s"):
         search_id = search_factory(name, **GUIDED)

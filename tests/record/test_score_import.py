@@ -39,7 +39,7 @@ SPACE = Space(find_space("eatnas-tiny"), TASK)
 
 @pytest.fixture
 def engine(url, migrated_file):
-    """An empty record; that of other tests has rows whose ids a server does not count."""
+    """Return an empty record, because the usual record has rows with ids that a server's sequences do not count."""
     if url.startswith("sqlite"):
         shutil.copy(migrated_file, make_url(url).database)
     else:

@@ -1,4 +1,4 @@
-"""A reader without locks never takes a torn database file for a whole one."""
+"""A reader without locks never accepts a database file that mixes two states."""
 
 import sqlite3
 from contextlib import closing

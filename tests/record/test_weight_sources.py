@@ -1,4 +1,4 @@
-"""Final models that start from the weights of other final models: which, and how long these are kept."""
+"""Final models that start from the weights of other final models: the chosen weights, and how long they are kept."""
 
 import re
 
@@ -135,7 +135,7 @@ def test_spec_names_the_source_and_none_overrides_it(
 def test_other_source_is_another_recipe(engine, searches, final, train_final_models):
     (model,) = train_final_models(final("a"))
     train_final_models(final("b"))
-    train_final_models(final("b", final={"from": "a"}))  # not refused: it is not the recipe tested before
+    train_final_models(final("b", final={"from": "a"}))  # allowed, because the recipe differs from the tested recipe
     with read_transaction(engine) as connection:
         best = list_best(connection, searches[1], 1)[0]
     assert (best.test_seeds, best.test_weights_from) == (1, f"a.final/{model}")

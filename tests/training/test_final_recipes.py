@@ -73,7 +73,7 @@ def assert_resumes(assignment: MakeAssignment, calls: int, *, split: bool = Fals
 
     uninterrupted = run_training(assign())
     released = run_training(assign(attempt=2), after_calls(calls, StopRequest.RELEASE))
-    torch.rand(3)  # the draws do not come from the global generator
+    torch.rand(3)  # a draw from the global generator must change nothing
     resumed = run_training(assign(attempt=3, checkpoint_folder=released.folder))
     assert_same_bits(uninterrupted, resumed)
     assert finished(uninterrupted).loss == finished(resumed).loss
@@ -81,7 +81,7 @@ def assert_resumes(assignment: MakeAssignment, calls: int, *, split: bool = Fals
 
 def test_weight_average_is_evaluated_and_exported(assignment: MakeAssignment) -> None:
     plain, averaged = run_training(final(assignment)), run_training(final(assignment, ema_decay=0.9))
-    assert epoch_metrics(plain) == epoch_metrics(averaged)  # the training is the same
+    assert epoch_metrics(plain) == epoch_metrics(averaged)  # the average does not change the training
     assert finished(plain).loss != finished(averaged).loss
     saved = saved_state(averaged)
     assert saved["average"].keys() == saved["model"].keys()

@@ -216,7 +216,7 @@ def test_error_that_may_pass_is_not_cached(root: Path, tmp_path: Path, name: str
     data = spec(root, name=name, on_unreadable="skip")
     image = (root / "train" if name == "ImageNet" else root) / "cat" / "3.png"
     image.rename(tmp_path / "kept")
-    image.symlink_to("/proc/self/mem")  # its first byte gives EIO
+    image.symlink_to("/proc/self/mem")  # reading the first byte raises EIO
     listed = streamed_files.listing_steps(data, reuse=True, min_files=1)
     skipped = prepare.describe(data)
     assert (skipped["train_images"], skipped["validation_images"]) == (32, 7)

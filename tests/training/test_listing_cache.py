@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def settle(root: Path) -> None:
-    """Give all folders an old modification time: one that has just changed is not stored."""
+    """Give all folders an old modification time, because listings of recently changed folders are not stored."""
     for folder, _, _ in os.walk(root):
         os.utime(folder, LONG_AGO)
 
@@ -62,7 +62,7 @@ def assert_same(one: StreamedFiles, other: StreamedFiles) -> None:
 def test_stored_listing_equals_the_first(root: Path, final_model: bool) -> None:
     first = listed(root, reuse=False, final_model=final_model)
     (file,) = stored(root)
-    os.utime(root / "train" / "cat" / "3.png", LONG_AGO)  # found when it is read
+    os.utime(root / "train" / "cat" / "3.png", LONG_AGO)  # detected when the file is read
     assert_same(listed(root, final_model=final_model), first)
     file.write_bytes(file.read_bytes()[:500])
     assert listed(root, final_model=final_model).state != first.state

@@ -237,7 +237,7 @@ def test_diverged_state_is_not_saved(assignment: MakeAssignment) -> None:
     training = loop.Training(assign, no_request)
     training.runner.load()
     training.runner.build()
-    training.runner.state.sums[0] = float("nan")  # as on a GPU whose last steps were not checked yet
+    training.runner.state.sums[0] = float("nan")  # the state on a GPU before the last steps are checked
     with pytest.raises(DivergedError):
         list(training.save())
     assert not list(Path(assign.checkpoint_folder).glob("*.ckpt"))

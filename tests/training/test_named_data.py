@@ -224,6 +224,6 @@ def test_several_configurations_must_be_chosen(beans: Path) -> None:
 
 
 def test_missing_extra_is_named(beans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # imitates a missing package
     with pytest.raises(DataError, match=r"hf: needs pyarrow .*; pip install 'eatnas-db\[hf\]'"):
         datasets.load_training(section(beans))

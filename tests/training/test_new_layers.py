@@ -1,4 +1,4 @@
-"""Parts of a child that its parent does not have: they learn."""
+"""New parts of a child, which its parent does not have, learn."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_all_new_parameters_learn(code, primitive, after) -> None:
     assert losses[-1] < losses[0]
     for name, parameter in new.named_parameters():
         is_changed = (parameter != before[name]).reshape(len(parameter), -1).any(1)
-        # Biases may stay, since the next batch-norm removes their effect. A few channels of the random parent may be
-        # inactive for all images.
+        # Biases may stay unchanged, because the next batch norm removes their effect. A few channels of the random
+        # parent may be inactive for all images.
         assert name.endswith("bias") or float(is_changed.double().mean()) > 0.8, name
 
 

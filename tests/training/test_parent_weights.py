@@ -25,7 +25,7 @@ def widen(code: list[list[int | float]], position: int) -> list[list[int | float
 
 @pytest.fixture
 def family(assignment: MakeAssignment) -> Family:
-    """A grandparent without a parent, its child, and its grandchild."""
+    """Return a candidate without a parent, its child, and its grandchild."""
     grandparent = assignment(1)
     folder = grandparent.checkpoint_folder
     parent = replace(
@@ -67,7 +67,8 @@ def test_child_starts_from_its_parents_weights(assignment: MakeAssignment) -> No
     assert of_child.share_inherited is not None
     assert 0.3 < of_child.share_inherited < 1
     assert of_child.logit_distance is not None
-    assert of_child.logit_distance < 1e-4  # the child is only wider, so its initial logits are its parent's
+    # the child is only wider, so its initial logits equal the logits of its parent
+    assert of_child.logit_distance < 1e-4
     assert of_unrelated.share_inherited is None
     assert of_parent.accuracy > of_unrelated.accuracy + 0.2
     assert of_child.accuracy > of_unrelated.accuracy + 0.2

@@ -1,4 +1,4 @@
-"""Trainings of the user's own: their reports, their resumption, and their forbidden actions."""
+"""Users' own training functions: their reports, their resumption, and their forbidden actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of operators and spaces: the built-in ones keep it, and broken ones are explained."""
+"""The interface of operators and spaces: built-in ones fulfil it, and errors explain broken ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def count(layer: Layer) -> list[Part]:
     return [convolution(1, layer.inputs, layer.outputs, layer.side, stride=layer.stride)]
 
 
-count.__module__ = "eatnas_db.domain.operators"  # a module without torch, as the package of an operator has
+count.__module__ = "eatnas_db.domain.operators"  # a module without torch, like the package of an operator
 
 
 class Pointwise(nn.Sequential):

@@ -1,4 +1,4 @@
-"""Steps whose draws lie in tables on the device: the same bits as steps that the host feeds."""
+"""Steps with draws from tables on the device have the same bits as steps with draws from the host."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def advance(runner: StepRunner) -> None:
 
 
 def assert_equal_states(one: StepRunner, other: StepRunner) -> None:
-    """Compare all that a checkpoint holds."""
+    """Compare the complete content of checkpoints."""
     first, second = (runner.state.to_checkpoint("identity") for runner in (one, other))
     assert (first["epoch"], first["batch"]) == (second["epoch"], second["batch"])
     assert torch.equal(first["sums"], second["sums"])

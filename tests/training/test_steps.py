@@ -1,4 +1,4 @@
-"""Steps: micro-batches, precision, and GPUs that nothing may wait for."""
+"""Steps: micro-batches, precision, and no waits for a GPU."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_split_batch_updates_statistics_once(assignment: MakeAssignment, batch_s
     counts = [int(tensor) for name, tensor in split.items() if name.endswith("num_batches_tracked")]
     assert counts
     assert set(counts) == {1}
-    # Only the stem's norm gets the same inputs in both trainings.
+    # Only the batch norm of the stem gets the same inputs in both trainings.
     for name in ("features.1.running_mean", "features.1.running_var"):
         torch.testing.assert_close(split[name], whole[name], rtol=1e-5, atol=1e-6)
     mean = next(name for name in reversed(split) if name.endswith("running_mean"))

@@ -224,7 +224,7 @@ def test_two_batches_are_decoded_in_advance(folder: Path, load: Callable[..., An
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert pending == [32] * 10 + [16, 0]
-    assert peak < 6 * 16 * 128 * 128 * 3  # tracemalloc sees NumPy's arrays; the epoch has twelve batches
+    assert peak < 6 * 16 * 128 * 128 * 3  # tracemalloc counts NumPy's arrays; the epoch has twelve batches
     part.batch(replace(key, seed=8))
     assert part.pending_images == 32
     part.between(0, 60)

@@ -49,7 +49,7 @@ def train(engine: Engine) -> Callable[[int], int]:
     """Return a function that finishes a search; the fitness of a candidate is a hundredth of its id."""
 
     def finish(search_id: int) -> int:
-        with transaction(engine) as connection:  # one for all, because commits take most of the time
+        with transaction(engine) as connection:  # one transaction for all, because commits take most of the time
             while (leased := lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0)) is not None:
                 score_candidate(connection, leased, leased.token.candidate / 100)
                 advance_search(connection, lock_search(connection, search_id), 3.0)

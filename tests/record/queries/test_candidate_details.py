@@ -1,4 +1,4 @@
-"""One candidate with everything that belongs to it."""
+"""All details of one candidate."""
 
 from sqlalchemy import update
 

@@ -138,7 +138,7 @@ EFFECTS = [
     "SELECT rolpassword FROM pg_authid",
     "SELECT query_to_xml('DELETE FROM eatnas_event', true, true, '')",
 ]
-"""They pass by the parser here, so that only the server's rights and the rollback stand in their way."""
+"""The statements bypass the parser, so that only the server's rights and the rollback stop them."""
 SIGNATURES = """
 SELECT p.proname, coalesce(CASE a.aggkind WHEN 'o' THEN 'o' WHEN 'h' THEN 'h' END, p.prokind::text),
        coalesce(a.aggnumdirectargs, 0), ARRAY(SELECT t::regtype::text FROM unnest(p.proargtypes) AS t)

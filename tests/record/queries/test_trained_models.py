@@ -1,4 +1,4 @@
-"""Trained models: which candidate stands for a search, and what the record says about its weights."""
+"""Trained models: the candidate that represents a search, and the recorded facts about its weights."""
 
 from collections.abc import Callable
 
