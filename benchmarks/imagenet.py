@@ -1,7 +1,7 @@
 """Try examples/imagenet-final.yaml on a small folder of JPEGs with 1,000 class folders, with and without a kill.
 
-The final model trains at 64 pixels on 800 images, streamed as those of ImageNet are. A run that is killed after its
-first checkpoint and started again must end with the same scores. `search estimate` is called on the same spec.
+The final model trains at 64 pixels on 800 images, which are streamed like ImageNet's images. A run that is killed after
+its first checkpoint and started again must end with the same scores. `search estimate` is called on the same spec.
 """
 
 from __future__ import annotations

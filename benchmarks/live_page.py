@@ -43,7 +43,7 @@ from support.simulated_worker import SIMULATED_WORKER
 PHASE_SECONDS = 20
 POLL_SECONDS = 2
 MAX_TICK_RATIO = 1.5
-"""Readers may not cost the supervisor more of its own processor time than this."""
+"""The most processor time of the supervisor that readers may cost."""
 WIDTHS = (1200, 390)
 CANDIDATES, DAY_CANDIDATES = 100_000, 1_000
 DAY_SECONDS, SAMPLE_SECONDS = 240, 10
@@ -58,7 +58,7 @@ class BrokenPageError(Exception):
 
 @contextlib.contextmanager
 def server(url: str) -> Iterator[tuple[str, int]]:
-    """Serve a record in a process of its own; yields the address and the id of the process."""
+    """Serve a record in a new process. Yield its URL and its pid."""
     command = [sys.executable, "-m", "eatnas_cli", "serve", "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "EATNAS_DB_URL": url}

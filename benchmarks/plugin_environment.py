@@ -33,7 +33,7 @@ QUERIES = ("query best", "query lineage", "query fingerprint", "query quality", 
 
 
 class Environment:
-    """A venv with packages of its own, which also sees the packages of this process."""
+    """A venv with further packages, which also sees the packages of this process."""
 
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)

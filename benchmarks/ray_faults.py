@@ -1,7 +1,7 @@
 """Searches in Ray's own cluster on this machine, while nodes, heads, actors and daemons are killed or frozen.
 
-Each situation is a search of its own. It passes if the search ends with the fingerprint of an undisturbed search on
-this machine, with each candidate scored once, and if the daemon has explained the situation in the expected words.
+Each situation is a separate search. It passes if the search ends with the fingerprint of an undisturbed search on this
+machine, with each candidate scored once, and if the daemon has explained the situation in the expected words.
 
     python benchmarks/ray_faults.py --out rows.jsonl [SITUATION ...]
 """

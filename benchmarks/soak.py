@@ -35,7 +35,7 @@ class SoakStep:
 
 
 def soak_steps(commit: str) -> list[SoakStep]:
-    """Return all steps, the shorter ones first. `commit` distinguishes the files of those that can continue."""
+    """Return all steps, the shorter ones first. `commit` is part of the file names of steps that can continue."""
 
     def program(name: str) -> str:
         return str(BENCHMARKS / name)

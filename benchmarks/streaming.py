@@ -171,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         make_folder(root, options.images, options.stored_side, options.classes)
-        # A folder is streamed under this name, whatever its size.
+        # A folder with this name is always streamed.
         data = {"name": "ImageNet", "root": name, "resolution": options.side}
         sources: dict[str, Iterator[int]] = {}
         for decoders in options.decoders:

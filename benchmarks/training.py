@@ -308,7 +308,7 @@ def main() -> None:
     if options.kind:
         train_in_this_process(options)
         return
-    # On a GPU each process keeps a context of its own, so few fit.
+    # On a GPU, each process has its own CUDA context, so only a few fit.
     options.packed = options.packed or (psutil.cpu_count(logical=False) or 1 if options.device == "cpu" else 2)
     counts = sorted({1, options.packed})
     processes = {kind: [start_process(kind, sys.argv[1:]) for _ in range(counts[-1])] for kind in options.kinds}

@@ -112,7 +112,7 @@ class Search:
             return Rows.of(PrimitiveShare, list_primitives(connection, search_id, block, points))
 
     def mutations(self, block: int | None = None) -> Rows[MutationStatistics]:
-        """Return how much each kind of mutation improved fitness."""
+        """Return the effect of each kind of mutation on fitness."""
         with self._connect() as (connection, search_id):
             return Rows.of(MutationStatistics, list_mutation_statistics(connection, search_id, block))
 
@@ -246,8 +246,8 @@ def open(home: str | Path | None = None) -> Record:  # noqa: A001
 
 def _supervise(settings: Settings, *arguments: str) -> int:
     """Run the supervisor, print its output and return its exit status. Raises `EatnasError` if it fails."""
-    # A notebook shows only what this process prints. In a process group of its own, the supervisor does not receive
-    # the terminal's Ctrl-C in addition to the signal below.
+    # Print the supervisor's output here, because a notebook shows only output of this process. Start a new process
+    # group, so that the supervisor receives only the signal below, and not also the terminal's Ctrl-C.
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(

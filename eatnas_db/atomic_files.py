@@ -26,7 +26,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path`, synced to disk, when the block ends without an error.
 
     The temporary file is in the folder of `path`; its path is `file.name`. The umask applies to `mode`. If the block
-    raises an error, `path` stays as it was and the temporary file is removed.
+    raises an error, `path` stays unchanged and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}")
     try:

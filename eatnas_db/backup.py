@@ -29,7 +29,7 @@ from eatnas_db.schema.trainings import lease
 from eatnas_db.urls import sqlite_url
 
 EXCLUSIVE_SECONDS: Final = 5.0
-"""How long a restore waits for other programs to close the record."""
+"""The seconds that a restore waits for other programs to close the record."""
 _AUXILIARY_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 """SQLite keeps these files next to an open database."""
 
@@ -129,7 +129,7 @@ def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
 def _open_source(source: Path) -> sqlite3.Connection:
     if not may_write(source):
         return connect_for_reading(source, BUSY_SECONDS)
-    # Writable: a database that was not closed properly is recovered first.
+    # Open it for writing, because SQLite must first recover a database that was not closed properly.
     return sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
 
 

@@ -2,7 +2,7 @@
 
 
 class EatnasError(Exception):
-    """An error whose message is one line that says what happened and what to do."""
+    """An error with a message of one line: what happened, and what to do."""
 
 
 class InvalidArchitectureError(EatnasError):

@@ -157,7 +157,7 @@ class GuidedChoice:
 def _read_model(
     connection: Connection, search_id: int, recorded: int, model_births: int, undecided: Sequence[Birth]
 ) -> ProcessModel | tuple[ScoredBirthRow, ...]:
-    """Return the model that the first `model_births` births choose, from the last prediction if they chose its model.
+    """Return the model of the last prediction if the first `model_births` births chose it.
 
     Otherwise return the scored births by which the caller chooses the model.
     """

@@ -67,7 +67,7 @@ def digest_content(content: bytes) -> str:
 def parse_scores(
     file: Path, content: bytes, space: Space, *, metric: str, on_progress: ProgressCallback = lambda *_: None
 ) -> ScoreFile:
-    """Check a whole file. Raises `DataError` that names the line, the column, the value and what is allowed.
+    """Check a whole file. Raises `DataError`, which names the line, the column, the value and the allowed values.
 
     The first line names the columns: `code` and `score`, and optionally `seed` and `epochs`.
     """

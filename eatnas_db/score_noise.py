@@ -1,4 +1,4 @@
-"""Compare the noise of repeated trainings with the spread of a population, to know how far one score can be trusted."""
+"""Compare the noise of repeated trainings with the spread of a population, to judge the reliability of one score."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def estimate_noise(connection: Connection, plan: PlannedTask, searches: Sequence
 def estimate_spread(
     connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]
 ) -> PopulationSpread | None:
-    """Estimate the spread of a late population from these searches: from those on the planned task, else from all."""
+    """Estimate the spread of a late population from the searches on the planned task, or else from all searches."""
     exact = [record for record in searches if plan.has_same_recipe(record)]
     return _estimate_spread(connection, exact, same_task=True) or _estimate_spread(
         connection, searches, same_task=False

@@ -36,7 +36,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class ImportedScore:
-    """A score that was measured elsewhere, for a birth of an imported search; `epochs` are those of its training."""
+    """A score that was measured elsewhere, for a birth of an imported search; `epochs` is its number of epochs."""
 
     birth: int
     value: float

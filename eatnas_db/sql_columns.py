@@ -160,7 +160,7 @@ class QualifiedNames:
 
 
 def _find_sources(part: exp.Expr) -> Iterator[exp.Expr]:
-    """Yield the relations that a part of FROM names, without those inside subqueries."""
+    """Yield the relations that a part of FROM names, without relations inside subqueries."""
     relation = part.this if isinstance(part, exp.From | exp.Join) else part
     yield relation
     if isinstance(relation, exp.Subquery) and not isinstance(relation.this, exp.Select | exp.SetOperation):

@@ -98,7 +98,7 @@ def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[Ep
 
 
 KEPT_CHECKPOINTS: Final = 2
-"""The number of checkpoints that are kept: the newest, and the one before it in case the newest is damaged."""
+"""The number of checkpoints that are kept: the newest, and an older one in case the newest is damaged."""
 
 _INSERT_CHECKPOINT: Final = insert_or_ignore(checkpoint)
 _SELECT_NEWEST: Final = (

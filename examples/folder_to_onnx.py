@@ -76,7 +76,7 @@ def preprocess(image: Image.Image, settings: dict) -> np.ndarray:
 def convert(image: Image.Image, mode: str) -> Image.Image:
     """Return an image in another mode. Pillow alone would clip values of 16 bits and floats."""
     if image.mode == "F" or image.mode.startswith("I"):
-        tags = getattr(image, "tag_v2", {})  # of TIFF: 258 is the number of bits
+        tags = getattr(image, "tag_v2", {})  # TIFF's tags; 258 is the number of bits
         white = 1 if image.mode == "F" else 2 ** int(np.ravel(tags.get(258, 16))[0]) - 1
         values = np.asarray(image, np.float64) / white
         known = image.mode != "I" or image.format in ("PNG", "PPM")
@@ -98,7 +98,7 @@ def resize_weights(length: int, side: int) -> np.ndarray:
 
 # %%
 def main() -> None:
-    """Search or classify, as the command line says."""
+    """Run the command `search` or `classify`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     searching = commands.add_parser("search", help="search a network for a folder of images, and export it")

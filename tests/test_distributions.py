@@ -1,4 +1,4 @@
-"""The wheels of `eatnas-db-core` and `eatnas-db`, installed in an environment of their own."""
+"""The wheels of `eatnas-db-core` and `eatnas-db`, installed in a new environment."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ reevaluation: {top: 0}
 
 
 def commands_of(page):
-    """Return the blocks of commands in order, without those that state why a test cannot run them."""
+    """Return the blocks of commands in order, without blocks that a test cannot run."""
     return [text for why, kind, text in BLOCK.findall(page.read_text()) if kind == "bash" and not why]
 
 
@@ -90,7 +90,7 @@ def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
     copy_small_examples(tmp_path)
     scripts = tmp_path / "bin"
     scripts.mkdir()
-    # The program of this interpreter, whatever the PATH contains.
+    # Use the program of this interpreter, independently of PATH.
     for name, module in (("eatnas-db", "eatnas_cli"), ("pip", "pip")):
         (scripts / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         (scripts / name).chmod(0o755)

@@ -1,4 +1,4 @@
-"""Sizes and names: modules, classes and tests stay small, and each class has a name of its own."""
+"""Sizes and names: modules, classes and tests stay small, and names of classes are unique."""
 
 import ast
 import functools

@@ -3,7 +3,7 @@
     python benchmarks/experiments/baselines.py --samplers nsga2 tpe --seeds 1 2
 
 A code over the limit, or one whose network has been trained already, is a failed trial without cost. The best networks
-are re-evaluated in the same way as those of the arms. An interrupted run continues where it stopped.
+are re-evaluated like the best networks of the arms. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations

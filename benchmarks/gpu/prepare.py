@@ -49,7 +49,7 @@ def download_wheels(folder: Path) -> None:
 
 
 def build_wheel(folder: Path) -> None:
-    """Build the wheel of this package from the sources as they are committed."""
+    """Build the wheel of this package from the committed sources."""
     source = folder.parent / "build"
     source.mkdir()
     archive = folder.parent / "build.tar"

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 
 
 class Home:
-    """A home folder of its own for a step, and its commands."""
+    """The home folder of a step, and commands on it."""
 
     def __init__(self, name: str, **variables: str) -> None:
         self.folder = Path(os.environ.get("EATNAS_HOME", ".eatnas-gpu")) / name

@@ -125,7 +125,7 @@ def run_process(
 
 
 def install(bundle: Path, work: Path, results: Results) -> bool:
-    """Install the wheels into a folder of their own and unpack the sources; return whether both succeeded."""
+    """Install the wheels into a new folder, and unpack the sources. Return whether both succeeded."""
     wheels = sorted(str(wheel) for wheel in (bundle / "wheels").glob("*.whl"))
     options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(work / "site"), *wheels]

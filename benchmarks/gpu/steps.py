@@ -12,7 +12,7 @@ PART_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a part: a subcommand of the program with the part's name, which lies beside this file."""
+    """A step of a part: a subcommand of the program in this folder that has the part's name."""
 
     part: str
     name: str

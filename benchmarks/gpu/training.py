@@ -260,7 +260,7 @@ def measure_depthwise(context: Context, shape: dict[str, Any], layout: str, dtyp
 
 
 def run_streams(context: Context) -> None:
-    """Replay the graphs of several candidates in one process, each on a stream of its own."""
+    """Replay the graphs of several candidates in one process, each on a separate stream."""
     if not context.gpu:
         context.skip("only a GPU has streams")
     prepare()

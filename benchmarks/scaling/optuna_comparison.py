@@ -1,4 +1,4 @@
-"""Compare the database work of a candidate with that of an Optuna trial: NSGA-II on the relational storage.
+"""Compare the database work of a candidate and of an Optuna trial (NSGA-II on the relational storage).
 
 A history of complete trials is written in bulk to Optuna's own tables, with the generations that its sampler would have
 assigned. Then real trials and our candidates take turns on the same kind of database.
@@ -134,7 +134,7 @@ def _rows(study_id: int, numbers: Sequence[int]) -> dict[Any, list[dict[str, Any
 
 
 def _new_databases(scale: Scale, kind: str, history: int) -> tuple[str, str]:
-    """Return the URL of Optuna's database and that of ours."""
+    """Return the URLs of Optuna's database and of ours."""
     if kind == "sqlite":
         file = scale.histories.folder / f"optuna_{history}.db"
         for old in scale.histories.folder.glob(f"{file.name}*"):

@@ -93,7 +93,7 @@ def check_search(storm: Storm, expected_fingerprint: str) -> SearchCheck:
 
 
 def _count(connection: Connection, queries: dict[str, str], problems: list[str]) -> int:
-    """Return the number of violations, and append those that are not zero to `problems`."""
+    """Return the number of violations. Append a line for each violated rule to `problems`."""
     counts = {what: int(connection.execute(text(query)).scalar_one()) for what, query in queries.items()}
     problems += [f"{count} {what}" for what, count in counts.items() if count]
     return sum(abs(count) for count in counts.values())

@@ -37,7 +37,7 @@ class ResultsFile:
         return 1 + max((line["round"] for line in self.lines if line["real"] == real and "lost" in line), default=0)
 
     def remaining(self, wanted: dict[str, int], *, real: bool) -> list[str]:
-        """Return the faults that have not hit as often as `wanted` says."""
+        """Return the faults that have hit less often than `wanted` demands."""
         hits = Counter(line["fault"] for line in self.lines if line["real"] == real and line.get("hit"))
         return [fault for fault, count in wanted.items() for _ in range(count - hits[fault])]
 

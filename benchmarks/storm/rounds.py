@@ -37,7 +37,7 @@ class StormPlan:
 def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:
     """Run rounds until every fault has hit as often as wanted. Only finished rounds count.
 
-    The fault `disk_full` strikes in every other round, on a small disk of its own, if one can be mounted.
+    The fault `disk_full` strikes in every other round, on a small disk, if this machine permits mounts.
     """
     real = plan.search.real
     number = results.next_round(real=real)

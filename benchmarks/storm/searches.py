@@ -91,6 +91,6 @@ def run_search(settings: Settings, slots: int, search: StormSearch) -> str:
 
 @functools.cache
 def undisturbed_fingerprint(folder: Path, seed: int, search: StormSearch) -> str:
-    """Create the search in a home of its own and run it."""
+    """Create the search in a new home, run it without faults, and return its fingerprint."""
     settings = search.new_home(folder / f"undisturbed-{seed}{'-real' if search.real else ''}", seed)
     return run_search(settings, SLOTS, search)

@@ -1,8 +1,8 @@
 """Run searches on published tables through the whole system, and measure their births per minute.
 
 Each search runs from a spec, through a record in SQLite, a supervisor and worker processes that look scores up. It is
-repeated with each number of slots. The program ends with an error if the fingerprints differ, or if the births are not
-those that the same functions decide in this process.
+repeated with each number of slots. The program ends with an error if the fingerprints differ, or if the same functions
+decide other births in this process.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _epoch(assign: Assign, epoch: int, accuracy: float) -> EpochDone:
 
 
 def main() -> None:
-    """Train what the supervisor assigns until it sends `Exit` or closes its end."""
+    """Train the assigned candidates until the supervisor sends `Exit` or closes its end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path, help="file of the table (*.npz)")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of a whole training")

@@ -112,7 +112,7 @@ def _print_error(*lines: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line with `arguments`, by default those of the program.
+    """Run the command line with `arguments`, by default the arguments of the program.
 
     A user's mistake prints one line and exits 1.
     """

@@ -11,7 +11,7 @@ from eatnas_db.queries.lineage import LineageEntry
 from eatnas_db.text_encoding import escape_controls
 
 SMALLEST_WIDTH: Final = 32
-"""The columns that a candidate needs at least, beside its branches."""
+"""The fewest columns that a candidate needs, in addition to its branches."""
 
 
 def print_lineage_tree(entries: Sequence[LineageEntry], width: int | None = None) -> bool:

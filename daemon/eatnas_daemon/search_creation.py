@@ -235,7 +235,7 @@ def _insert_transfer(
 
 
 def _require_measured_device(spec: SearchSpec) -> None:
-    """Raise `InvalidSpecError` if latency is to be measured on a GPU and this machine has none."""
+    """Raise `InvalidSpecError` if the spec measures latency on a GPU and this machine has no GPU."""
     latency = latency_settings(list_objectives(spec.model_dump(mode="json")))
     if latency is not None and latency.device != CPU and all(device.kind == CPU for device in probe_once(Nvml())):
         raise InvalidSpecError(

@@ -225,16 +225,15 @@ class Finished:
     """The training is complete.
 
     `accuracy`, `loss`: after the last epoch, on the validation images, or on the test images of a final model.
-    `device_seconds`: seconds in steps since the assignment.
-    `share_inherited`: the share of the parameters that come from the parent. `logit_distance`: root mean square
-    difference between the initial logits of child and parent on validation images, in standard deviations of the
-    parent's logits. None if nothing was inherited; the distance is also None if the tasks differ.
-    `precision`: the precision used, `float32` or `bfloat16`; `mixed` if devices of both kinds took part.
-    `peak_bytes`: the peak of GPU memory, without the CUDA context; `images_bytes` of it hold the data set.
-    `latency_ms`: the median of the latency, if it was measured, between its quartiles `latency_low` and `latency_high`,
-    on the device `latency_device`. `latency_quiet`: whether the machine had little other work; None if unknown.
-    `metrics`: the scores of a training of the user's own, in place of `accuracy` and `loss`. `versions`: the versions
-    of its package and of the packages that it requires. `left_behind`: see `Released`.
+    `device_seconds`: seconds in steps since the assignment. `share_inherited`: the share of the parameters that come
+    from the parent. `logit_distance`: root mean square difference between the initial logits of child and parent on
+    validation images, in standard deviations of the parent's logits. None if nothing was inherited; the distance is
+    also None if the tasks differ. `precision`: the precision used, `float32` or `bfloat16`; `mixed` if devices of both
+    kinds took part. `peak_bytes`: the peak of GPU memory, without the CUDA context; `images_bytes` of it hold the data
+    set. `latency_ms`: the median of the latency, if it was measured, between its quartiles `latency_low` and
+    `latency_high`, on the device `latency_device`. `latency_quiet`: whether the machine had little other work; None if
+    unknown. `metrics`: the scores of a user's own training function, in place of `accuracy` and `loss`. `versions`: the
+    versions of its package and of the packages that it requires. `left_behind`: see `Released`.
     """
 
     candidate: int

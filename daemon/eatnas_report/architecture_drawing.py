@@ -70,7 +70,7 @@ def describe_architecture(code: str, stored_macro: Mapping[str, Any], task: Task
 
 
 def is_macro(stored_space: Mapping[str, Any]) -> bool:
-    """Return whether a stored space is a macro of EAT-NAS, and not a space with a class of its own."""
+    """Return whether a stored space is a macro of EAT-NAS, and not a space of another class."""
     return "stem_channels" in stored_space and "plugin" not in stored_space
 
 
@@ -95,7 +95,7 @@ def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, ti
     max_channels = max(macro.stem_channels, macro.head_channels, *(block.channels for block in blocks))
 
     def width(channels: int) -> float:
-        # The square root keeps the bars of the first blocks visible next to those of the last.
+        # The square root keeps the short bars of the first blocks visible next to the long bars of the last blocks.
         return max(MIN_BAR_WIDTH, MAX_BAR_WIDTH * math.sqrt(channels / max_channels))
 
     bars = [

@@ -1,4 +1,4 @@
-"""`python -m eatnas_training.calibrate`: measure how long an epoch of each network takes on this machine.
+"""`python -m eatnas_training.calibrate`: measure the duration of an epoch of each network on this machine.
 
 Reads `{"codes": […], "macro": …, "task": …, "data": …, "training": …, "device": "cpu"}` from stdin and prints
 `[{"images_per_second": …, "seconds_per_epoch": …, "first_seconds": …}, …]`. `first_seconds` is the time to build a

@@ -89,7 +89,7 @@ def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) 
 
 
 def main() -> None:
-    """Train what the supervisor assigns until it sends `Exit` or closes its end."""
+    """Train the assigned candidates until the supervisor sends `Exit` or closes its end."""
     parser = argparse.ArgumentParser(prog="eatnas_training.worker", description=__doc__)
     parser.add_argument("--in-fd", type=int, required=True)
     parser.add_argument("--out-fd", type=int, required=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUSY_SECONDS: Final = 30
-"""How long a transaction waits for the locks of other programs."""
+"""The seconds that a transaction waits for the locks of other programs."""
 IDLE_SECONDS: Final = 10
 """A server rolls back a write transaction after this time without a statement, since a frozen program blocks others."""
 CONNECT_SECONDS: Final = 5

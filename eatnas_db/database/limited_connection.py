@@ -1,6 +1,7 @@
 """Connections that wait for a limited time for the answer of a server.
 
-If a server is frozen, neither its own time limits nor those of TCP help: its kernel still acknowledges data.
+If a server is frozen, its own time limits do not end the wait, and TCP's limits do not either, because the kernel still
+acknowledges data.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ HOST_LOCK, SCHEMA_LOCK, TASK_LOCK = 0x6EA7_0001, 0x6EA7_0002, 0x6EA7_0003
 NOTICE_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.1
 FROZEN_PROGRAM_SECONDS: Final = IDLE_SECONDS + 5
-"""How long to wait for the locks of a frozen program. The server ends its transaction after `IDLE_SECONDS`."""
+"""The seconds to wait for the locks of a frozen program, whose transaction the server ends after `IDLE_SECONDS`."""
 _TRY_TASK_LOCK: Final = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 
 

@@ -23,7 +23,7 @@ from eatnas_db.schema.searches import search
 T = TypeVar("T")
 
 READER_IDLE_SECONDS: Final = 600
-"""How long a server lets a read transaction idle.
+"""The seconds that a read transaction may idle on a server.
 
 It blocks nobody, and its program may be processing a million rows.
 """

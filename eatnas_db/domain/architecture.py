@@ -77,7 +77,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class OperatorBlock(Block):
-    """A block of a space with other operators than those of EAT-NAS. The space checks its operator."""
+    """A block of a space with operators beyond EAT-NAS. The space checks its operator."""
 
     def __post_init__(self) -> None:
         _require_allowed(self, [primitive for primitive in PRIMITIVES if primitive != "op"])

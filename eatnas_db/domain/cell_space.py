@@ -28,7 +28,7 @@ STAGES: Final = 3
 
 
 class Stage(NamedTuple):
-    """The channels and the side (in pixels) of the cells of a stage, and those of the stage before (`inputs`)."""
+    """The channels and the side (in pixels) of a stage's cells, and of its input (`inputs` and `input_side`)."""
 
     channels: int
     side: int

@@ -44,8 +44,8 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
 def extend_front(vectors: Sequence[Values], known: int) -> list[int]:
     """Return the same positions as `find_front` if the first `known` vectors are a front, and the others too.
 
-    No vector may dominate one of its own part. Each of the others is compared only with the known vectors, so the time
-    grows with the number of the others.
+    Within each of these two parts, no vector may dominate another. Each of the others is compared only with the known
+    vectors, so the time grows with the number of the others.
     """
     front = vectors[:known]
     added = [

@@ -80,7 +80,7 @@ class Macro(SpaceDefinition):
 
     @property
     def has_own_operators(self) -> bool:
-        """Whether the operators are not those of EAT-NAS."""
+        """Whether the operators differ from EAT-NAS's operators."""
         return self._operators != BUILT_IN_OPERATORS
 
     @cached_property

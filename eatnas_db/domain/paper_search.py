@@ -1,4 +1,4 @@
-"""Estimate how long the search of the EAT-NAS paper would take on a device, from the measured speed of a training.
+"""Estimate the duration of the EAT-NAS paper's search on a device from the measured speed of a training.
 
 The paper states 856 GPU hours on a TITAN X, but no number of images. Memory bandwidth limits the trainings of its
 networks, so the speed of a TITAN X follows from its bandwidth. The model of the card and the reached share of its
@@ -17,7 +17,7 @@ MIN_RESOLUTION: Final = 32
 TITAN_X_BYTES_PER_SECOND: Final = (0.2 * 336e9, 0.5 * 480e9)
 """Bytes per second; a fifth of the 2015 model's bandwidth and half of the 2016 model's are assumptions."""
 MOVES: Final = 7
-"""How often a training step moves each value that it keeps for the backward pass.
+"""The number of times that a training step moves each value that it keeps for the backward pass.
 
 A convolution with batch norm and ReLU keeps two values for each output. To write and read these values and their
 gradients in both passes, a step moves 14 values.

@@ -158,7 +158,7 @@ class Space:
 
     @property
     def code_count(self) -> int:
-        """The number of architectures in the space, counting those that build the same network."""
+        """The number of architectures in the space, in which several may build the same network."""
         return math.prod(len(allowed) for primitives in self.macro.blocks for allowed in primitives.values())
 
     def _shrink(self, proposal: Proposal, rng: KeyedRng) -> Proposal:

@@ -340,7 +340,7 @@ def parse_spec(
 
     `plugin_spaces`: the names of the spaces of installed packages.
 
-    Raises `InvalidSpecError` with one line per error: the key, what is allowed, and the value.
+    Raises `InvalidSpecError` with one line per error: the key, the allowed values, and the value.
     """
     if not isinstance(tree, dict):
         raise InvalidSpecError(

@@ -13,7 +13,7 @@ from eatnas_db.domain.suggestions import did_you_mean
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line for each error that pydantic found in a spec: the key, what is allowed, and the value."""
+    """Return one line for each error that pydantic found in a spec: the key, the allowed values, and the value."""
     lines: list[str] = []
     for details in error.errors():
         location = _location(details)

@@ -45,7 +45,7 @@ class SpecSection(BaseModel):
     def _convert_scalar(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name is not None and isinstance(value, PlainScalar):
             annotation = cls.model_fields[info.field_name].annotation
-            if str in (annotation, *get_args(annotation)):  # a name such as 010 stays as it was written
+            if str in (annotation, *get_args(annotation)):  # a text field keeps the spelling of 010
                 return value.text
         if not isinstance(value, dict):  # a nested section converts its own values
             value = plain_values(value)

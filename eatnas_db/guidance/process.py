@@ -213,7 +213,7 @@ class Posterior:
         )
 
     def fitted(self, targets: Reals) -> Reals:
-        """Return the mean at each scored point; `targets` are those of `fit`."""
+        """Return the mean at each scored point; `targets` must be the argument of `fit`."""
         return targets - self.model.noise * self.weights
 
     def agreement(self, targets: Reals) -> float:

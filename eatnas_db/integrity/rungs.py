@@ -72,7 +72,7 @@ def _read_rows(engine: Engine, record: SearchRecord) -> list[_RungRow]:
 
 
 def _check_search(record: SearchRecord, rows: Sequence[_RungRow]) -> tuple[list[int], list[int]]:
-    """Return the ids of the candidates with a wrong result, and of those with a wrong decision."""
+    """Return the ids of candidates with a wrong result, and the ids of candidates with a wrong decision."""
     rungs = rungs_of(record.spec)
     assert rungs is not None
     results = [

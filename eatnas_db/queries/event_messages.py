@@ -87,7 +87,7 @@ def describe_event(
 ) -> str:
     """Describe an event in a sentence; `origin`, `parent_id` and `fitness` belong to its candidate, if it has one.
 
-    Kinds and details that a later version has written are shown as they are stored.
+    Kinds and details that a later version has written are shown unchanged.
     """
     facts = {"attempt": attempt, "parent_id": parent_id, **detail}
     if fitness is not None:

@@ -61,7 +61,7 @@ class Page:
 
     @property
     def selects(self) -> bool:
-        """Whether the page has conditions or an order of its own."""
+        """Whether the page has conditions, or an order other than the query's."""
         return self.sort is not None or bool(self.where)
 
     @property

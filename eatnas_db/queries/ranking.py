@@ -191,7 +191,7 @@ def _add_measures(connection: Connection, query: Select[Any]) -> list[RankedCand
 def _group_reevaluations(
     connection: Connection, candidate_ids: Select[tuple[int]]
 ) -> dict[int, dict[int, list[float]]]:
-    """Return the fitness values of each candidate's re-evaluations by epochs: their recipes differ in nothing else."""
+    """Return the fitness values of each candidate's re-evaluations by epochs, which alone distinguish their recipes."""
     query = (
         select(candidate.c.parent_id, candidate.c.fitness, search.c.spec["training"]["epochs"].as_integer())
         .join(search, search.c.id == candidate.c.search_id)

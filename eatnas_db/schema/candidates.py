@@ -84,7 +84,9 @@ candidate = define_table(
     CheckConstraint("birth >= 0", name="birth"),
     reuse_ids=False,  # MLflow and the names of log files keep the ids of deleted candidates
 )
-"""An architecture in a search. `code` is the genotype as it was proposed; `attempt` is the number of its last attempt.
+"""An architecture in a search.
+
+`code` is the proposed genotype; `attempt` is the number of the candidate's last attempt.
 
 `rung` is the last rung of a candidate that is scored; 0 in a search without rungs. `accuracy` repeats the score of the
 metric that the search optimizes, for the Pareto front; it is null if the candidate stopped before the last rung.

@@ -157,7 +157,7 @@ def insert_reevaluation(
 ) -> str:
     """Insert a search that trains candidates of `source`, given by id and code, once per seed. Return its name.
 
-    The seeds are distinct from those of all earlier re-evaluations of a candidate.
+    The seeds differ from the seeds of all earlier re-evaluations of a candidate.
     """
     training = {**source.spec["training"], "epochs": epochs or source.spec["training"]["epochs"]}
     used = largest_replicas(connection, [candidate_id for candidate_id, _ in codes], Origin.REEVALUATION)

@@ -161,8 +161,8 @@ def _step_row(state: AdvanceState, summary: PopulationSummary, seconds: float, n
 def _check_plateau(connection: Connection, state: AdvanceState, quality: float | None, now: float) -> None:
     """Record that quality has risen, or that it is flat and the search ends.
 
-    The search ends after the first `step + lag - 1` births, which are those that may be in training when the step is
-    made. On every machine, these births are decided without this step, and the next birth is decided after it.
+    The search ends after the first `step + lag - 1` births, all of which may be in training or finished when the step
+    is made. On every machine, these births are decided without this step, and the next birth is decided after it.
     """
     record, number = state.search, state.settled
     if number < record.population or state.ends_at is not None:

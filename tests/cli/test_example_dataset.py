@@ -1,4 +1,4 @@
-"""The example of a data set in a package of its own: installed, searched, killed, resumed and uninstalled."""
+"""The example package with a data set: installed, searched, killed, resumed and uninstalled."""
 
 import json
 import os
@@ -34,7 +34,7 @@ QUERIES = [
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """Install the example into a folder of its own and return it."""
+    """Install the example into a new folder and return the folder."""
     install_package(EXAMPLE, tmp_path / "site", tmp_path / "work")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     return tmp_path / "site"

@@ -22,9 +22,9 @@ SMALL = {
 }
 PROGRAM = SIMULATED_WORKER
 SHARDS = 4
-"""Number of tests that share all crash points, to keep each of them within its time limit."""
+"""The number of tests that share all crash points, so that each test stays within its time limit."""
 SAMPLED = 4
-"""Number of crash points in the everyday run."""
+"""The number of crash points in the everyday run."""
 CHILD = """
 import os, signal, sys
 from sqlalchemy import event

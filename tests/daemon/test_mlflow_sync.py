@@ -125,7 +125,7 @@ def test_each_change_costs_only_its_own_requests(engine, uri, tmp_path):
         with transaction(engine) as connection:
             failed = select(candidate.c.id).where(candidate.c.state == CandidateState.FAILED)
             retry_candidates(connection, [connection.execute(failed).scalar_one()], 5000.0)
-        # The search that retries gets an experiment and a run of its own.
+        # The search that retries gets its own experiment and run.
         assert mlflow_sync.sync_changes() == 0
         assert client.take_calls().count("create_run") == 1
         assert (mlflow_sync.sync_changes(), client.take_calls()) == (0, [])

@@ -38,7 +38,7 @@ WRITE_BURST = (
 
 
 class LocalActor:
-    """An actor in this process, whose methods run in threads as those of Ray's actors do."""
+    """An actor in this process. Its methods run in threads, like the methods of Ray's actors."""
 
     def __init__(self, worker):
         self.worker, self.killed = worker, False

@@ -1,4 +1,4 @@
-"""The environment of a worker decides its bits: what is fixed, removed and recorded."""
+"""The environment of a worker, which decides its bits: fixed, removed and recorded variables."""
 
 import pytest
 

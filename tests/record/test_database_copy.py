@@ -136,7 +136,7 @@ def test_ids_start_at_one_in_an_empty_copied_table(engine, server):
 @pytest.mark.slow
 @pytest.mark.parametrize("kinds", ["sqlite, sqlite", "sqlite, server", "server, sqlite"])
 def test_copy_does_not_give_deleted_ids_again(engine, server, tmp_path, search_factory, kinds):
-    """The highest ids of both records continue after those of the deleted search."""
+    """In both records, new ids continue after the ids of the deleted search."""
     deleted_id = search_factory("gone")
     with transaction(engine) as connection:
         deleted = delete_search(connection, "gone", 5.0)

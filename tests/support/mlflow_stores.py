@@ -201,8 +201,8 @@ def count_runs(store: Path) -> int:
     return int(row[0])
 
 
-# Use ports below those that systems assign to clients, so that no client takes a port before the server starts. Each
-# test process begins at another port.
+# Use ports below the range for clients, so that no client takes a port before the server starts. Each test process
+# begins at another port.
 _PORTS = itertools.count(20_000 + os.getpid() % 120 * 100)
 
 

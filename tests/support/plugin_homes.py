@@ -30,7 +30,7 @@ class PluginHome:
         self.environment["EATNAS_MLFLOW"] = "off"
 
     def start(self, line: str) -> subprocess.Popen[str]:
-        """Start a command in a process group of its own."""
+        """Start a command in a new process group."""
         return self._start(["-m", "eatnas_cli", *line.split()])
 
     def run(self, line: str, *, status: int = 0) -> str:

@@ -123,7 +123,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
         yield rows[-1]
         yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
         yield from _save(assign, rows, wanted)
-    # A final model is measured on the test part, so its figures differ from those of every epoch.
+    # A final model is measured on the test part, so its scores differ from the metrics of its epochs.
     accuracy = _accuracy(assign, architecture, epochs if assign.final_model else end - 1, epochs)
     yield Finished(
         candidate=candidate,
@@ -269,7 +269,7 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train what the supervisor assigns until it sends `Exit` or closes its end."""
+    """Train the assigned candidates until the supervisor sends `Exit` or closes its end."""
     options = _options()
     behavior = Behavior(**{field: getattr(options, field) for field in Behavior.__dataclass_fields__})
     protocol = WorkerProtocol(options.in_fd, options.out_fd)

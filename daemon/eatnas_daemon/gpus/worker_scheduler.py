@@ -26,7 +26,7 @@ class WorkerScheduler(Protocol):
         """Return whether the number of workers depends on `set_demand`."""
 
     def set_demand(self, slots: int) -> None:
-        """Set the number of slots that running trainings take plus those that waiting candidates could take."""
+        """Set the demand: the slots of running trainings plus the slots that waiting candidates could use."""
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Add slots on available GPUs, evict workers from unavailable GPUs, and remove empty slots."""
@@ -64,7 +64,7 @@ class NoGpus:
         """Ignore the demand."""
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
-        """Leave the slots as they are."""
+        """Do nothing."""
 
     def add_worker(self, pid: int) -> None:
         """Ignore the worker."""

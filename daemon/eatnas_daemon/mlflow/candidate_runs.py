@@ -79,7 +79,7 @@ class CandidateRun:
 
 
 class CandidateRuns:
-    """Writes the runs of a record's candidates, and remembers what they contain."""
+    """Writes the runs of a record's candidates, and remembers their content."""
 
     def __init__(self, engine: Engine, client: MlflowClient, record_uuid: str, log: Callable[[str], None]) -> None:
         self._engine, self._client, self._record_uuid, self._log = engine, client, record_uuid, log

@@ -82,7 +82,7 @@ class RenderProcess:
 
 @dataclass(slots=True)
 class TrackedSearch:
-    """A search, its current revision, the revision of its uploaded pictures, and that of its last rendered pictures."""
+    """A search, its current revision, and the revisions of its uploaded and its last rendered pictures."""
 
     search: SearchRecord
     run_id: str

@@ -49,7 +49,7 @@ class SearchRun:
 
 
 class SearchRuns:
-    """Writes the runs of a record's searches, and remembers what they contain."""
+    """Writes the runs of a record's searches, and remembers their content."""
 
     def __init__(self, engine: Engine, client: MlflowClient, record_uuid: str, pictures: SearchPictures | None) -> None:
         self._engine, self._client, self._record_uuid, self._pictures = engine, client, record_uuid, pictures

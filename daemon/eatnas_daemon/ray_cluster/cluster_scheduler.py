@@ -57,7 +57,7 @@ class ClusterScheduler:
         self.problem: str | None = None
 
     def set_demand(self, slots: int) -> None:
-        """Set the number of slots that running trainings take plus those that waiting candidates could take."""
+        """Set the demand: the slots of running trainings plus the slots that waiting candidates could use."""
         self._demand = slots
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:

@@ -146,7 +146,7 @@ class Supervisor:
         self._pool.accepts_starts = False
 
     def tick(self) -> None:
-        """Serve the workers once, and write what is due to the database in one transaction.
+        """Serve the workers once, and write all due changes to the database in one transaction.
 
         An unexpected exception is added to `errors`, and the next tick starts again. Raises `EatnasError`, for example
         if another daemon owns the home or the database now.

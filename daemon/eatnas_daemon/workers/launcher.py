@@ -36,9 +36,9 @@ class WorkerLauncher(Protocol):
 class Launcher:
     """Starts workers on this machine. Tests and benchmarks replace the program by a simulated worker.
 
-    `program` has the interpreter's arguments before those that `launch` adds. `arithmetic` is the arithmetic of the
-    workers' recipes (`domain.arithmetic`). `environment` is the base of the workers' environment; None: the environment
-    of this process.
+    `program` has the first arguments of the interpreter; `launch` adds further ones. `arithmetic` is the arithmetic of
+    the workers' recipes (`domain.arithmetic`). `environment` is the base of the workers' environment; None: the
+    environment of this process.
     """
 
     log_folder: Path

@@ -15,7 +15,7 @@ MAX_SHOWN: Final = 60
 
 
 def check_description(name: str, part: ImageDataset) -> None:
-    """Raise `DataError`, which names the field, the value and what is allowed."""
+    """Raise `DataError`, which names the field, the value and the allowed values, if the description is invalid."""
     if not _is_classes(part.classes):
         expected = f"the names of the classes, or their number from 1 to {MAX_CLASSES:,}, or None"
         raise _describe(name, "classes", part.classes, expected)

@@ -2,8 +2,8 @@
 growth).
 
 A channel map is an int64 tensor `[channels of the child]`. It has the index of the parent's channel that each channel
-of the child continues, or `NEW`. Weights from new channels to inherited ones are 0, so that the inherited channels
-compute what they computed in the parent. New channels keep their initial weights.
+of the child continues, or `NEW`. Weights from new channels to inherited channels are 0, so that the inherited channels
+compute the same as in the parent. New channels keep their initial weights.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def small(
     search_factory: Callable[..., int],
     train: Callable[[int, random.Random], None],
 ) -> int:
-    """Return a finished search with as many re-evaluations of random size as the parameter says."""
+    """Return a finished search with re-evaluations of random size; the parameter is their number."""
     rng = random.Random(request.param)
     search_id = search_factory("small", budget__candidates=20)
     train(search_id, rng)

@@ -1,4 +1,6 @@
-"""`query sql` on a server: no statement has an effect, whatever it calls; on the newest and the oldest PostgreSQL."""
+"""`query sql` on a server: no statement has an effect, with calls of any function, on the newest and the oldest
+PostgreSQL.
+"""
 
 import shutil
 import tempfile

@@ -34,7 +34,7 @@ def train(network, task, recipe, report):
 
 
 def build(architecture, letters, context):
-    """Return a network with one hidden layer for each pair of blocks, as wide as their widths say."""
+    """Return a network with one hidden layer for each pair of blocks; the widths of the blocks decide its size."""
     layers, size = [nn.Embedding(letters, 8), nn.Flatten()], 8 * context
     for block in architecture.blocks[::2]:
         width = int(16 * block.width) + 4 * block.depth
