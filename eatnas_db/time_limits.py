@@ -38,7 +38,7 @@ def plugin_seconds() -> float:
 
 
 def call_within_limit(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
-    """Call a function of a package. Raises `TimeoutError` if it does not return in time, by default `plugin_seconds`.
+    """Call a plug-in's function. Raises `TimeoutError` after `seconds`, by default `plugin_seconds`.
 
     Python code and waits can be ended. A computation in C ends only outside the main thread and if it releases the GIL.
     """

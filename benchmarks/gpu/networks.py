@@ -99,7 +99,7 @@ def make_runner(
 
 
 def next_step(runner: StepRunner) -> None:
-    """Train the next batch, from the first one again after an epoch."""
+    """Train the next batch. After the last batch of an epoch, the next epoch begins."""
     if runner.state.batch >= runner.batches:
         runner.state.begin_epoch()
     runner.train_step()

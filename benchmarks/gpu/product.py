@@ -1,4 +1,4 @@
-"""The steps of the part `product`: the commands, the GPU tests and searches, as a user starts them."""
+"""The steps of the part `product`: commands, the GPU tests, and searches that commands start."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def _detached(settings: Settings, options: DaemonOptions) -> int:
     with output.open("wb") as out:
         process = subprocess.Popen(
             command,
-            # The URL may contain a password, and every user can read arguments.
+            # Pass the URL in the environment: it may contain a password, and every user can read the arguments of a
+            # process.
             env={**os.environ, "EATNAS_DB_URL": settings.database_url},
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -48,7 +48,7 @@ def describe_unknown(word: str, known: Collection[str], noun: str) -> str:
 def _location(details: ErrorDetails) -> list[str]:
     location = list(map(str, details["loc"]))
     if location[:1] == ["space"] and len(location) > 1:
-        del location[1]  # the branch of the union (str, MacroSpec), which is not a key of the spec
+        del location[1]  # pydantic's name for the branch of the union (str, MacroSpec), which is no key of the spec
     return location
 
 
@@ -64,7 +64,7 @@ def _describe_unknown_key(location: Sequence[str], model: type[BaseModel]) -> st
 def _fields_at(model: type[BaseModel], location: Sequence[str], *, include_unions: bool = True) -> list[str]:
     """Return the keys of the section at `location`, or none if that is not a section."""
     for part in location:
-        if part.isdecimal():  # an entry of a list, which has the keys of all entries
+        if part.isdecimal():  # an index of a list, whose entries all have the same keys
             continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         arguments = get_args(annotation) if include_unions else ()

@@ -128,7 +128,7 @@ for _cost in (candidate.c.mult_adds, candidate.c.params):
 
 PENDING = text("state = 'pending'")
 """A literal instead of a bound parameter, because planners do not use a partial index with a parameter."""
-# The state is constant in this index, but as a column it makes planners prefer this index to the index on births.
+# Include the state, which is constant here, because planners then prefer this index to the index on births.
 define_partial_index(
     "ix_eatnas_candidate_pending",
     candidate.c.search_id,

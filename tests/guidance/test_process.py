@@ -89,7 +89,7 @@ def test_equal_targets_agree_with_nothing():
 
 @pytest.mark.parametrize(("mean", "deviation", "best"), [(0.0, 1.0, 0.5), (2.0, 0.3, 1.0), (-1.0, 0.5, 1.0)])
 def test_expected_improvement_equals_its_integral(mean, deviation, best):
-    from scipy.integrate import quad  # Only this test needs it, and every test process would load it.
+    from scipy.integrate import quad  # Imported here, because only this test needs the module.
 
     density = NormalDist(mean, deviation).pdf
     integral, _ = quad(lambda value: (value - best) * density(value), best, best + 20)

@@ -194,4 +194,5 @@ def test_source_is_kept_until_the_final_models_are_trained(engine, searches, fin
     with transaction(engine) as connection:
         delete_search(connection, "a.final", 8.0)
         own = connection.execute(select(candidate.c.id).order_by(candidate.c.id.desc())).scalars().first()
-        assert get_candidate(connection, own).weights_from == f"a.final/{model}"  # the recipe still names it
+        # the recipe still names the deleted model
+        assert get_candidate(connection, own).weights_from == f"a.final/{model}"

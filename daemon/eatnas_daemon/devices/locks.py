@@ -137,7 +137,7 @@ def _open(path: Path) -> int:
         except FileNotFoundError:
             with suppress(FileExistsError):
                 descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-                os.fchmod(descriptor, 0o666)  # regardless of the umask: daemons of other users lock the file too
+                os.fchmod(descriptor, 0o666)  # overrides the umask, because daemons of other users lock the file too
                 return descriptor
             continue
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
