@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import Pool, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
+from support.command_server import CommandServer, running_server
 from support.postgres import TEMPLATE, Server, make_data, new_servers
 from support.shared_folders import make_once
 
@@ -73,6 +74,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let daemons start no MLflow process. It takes ten seconds of processor time, which only its own tests need."""
     monkeypatch.setenv("EATNAS_MLFLOW", "off")
+
+
+@pytest.fixture(scope="session")
+def command_server() -> Iterator[CommandServer]:
+    """Run commands without the start of an interpreter for each."""
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

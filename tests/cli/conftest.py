@@ -57,15 +57,14 @@ def record(home, fresh_home):
 
 
 @pytest.fixture
-def eatnas(tmp_path, home):
+def eatnas(tmp_path, home, command_server):
     """Return a function that runs a command to its end.
 
     It returns the output; for an expected failure, the line on stderr; with `whole`, both.
     """
 
     def call(*arguments, expect=0, at=home, whole=False, **options):
-        command = [sys.executable, "-m", "eatnas_cli", "--home", str(at), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, **options)
+        done = command_server.run(["--home", str(at), *arguments], cwd=tmp_path, **options)
         assert done.returncode == expect, done.stderr
         assert "Traceback" not in done.stderr
         return done if whole else done.stderr if expect else done.stdout

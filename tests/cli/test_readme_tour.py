@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,17 +19,16 @@ def tour():
 
 
 @pytest.mark.slow
-def test_every_command_of_the_tour_works(tmp_path):
+def test_every_command_of_the_tour_works(tmp_path, command_server):
     copy_small_examples(tmp_path)
     environment = {**os.environ, "EATNAS_HOME": str(tmp_path / "home"), "EATNAS_MLFLOW": "off"}
     commands = tour()
     assert len(commands) > 15
     try:
         for line in commands:
-            command = [sys.executable, "-m", "eatnas_cli", *shlex.split(line.replace("/tmp/", f"{tmp_path}/"))[1:]]
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            arguments = shlex.split(line.replace("/tmp/", f"{tmp_path}/"))[1:]
+            done = command_server.run(arguments, cwd=tmp_path, env=environment)
             assert done.returncode == 0, (line, done.stderr)
             assert done.stdout, line
     finally:
-        stop = [sys.executable, "-m", "eatnas_cli", "daemon", "stop", "--now"]
-        subprocess.run(stop, env=environment, capture_output=True, check=False)
+        command_server.run(["daemon", "stop", "--now"], cwd=tmp_path, env=environment)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.command_server import CommandServer
 from support.installing import install_package
 from support.plugin_homes import PluginHome
 from support.waiting import eventually
@@ -28,11 +29,11 @@ READS = [
 
 
 @pytest.mark.slow
-def test_installed_training_is_searched_and_can_be_removed(tmp_path: Path) -> None:
+def test_installed_training_is_searched_and_can_be_removed(tmp_path: Path, command_server: CommandServer) -> None:
     packages = tmp_path / "packages"
     install_package(EXAMPLE, packages, tmp_path / "source")
     spec = EXAMPLE / "words.yaml"
-    one, two = PluginHome(tmp_path / "one", packages), PluginHome(tmp_path / "two", packages)
+    one, two = (PluginHome(tmp_path / name, packages, command_server) for name in ("one", "two"))
     one.run(f"search create {spec} {SMALL}")
     shutil.copytree(one.folder, two.folder, dirs_exist_ok=True)
     running = one.start("run words --slots 1")

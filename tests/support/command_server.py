@@ -1,0 +1,169 @@
+"""Run commands in processes that a prepared one forks, for tests that would mostly wait for interpreters to start.
+
+Each command is a process of its own, with its own working folder, environment and output. The server
+imported its modules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from support.command_client import request_command
+
+CLIENT = Path(__file__).parent / "command_client.py"
+NOT_IMPORTED = ("eatnas_db.guidance", "eatnas_db.testing", "eatnas_migrations.env", "eatnas_migrations.versions")
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "FORCE_COLOR", "TERMINAL_WIDTH", "OMP_", "OPENBLAS_")
+"""Beginnings of the variables that an interpreter, or a module that it imports, reads once."""
+
+
+class CommandServer:
+    """A server of commands, and the commands that it runs to their ends."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._environment = dict(os.environ)
+
+    def write_program(self, folder: Path) -> None:
+        """Write the program `eatnas-db`, which runs its command on this server."""
+        program = folder / "eatnas-db"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -I {CLIENT} {self.address} "$@"\n')
+        program.chmod(0o755)
+
+    def run(
+        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `eatnas-db` with these arguments, in a new interpreter if `options` or the environment need one."""
+        environment = dict(os.environ if env is None else env)
+        if options or self._needs_an_interpreter(environment):
+            command = [sys.executable, "-m", "eatnas_cli", *arguments]
+            return subprocess.run(
+                command, capture_output=True, text=True, check=False, cwd=cwd, env=environment, **options
+            )
+        with ExitStack() as stack:
+            nothing, output, errors = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3))
+            streams = [file.fileno() for file in (nothing, output, errors)]
+            status = request_command(self.address, list(arguments), str(cwd), environment, streams)
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(list(arguments), status, output.read(), errors.read())
+
+    def _needs_an_interpreter(self, environment: Mapping[str, str]) -> bool:
+        here = self._environment
+        changed = {name for name in {*environment, *here} if environment.get(name) != here.get(name)}
+        return any(name.startswith(READ_AT_START) for name in changed - {"PYTHONPATH"})
+
+
+@contextmanager
+def running_server() -> Iterator[CommandServer]:
+    """Start a server, and end it; it also ends with this process."""
+    with tempfile.TemporaryDirectory(prefix="commands-") as folder:
+        address = str(Path(folder) / "socket")
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with subprocess.Popen(
+            [sys.executable, "-P", __file__, address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"ready\n"
+                yield CommandServer(address)
+            finally:
+                process.terminate()
+
+
+def serve(address: str) -> None:
+    """Serve until the input is closed."""
+    import_commands()
+    del sys.path[sys.path.index(str(Path(__file__).parents[1]))]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        print("ready", flush=True)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                answer(connection)
+                os._exit(0)
+            connection.close()
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+def import_commands() -> None:
+    """Import what most commands import, without modules that start threads."""
+    for package in ("eatnas_cli", "eatnas_db", "eatnas_migrations"):
+        for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+            if not module.name.startswith(NOT_IMPORTED) and not module.name.endswith("__main__"):
+                import_module(module.name)
+
+
+def answer(connection: socket.socket) -> None:
+    """Run the command of a connection in a process, and send its exit status."""
+    message, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+    (size, _, message) = message.partition(b"\n")
+    while len(message) < int(size):
+        if not (part := connection.recv(1 << 16)):
+            return  # the test has ended
+        message += part
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os._exit(run_command(**json.loads(message)))
+    for stream in streams:
+        os.close(stream)
+    _, status = os.waitpid(child, 0)
+    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def run_command(arguments: list[str], folder: str, environment: dict[str, str]) -> int:
+    """Run a command in this process, which is its own; return its exit status."""
+    from eatnas_cli.app import main
+
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    packages = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:0] = [path for path in packages if path not in sys.path]
+    sys.argv = ["eatnas-db", *arguments]
+    # The streams of the server know whether its own files can be read at any place.
+    sys.stdin = os.fdopen(0)
+    sys.stdout = os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace")
+    status: int | None = 1
+    try:
+        main()
+        status = 0
+    except SystemExit as left:
+        status = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        import_module("atexit")._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return status
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
