@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +17,17 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from support.command_server import CommandServer, running_server
 from support.postgres import TEMPLATE, Server, make_data, new_servers
 from support.shared_folders import make_once
+
+DIGITS = """
+name: digits
+space: eatnas-tiny
+data: {name: digits, train_images: 64, validation_images: 64}
+training: {epochs: 1, batch_size: 32}
+evolution: {population: 4, tournament: 2, lag: 2}
+objective: {max_mult_adds: 1_000_000}
+budget: {candidates: 8}
+reevaluation: {top: 0}
+"""
 
 # Restore interrupts: a shell starts background jobs with interrupts ignored, and children inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -81,6 +94,20 @@ def command_server() -> Iterator[CommandServer]:
     """Run commands without the start of an interpreter for each."""
     with running_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def finished_digits(tmp_path_factory: pytest.TempPathFactory, command_server: CommandServer) -> Path:
+    """Return a home with a finished search `digits`, of which tests make copies."""
+
+    def make(folder: Path) -> None:
+        (folder / "digits.yaml").write_text(DIGITS)
+        for line in ("init", "search create digits.yaml", "run digits --slots 1"):
+            arguments = ["--home", str(folder / "home"), *line.split()]
+            done = command_server.run(arguments, cwd=folder, env={**os.environ, "EATNAS_MLFLOW": "off"})
+            assert done.returncode == 0, done.stderr
+
+    return make_once(tmp_path_factory, "digits", make) / "home"
 
 
 @pytest.fixture(scope="session")

@@ -11,21 +11,10 @@ from pathlib import Path
 import pytest
 
 from support.examples import copy_small_examples
-from support.shared_folders import make_once
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
 BLOCK = re.compile(r"(?:<!-- not run: (.+) -->\n\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-DIGITS = """
-name: digits
-space: eatnas-tiny
-data: {name: digits, train_images: 64, validation_images: 64}
-training: {epochs: 1, batch_size: 32}
-evolution: {population: 4, tournament: 2, lag: 2}
-objective: {max_mult_adds: 1_000_000}
-budget: {candidates: 8}
-reevaluation: {top: 0}
-"""
 
 
 def commands_of(page):
@@ -68,32 +57,17 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path):
     assert not re.findall(r'<link[^>]+rel="stylesheet"[^>]+href="https?:', built)
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-    """Return a home with a finished search called `digits`, which most pages assume."""
-
-    def make(folder):
-        spec = folder / "digits.yaml"
-        spec.write_text(DIGITS)
-        eatnas = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / ".eatnas")]
-        environment = {**os.environ, "EATNAS_MLFLOW": "off"}
-        for arguments in (["init"], ["search", "create", str(spec)], ["run", "digits", "--slots", "1"]):
-            subprocess.run([*eatnas, *arguments], check=True, capture_output=True, env=environment)
-
-    return make_once(tmp_path_factory, "pages", make)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.stem)
-def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
-    shutil.copytree(searched / ".eatnas", tmp_path / ".eatnas")
+def test_the_commands_of_a_page_work_in_order(page, finished_digits, command_server, tmp_path):
+    shutil.copytree(finished_digits, tmp_path / ".eatnas")
     copy_small_examples(tmp_path)
     scripts = tmp_path / "bin"
     scripts.mkdir()
-    # Use the program of this interpreter, independently of PATH.
-    for name, module in (("eatnas-db", "eatnas_cli"), ("pip", "pip")):
-        (scripts / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
-        (scripts / name).chmod(0o755)
+    # Use the programs of this interpreter, independently of PATH.
+    command_server.write_program(scripts)
+    (scripts / "pip").write_text(f'#!/bin/sh\nexec {sys.executable} -m pip "$@"\n')
+    (scripts / "pip").chmod(0o755)
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     if page.stem != "mlflow":
         environment["EATNAS_MLFLOW"] = "off"
