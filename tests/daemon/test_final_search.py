@@ -1,6 +1,7 @@
 """Final models: a training that is killed and resumed gives the same scores."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -15,6 +16,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import attempt, epoch, score
 from eatnas_db.searches.retrain import create_final_training
+from eatnas_db.settings import load_settings
 from support.slots import progress_of, running_pid
 
 SMALL = {
@@ -39,10 +41,9 @@ def kill_the_worker(supervisor):
             os.kill(pid, signal.SIGKILL)
 
 
-def search_and_train_final_models(settings, supervise, slots, program, on_tick=lambda _: None):
-    """Search, then train the winner with two seeds; return the fingerprint and the outcomes of the attempts."""
+def train_final_models(settings, supervise, slots, program, on_tick=lambda _: None):
+    """Train the winner of a finished search with two seeds; return the fingerprint and the outcomes of the attempts."""
     engine = open_record(settings.database_url)
-    supervise(settings, slots, program)
     with transaction(engine) as connection:
         name = create_final_training(connection, "s", seeds=2, now=5.0)
     supervise(settings, slots, program, on_tick=on_tick, only=name)
@@ -66,20 +67,29 @@ def search_and_train_final_models(settings, supervise, slots, program, on_tick=l
     return fingerprint, sorted(outcomes)
 
 
+def searched_twice(folder, home, supervise, program, **spec):
+    """Return the settings of two equal homes with a finished search."""
+    settings = home(folder / "calm", **spec)
+    supervise(settings, 1, program)
+    shutil.copytree(settings.home, folder / "storm")
+    return settings, load_settings({}, str(folder / "storm"))
+
+
 @pytest.mark.slow
 def test_killed_final_training_has_the_same_results(tmp_path, home, supervise, fast):
-    calm, outcomes = search_and_train_final_models(home(tmp_path / "calm"), supervise, 1, fast)
+    calm, storm = searched_twice(tmp_path, home, supervise, fast)
+    calm, outcomes = train_final_models(calm, supervise, 1, fast)
     assert outcomes == ["scored", "scored"]
     # The search itself has the candidates 1 to 24.
-    stormy = search_and_train_final_models(home(tmp_path / "storm"), supervise, 2, (*fast, "--crash-on", "25"))
+    stormy = train_final_models(storm, supervise, 2, (*fast, "--crash-on", "25"))
     assert stormy == (calm, ["lost", "scored", "scored"])
 
 
 @pytest.mark.slow
 def test_killed_real_final_training_has_the_same_scores(tmp_path, home, supervise):
-    calm, outcomes = search_and_train_final_models(home(tmp_path / "calm", **SMALL), supervise, 1, REAL)
+    calm, storm = searched_twice(tmp_path, home, supervise, REAL, **SMALL)
+    calm, outcomes = train_final_models(calm, supervise, 1, REAL)
     assert outcomes == ["scored", "scored"]
-    settings = home(tmp_path / "storm", **SMALL)
-    storm, outcomes = search_and_train_final_models(settings, supervise, 1, REAL, on_tick=kill_the_worker)
+    storm, outcomes = train_final_models(storm, supervise, 1, REAL, on_tick=kill_the_worker)
     assert outcomes == ["lost", "scored", "scored"]
     assert storm == calm

@@ -12,7 +12,9 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.transfer import create_transfer
+from eatnas_db.settings import load_settings
 from support.searches import fetch_rows
+from support.shared_folders import make_once
 from support.slots import progress_of
 
 REAL = ("-m", "eatnas_training.worker")
@@ -22,7 +24,7 @@ INHERITING = {
     "inheritance": {"weights": "inherited", "epochs": 1},
     "evolution": {"population": 4, "tournament": 2, "lag": 2},
     "objective": {"max_mult_adds": 1_500_000},
-    "budget": {"candidates": 9},
+    "budget": {"candidates": 12},
 }
 
 
@@ -30,10 +32,23 @@ def candidates(settings):
     return fetch_rows(settings, select(candidate).order_by(candidate.c.birth))
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, home, supervise):
+    """Return the settings of a home whose search one worker has finished, and the fingerprint."""
+
+    def make(folder):
+        settings = home(folder / "home", **INHERITING)
+        (folder / "fingerprint").write_text(supervise(settings, 1, REAL))
+
+    folder = make_once(tmp_path_factory, "inheritance", make)
+    return load_settings({}, str(folder / "home")), (folder / "fingerprint").read_text()
+
+
 @pytest.mark.slow
-def test_children_inherit_the_same_weights_on_any_slots(tmp_path, home, supervise):
-    one, two = (home(tmp_path / str(slots), **INHERITING) for slots in (1, 2))
-    assert supervise(one, 1, REAL) == supervise(two, 2, REAL)
+def test_children_inherit_the_same_weights_on_any_slots(tmp_path, home, supervise, undisturbed):
+    one, fingerprint = undisturbed
+    two = home(tmp_path / "two", **INHERITING)
+    assert supervise(two, 2, REAL) == fingerprint
     for first, second in zip(candidates(one), candidates(two), strict=True):
         assert (first.share_inherited, first.logit_distance) == (second.share_inherited, second.logit_distance)
     by_id = {row.id: row for row in candidates(one)}
@@ -46,11 +61,8 @@ def test_children_inherit_the_same_weights_on_any_slots(tmp_path, home, supervis
 
 
 @pytest.mark.slow
-def test_damaged_parent_is_retrained_before_its_child(tmp_path, home, supervise):
-    longer = {**INHERITING, "budget": {"candidates": 12}}
-    expected = home(tmp_path / "calm", **longer)
-    undisturbed = supervise(expected, 1, REAL)
-    storm = home(tmp_path / "storm", **longer)
+def test_damaged_parent_is_retrained_before_its_child(tmp_path, home, supervise, undisturbed):
+    storm = home(tmp_path / "storm", **INHERITING)
     damaged = set()
 
     def damage(supervisor):
@@ -61,7 +73,7 @@ def test_damaged_parent_is_retrained_before_its_child(tmp_path, home, supervise)
                     file.write_bytes(file.read_bytes()[:-5])
                     damaged.add(file.name)
 
-    assert supervise(storm, 1, REAL, on_tick=damage, timeouts=Timeouts(tick=0.02)) == undisturbed
+    assert supervise(storm, 1, REAL, on_tick=damage, timeouts=Timeouts(tick=0.02)) == undisturbed[1]
     assert damaged
     missing = fetch_rows(storm, select(attempt.c.candidate_id).where(attempt.c.failure == "parent_missing"))
     restored = fetch_rows(storm, select(event.c.candidate_id).where(event.c.kind == "ancestor_restored"))

@@ -44,8 +44,13 @@ def ranks() -> list[psutil.Process]:
     return [child for child in children if "eatnas_training.rank" in child.cmdline()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "batches"), [({}, 2), (METHODS, 7)], ids=["search recipe", "all methods"])
+@pytest.mark.parametrize(
+    ("recipe", "batches"),
+    [
+        pytest.param(METHODS, 7, marks=pytest.mark.slow, id="all methods"),
+        pytest.param({}, 2, marks=pytest.mark.soak, id="search recipe"),
+    ],
+)
 def test_two_ranks_resume_with_the_same_bits(assignment: MakeAssignment, recipe: dict[str, Any], batches: int) -> None:
     uninterrupted = run_training(on_two(assignment, **recipe))
     released = released_in_training(on_two(assignment, attempt=2, **recipe), batches)
