@@ -24,7 +24,6 @@ from eatnas_db.settings import load_settings
 READS = [
     ("search", "list"),
     ("search", "show", "tiny"),
-    pytest.param(("search", "estimate", "spec.yaml", "--samples", "1"), marks=pytest.mark.slow),
     ("daemon", "status"),
     ("data", "list"),
     ("data", "prepare", "digits"),
@@ -53,6 +52,11 @@ def test_every_reading_command_has_three_formats(tiny, eatnas_within, spec, read
         assert json.loads(lines)
     assert len(list(csv.reader(io.StringIO(eatnas_within(*read, "--format", "csv"))))) > 1
     assert "Error" not in eatnas_within(*read)
+
+
+@pytest.mark.slow
+def test_estimate_is_written_as_json(tiny, eatnas_within, spec):
+    assert json.loads(eatnas_within("search", "estimate", spec(), "--samples", "1", "--format", "json"))
 
 
 @pytest.mark.slow
