@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.rng import KeyedRng
@@ -26,6 +27,9 @@ from eatnas_db.score_noise import (
     estimate_spread,
     list_comparable,
 )
+
+if TYPE_CHECKING:  # it loads SciPy
+    from eatnas_db.scored_births import ScoredBirthRow
 
 SOURCE_TRAININGS: Final = 32
 SMALLEST_RESOLUTION: Final = 8
@@ -82,13 +86,24 @@ class SearchAdvice:
     missing: tuple[str, ...]
 
 
-def advise(
-    connection: Connection | None, spec: SearchSpec, space: Space, *, data_digest: str, train_images: int, file: str
-) -> SearchAdvice:
-    """Return the advice.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a record says: comparable searches, and the scored births of those that are compared with `reference`.
 
-    `connection` is None without a record; `file` is the path of the spec in suggested commands.
+    `reference` is the largest search of the planned task; None if there is none.
     """
+
+    searches: Sequence[SearchRecord] = ()
+    noise: ScoreNoise | None = None
+    spread: PopulationSpread | None = None
+    reference: SearchRecord | None = None
+    scored: Mapping[str, Sequence[ScoredBirthRow]] = field(default_factory=dict)
+
+
+def advise(
+    engine: Engine | None, spec: SearchSpec, space: Space, *, data_digest: str, train_images: int, file: str
+) -> SearchAdvice:
+    """Return the advice; `engine` is None if there is no record. `file`: the spec in the commands of the advice."""
     stored = spec.model_dump(mode="json")
     plan = PlannedTask(
         primitives=space.macro.blocks,
@@ -97,12 +112,12 @@ def advise(
         data_digest=data_digest,
         training=stored["training"],
     )
-    searches = [] if connection is None or spec.objective.metrics is not None else list_comparable(connection, plan)
-    noise = spread = None
-    sources: list[SourceAdvice] = []
-    if connection is not None:
-        noise, spread = estimate_noise(connection, plan, searches), estimate_spread(connection, plan, searches)
-        sources = _list_sources(connection, plan, space, searches)
+    known = _Known()
+    if engine is not None and spec.objective.metrics is None:
+        with read_transaction(engine) as connection:
+            known = _read_known(connection, plan)
+    sources = _list_sources(plan, space, known)
+    noise, spread = known.noise, known.spread
     return SearchAdvice(
         noise=noise,
         spread=spread,
@@ -110,35 +125,48 @@ def advise(
         reevaluation_seeds=spec.reevaluation.seeds,
         smaller=_plan_smaller_task(spec, space, train_images),
         sources=tuple(sources),
-        missing=tuple(_list_missing(plan, spec, noise, spread, sources, searches, file)),
+        missing=tuple(_list_missing(plan, spec, known, sources, file)),
     )
 
 
-def _list_sources(
-    connection: Connection, plan: PlannedTask, space: Space, searches: Sequence[SearchRecord]
-) -> list[SourceAdvice]:
+def _read_known(connection: Connection, plan: PlannedTask) -> _Known:
+    searches = list_comparable(connection, plan)
     finished = [record for record in searches if record.finished_at is not None]
     same_task = [record for record in searches if plan.has_same_task(record) and record.scored >= MIN_REFERENCE_SCORES]
+    reference = max(same_task, key=lambda record: (record.scored, record.id), default=None)
+    return _Known(
+        searches=searches,
+        noise=estimate_noise(connection, plan, searches),
+        spread=estimate_spread(connection, plan, searches),
+        reference=reference,
+        scored={} if reference is None else _read_scored(connection, [*finished, reference]),
+    )
+
+
+def _read_scored(connection: Connection, searches: Sequence[SearchRecord]) -> dict[str, tuple[ScoredBirthRow, ...]]:
+    # Import only here, because the model loads SciPy.
+    from eatnas_db.scored_births import list_scored
+
+    return {record.name: list_scored(connection, record.id, record.settled) for record in searches}
+
+
+def _list_sources(plan: PlannedTask, space: Space, known: _Known) -> list[SourceAdvice]:
     unknown = [
         SourceAdvice(record.name, record.scored, plan.has_same_task(record), record.device_seconds)
-        for record in finished
+        for record in known.searches
+        if record.finished_at is not None
     ]
-    if not same_task:
+    if known.reference is None:
         return unknown
     # Import only here, because the model loads SciPy.
     from eatnas_db.source_agreement import compare_searches
 
-    reference = max(same_task, key=lambda record: (record.scored, record.id))
-    found = {agreement.search: agreement for agreement in compare_searches(connection, space, finished, reference)}
+    reference = known.reference.name
+    found = {agreement.search: agreement for agreement in compare_searches(space, known.scored, reference)}
     advised = [
-        source
-        if (agreement := found.get(source.search)) is None
-        else SourceAdvice(
-            search=source.search,
-            scores=source.scores,
-            same_task=source.same_task,
-            device_seconds=source.device_seconds,
-            reference=reference.name,
+        replace(
+            source,
+            reference=reference,
             correlation=agreement.correlation,
             error=agreement.error,
             networks=agreement.networks,
@@ -146,10 +174,9 @@ def _list_sources(
             verdict=agreement.verdict,
         )
         for source in unknown
-        if source.search != reference.name
+        if (agreement := found.get(source.search)) is not None
     ]
-    known = next((source for source in unknown if source.search == reference.name), None)
-    first = [] if known is None else [replace(known, verdict="same task")]
+    first = [replace(source, verdict="same task") for source in unknown if source.search == reference]
     return first + sorted(advised, key=lambda source: -(source.correlation if source.correlation is not None else -2))
 
 
@@ -171,19 +198,14 @@ def _plan_smaller_task(spec: SearchSpec, space: Space, train_images: int) -> Sma
 
 
 def _list_missing(
-    plan: PlannedTask,
-    spec: SearchSpec,
-    noise: ScoreNoise | None,
-    spread: PopulationSpread | None,
-    sources: Sequence[SourceAdvice],
-    searches: Sequence[SearchRecord],
-    file: str,
+    plan: PlannedTask, spec: SearchSpec, known: _Known, sources: Sequence[SourceAdvice], file: str
 ) -> list[str]:
     """Return a sentence for each fact that the record does not contain, with a command that would provide it."""
     if spec.objective.metrics is not None:
         return ["With several objectives, neither noise nor sources are estimated."]
     pilot = _pilot_command(spec, file)
-    same_task = [record for record in searches if plan.has_same_task(record)]
+    noise, spread = known.noise, known.spread
+    same_task = [record for record in known.searches if plan.has_same_task(record)]
     missing = []
     if noise is None and same_task:
         missing.append(
@@ -192,9 +214,9 @@ def _list_missing(
             f"eatnas-db search reevaluate {same_task[-1].name} && eatnas-db run {same_task[-1].name}"
         )
     elif noise is None or spread is None:
-        known = "the noise of a score and the spread of a population are" if noise is None else "the spread is"
+        unknown = "the noise of a score and the spread of a population are" if noise is None else "the spread is"
         missing.append(
-            f"The record has no such search of this space, so {known} unknown. This command trains a pilot: {pilot}"
+            f"The record has no such search of this space, so {unknown} unknown. This command trains a pilot: {pilot}"
         )
     if sources and not any(record.scored >= MIN_REFERENCE_SCORES for record in same_task) and not missing:
         missing.append(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from sqlalchemy import Connection
 
 from eatnas_db.domain.space import Space
 from eatnas_db.guidance.blas_threads import one_thread
@@ -16,8 +15,7 @@ from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.encoding import Reals, as_array
 from eatnas_db.guidance.process import make_points
 from eatnas_db.guidance.proposals import ScoredCode, fit_source, rank_targets
-from eatnas_db.queries.searches import SearchRecord
-from eatnas_db.scored_births import encode_rows, list_scored
+from eatnas_db.scored_births import ScoredBirthRow, encode_rows
 
 MIN_COMPARED: Final = 8
 """The fewest networks with which a rank correlation is meaningful."""
@@ -43,21 +41,17 @@ class Agreement:
     verdict: str
 
 
-def compare_searches(
-    connection: Connection, space: Space, searches: Sequence[SearchRecord], reference: SearchRecord
-) -> list[Agreement]:
-    """Return the agreement of each search with the reference, the best first, without the reference itself."""
-    theirs = encode_rows(space, list_scored(connection, reference.id, reference.settled))
+def compare_searches(space: Space, scored: Mapping[str, Sequence[ScoredBirthRow]], reference: str) -> list[Agreement]:
+    """Return how well each search predicts the reference, the best first; the reference itself is left out.
+
+    `scored`: the scored births of each search by its name. The models need up to a second each, so the caller reads
+    the births in a transaction and ends it before.
+    """
+    theirs = encode_rows(space, scored[reference])
     found = [
-        _compare(
-            record.name,
-            reference.name,
-            encode_rows(space, list_scored(connection, record.id, record.settled)),
-            theirs,
-            space,
-        )
-        for record in searches
-        if record.id != reference.id
+        _compare(name, reference, encode_rows(space, rows), theirs, space)
+        for name, rows in scored.items()
+        if name != reference
     ]
     return sorted(found, key=lambda agreement: -math.inf if agreement.correlation is None else -agreement.correlation)
 

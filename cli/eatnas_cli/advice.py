@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import typer
-from sqlalchemy import Connection
+from sqlalchemy import Engine
 
 from eatnas_cli.printing import Layout, show
 from eatnas_daemon.data_sets import DataDescription
-from eatnas_db.database.engine import read_connection
+from eatnas_db.database.engine import opened_engine
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
@@ -35,12 +35,10 @@ def advise_on(settings: Settings, spec: SearchSpec, task: Task, data: DataDescri
     """Return the advice about a planned search. Without a record, it comes from the spec alone."""
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     with ExitStack() as stack:
-        connection: Connection | None = None
+        engine: Engine | None = None
         with suppress(RecordError):
-            connection = stack.enter_context(read_connection(settings.database_url))
-        return advise(
-            connection, spec, space, data_digest=data.data_digest, train_images=data.train_images, file=str(file)
-        )
+            engine = stack.enter_context(opened_engine(settings.database_url))
+        return advise(engine, spec, space, data_digest=data.data_digest, train_images=data.train_images, file=str(file))
 
 
 def print_wrapped(text: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Engine, select
 
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.guidance.blas_threads import one_thread
@@ -29,12 +30,13 @@ class RecordedBirth(NamedTuple):
 
 
 def follows_from_model(
-    connection: Connection, record: SearchRecord, space: Space, birth: RecordedBirth, is_held: Callable[[str], bool]
+    engine: Engine, record: SearchRecord, space: Space, birth: RecordedBirth, is_held: Callable[[str], bool]
 ) -> bool:
     """Return whether the model may have decided a birth, or may have left it to evolution if it has no prediction."""
     stored = select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise, prediction.c.slopes)
-    row = connection.execute(stored.where(prediction.c.candidate_id == birth.id)).first()
-    inputs = read_inputs(connection, record, birth.number)
+    with read_transaction(engine) as connection:
+        row = connection.execute(stored.where(prediction.c.candidate_id == birth.id)).first()
+        inputs = read_inputs(connection, record, birth.number)
     with one_thread():
         if row is None:
             return _is_left_to_evolution(record, space, inputs, is_held)

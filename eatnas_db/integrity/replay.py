@@ -292,8 +292,7 @@ class _Replay:
         from eatnas_db.integrity.guided_replay import RecordedBirth, follows_from_model
 
         recorded = RecordedBirth(birth.id, birth.birth, birth.code)
-        with read_transaction(self._engine) as connection:
-            return follows_from_model(connection, self._record, self._space, recorded, self._digests.__contains__)
+        return follows_from_model(self._engine, self._record, self._space, recorded, self._digests.__contains__)
 
     def _has_fitness(self, birth: _ReplayedBirth) -> bool:
         if birth.measured is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.macro import Task
@@ -21,17 +21,18 @@ def check_sources(engine: Engine) -> Iterator[Violation]:
     """Yield the searches whose sources lack scores, have changed scores, or choose another model."""
     changed: list[str] = []
     with read_transaction(engine) as connection:
-        for record in list_searches(connection):
-            # The replay of births reports a search whose spec cannot be read.
-            with suppress(EatnasError, AttributeError, KeyError, TypeError, ValueError):
-                if record.kind == SearchKind.EVOLUTION and record.has_sources and not _has_sources(connection, record):
-                    changed.append(record.name)
+        searches = list_searches(connection)
+    for record in searches:
+        # The replay of births reports a search whose spec cannot be read.
+        with suppress(EatnasError, AttributeError, KeyError, TypeError, ValueError):
+            if record.kind == SearchKind.EVOLUTION and record.has_sources and not _has_sources(engine, record):
+                changed.append(record.name)
     yield from summarize(
         "the sources of each transferred model have the scores that it was created with", "searches", changed
     )
 
 
-def _has_sources(connection: Connection, record: SearchRecord) -> bool:
+def _has_sources(engine: Engine, record: SearchRecord) -> bool:
     # Import only here, because the model loads SciPy.
     from eatnas_db.guidance.blas_threads import one_thread
     from eatnas_db.guidance.block_codes import BlockCodes
@@ -40,10 +41,11 @@ def _has_sources(connection: Connection, record: SearchRecord) -> bool:
     from eatnas_db.scored_births import encode_rows, list_scored
     from eatnas_db.transfer_sources import digest_of, list_stored_sources
 
-    stored = list_stored_sources(connection, record.id)
+    with read_transaction(engine) as connection:
+        stored = list_stored_sources(connection, record.id)
+        scored = [list_scored(connection, source.source_id, source.births) for source in stored]
     space = Space(read_space(record.macro), Task(**record.task))
-    for source in stored:
-        rows = list_scored(connection, source.source_id, source.births)
+    for source, rows in zip(stored, scored, strict=True):
         if (len(rows), digest_of(rows)) != (source.scores, source.digest):
             return False
         model = ProcessModel(Kernel(*source.kernel), source.noise)

@@ -5,7 +5,8 @@ The transaction compares the data that decided them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from sqlalchemy import Engine, bindparam, select
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, bindparam, select
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.space import DigestLookup
-from eatnas_db.queries.searches import fetch_searches
+from eatnas_db.queries.searches import SearchRecord, fetch_searches
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance_state import AdvanceState
 from eatnas_db.searches.birth_digests import digest_lookup
@@ -58,27 +59,49 @@ class LeftToDaemon:
 
 
 def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
-    """Decide the next guided births of a search from one snapshot of the record. Writes nothing."""
+    """Decide the next guided births of a search, and write nothing.
+
+    No transaction is open while the model is computed: settled births and codes never change, so that each read gives
+    what one snapshot would give. Only the end of a search between two reads differs, and the inserting transaction
+    finds this out.
+    """
     # Import only here, because the model loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs
 
+    with read_transaction(engine) as connection:
+        records = fetch_searches(connection, _SELECT_SEARCH, search_id=search_id)
     prepared: list[PreparedBirth] = []
     undecided: list[Birth] = []
-    with read_transaction(engine) as connection:
-        for record in fetch_searches(connection, _SELECT_SEARCH, search_id=search_id):
-            state, space = AdvanceState.of(record), space_of(record)
-            is_stored = digest_lookup(connection, record.id, record.born)
-            while state.needs_model and len(prepared) < MAX_PREPARED:
+    for record in records:
+        state, space = AdvanceState.of(record), space_of(record)
+        while state.needs_model and len(prepared) < MAX_PREPARED:
+            with read_transaction(engine) as connection:
                 inputs = read_inputs(connection, record, state.born, undecided)
-                birth = decide_guided_birth(record, space, inputs, _is_held(is_stored, undecided))
-                prepared.append(PreparedBirth(inputs, birth))
-                if birth is None:
-                    break
-                undecided.append(birth)
-                state.born += 1
+            with _lazy_lookup(engine, record, undecided) as is_held:
+                birth = decide_guided_birth(record, space, inputs, is_held)
+            prepared.append(PreparedBirth(inputs, birth))
+            if birth is None:
+                break
+            undecided.append(birth)
+            state.born += 1
     return tuple(prepared)
 
 
-def _is_held(is_stored: DigestLookup, undecided: Sequence[Birth]) -> DigestLookup:
+@contextmanager
+def _lazy_lookup(engine: Engine, record: SearchRecord, undecided: Sequence[Birth]) -> Iterator[DigestLookup]:
+    """Return a function that returns whether an earlier birth has the network of a digest.
+
+    The first call opens a read transaction. The model has then been computed: it only looks up its best proposals.
+    """
     digests = {birth.proposal.digest for birth in undecided}
-    return lambda digest: digest in digests or is_stored(digest)
+    stored: DigestLookup | None = None
+    with ExitStack() as stack:
+
+        def is_held(digest: str) -> bool:
+            nonlocal stored
+            if stored is None:
+                connection = stack.enter_context(read_transaction(engine))
+                stored = digest_lookup(connection, record.id, record.born)
+            return digest in digests or stored(digest)
+
+        yield is_held

@@ -6,6 +6,8 @@ import pytest
 from sqlalchemy import select, update
 
 from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.guidance.process import choose_model
+from eatnas_db.guidance.proposals import evaluate_pool, propose
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.scored_births import SELECT_BEST, SELECT_LATEST
@@ -15,6 +17,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.open_searches import list_active_searches
 from eatnas_db.searches.prepared_births import prepare_births
 from support.databases import ON_SQLITE
+from support.open_transactions import observed_calls
 from support.query_plans import explain_statements
 
 GUIDED = {"evolution__births": "guided", "evolution__population": 12, "budget__candidates": 30, "evolution__lag": 4}
@@ -113,6 +116,15 @@ def test_extension_leaves_births_by_the_model_to_the_daemon(engine, search_facto
     births = prepare_births(engine, search_id)
     assert [birth.inputs.number for birth in births] == [8, 9, 10, 11]
     assert len(advance(engine, search_id, Prepared(births))) == 4
+
+
+def test_no_transaction_is_open_while_the_model_decides(engine, search_id):
+    settle_only(engine, search_id)
+    with observed_calls(engine, choose_model, evaluate_pool, propose) as calls:
+        births = prepare_births(engine, search_id)
+    assert len(births) == 4
+    assert {name for name, _ in calls} == {"choose_model", "evaluate_pool", "propose"}
+    assert {open_transactions for _, open_transactions in calls} == {0}
 
 
 @ON_SQLITE

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.guidance.proposals import fit_source
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.search_advice import advise
@@ -18,6 +19,7 @@ from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.search_space import feasible_space
 from eatnas_db.yaml_files import parse_yaml
 from support.databases import ON_SQLITE
+from support.open_transactions import observed_calls
 
 pytestmark = ON_SQLITE
 SPEC = {"name": "planned", "space": "eatnas-tiny", "data": {"name": "digits"}}
@@ -50,9 +52,8 @@ def finished(engine, search_factory, lease_factory, score_factory):
 def ask(engine):
     def advise_on(changes=None, data_digest="digits", train_images=1000, file="spec.yaml"):
         spec = parse_spec(SPEC, changes)
-        with read_transaction(engine) as connection:
-            space = feasible_space(spec, Task(8, 1, 10))
-            return advise(connection, spec, space, data_digest=data_digest, train_images=train_images, file=file)
+        space = feasible_space(spec, Task(8, 1, 10))
+        return advise(engine, spec, space, data_digest=data_digest, train_images=train_images, file=file)
 
     return advise_on
 
@@ -102,7 +103,9 @@ def test_sources_are_compared_with_a_search_of_the_task(engine, finished, ask):
         digest = get_search(connection, "pilot").data_digest
     with transaction(engine) as connection:
         connection.exec_driver_sql("UPDATE eatnas_search SET data_digest = 'elsewhere' WHERE name != 'pilot'")
-    sources = {source.search: source for source in ask(data_digest=digest).sources}
+    with observed_calls(engine, fit_source) as calls:
+        sources = {source.search: source for source in ask(data_digest=digest).sources}
+    assert calls == [("fit_source", 0)] * 2
     assert list(sources) == ["pilot", "agrees", "disagrees"]
     assert sources["pilot"].verdict == "same task"
     assert sources["agrees"].reference == "pilot"
