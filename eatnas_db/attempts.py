@@ -201,12 +201,16 @@ def has_progressed(connection: Connection, token: LeaseToken) -> bool:
     )
 
 
-def sum_epoch_seconds(connection: Connection, token: LeaseToken) -> float:
-    """Return the seconds of all epochs that an attempt recorded."""
+def count_known_seconds(connection: Connection, token: LeaseToken, reported: float) -> float:
+    """Return the seconds in steps of an attempt that its daemon cannot report any more.
+
+    They are the seconds of all epochs that it recorded, or `reported`, those at the last heartbeat, if they are more:
+    an epoch had begun.
+    """
     seconds = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
         epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt
     )
-    return float(connection.execute(seconds).scalar_one())
+    return max(reported, float(connection.execute(seconds).scalar_one()))
 
 
 def record_attempt_event(

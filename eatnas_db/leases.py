@@ -146,31 +146,33 @@ def count_leased(connection: Connection, search_id: int) -> int:
     return int(connection.execute(_COUNT_LEASES, {"search_id": search_id}).scalar_one())
 
 
-class LeaseShare(NamedTuple):
-    """A lease, and the share of device time that its training has had so far."""
+class LeaseTime(NamedTuple):
+    """A lease, the share of its device that its training had so far, and its seconds in steps at the last heartbeat."""
 
     token: LeaseToken
     device_share: float
+    step_seconds: float
 
 
 _LIST_LEASES: Final = (
-    select(lease.c.candidate_id, lease.c.attempt, lease.c.device_share)
+    select(lease.c.candidate_id, lease.c.attempt, lease.c.device_share, lease.c.step_seconds)
     .join(candidate)
     .where(candidate.c.search_id == bindparam("search_id"))
 )
 
 
-def list_leases(connection: Connection, search_id: int) -> list[LeaseShare]:
+def list_leases(connection: Connection, search_id: int) -> list[LeaseTime]:
     """Return the leases of a search's candidates on all hosts."""
     rows = connection.execute(_LIST_LEASES, {"search_id": search_id})
-    return [LeaseShare(LeaseToken(row.candidate_id, row.attempt), row.device_share) for row in rows]
+    return [LeaseTime(LeaseToken(row.candidate_id, row.attempt), row.device_share, row.step_seconds) for row in rows]
 
 
 class LeaseProgress(NamedTuple):
-    """The speed of a training, and its share of device time so far."""
+    """The speed of a training if it is known, its share of the device's time so far, and its seconds in steps."""
 
-    images_per_second: float
+    images_per_second: float | None
     device_share: float
+    step_seconds: float
 
 
 _COUNT_PENDING: Final = (
@@ -198,7 +200,11 @@ def count_pending(connection: Connection, search_id: int, now: float, *, alone: 
 _SET_PROGRESS: Final = (
     update(lease)
     .where(lease.c.candidate_id == bindparam("token_candidate"), lease.c.attempt == bindparam("token_attempt"))
-    .values(images_per_second=bindparam("new_rate"), device_share=bindparam("new_share"))
+    .values(
+        images_per_second=bindparam("new_rate"),
+        device_share=bindparam("new_share"),
+        step_seconds=bindparam("new_seconds"),
+    )
 )
 
 
@@ -207,6 +213,7 @@ def record_heartbeat(
 ) -> None:
     """Increment the counter of every lease of a host, and record the progress of its trainings."""
     connection.execute(update(lease).where(lease.c.host_id == host_id).values(counter=lease.c.counter + 1))
-    for token, (rate, share) in (progress or {}).items():
+    for token, (rate, share, seconds) in (progress or {}).items():
         parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt}
-        connection.execute(_SET_PROGRESS, {**parameters, "new_rate": rate, "new_share": share})
+        values = {"new_rate": rate, "new_share": share, "new_seconds": seconds}
+        connection.execute(_SET_PROGRESS, {**parameters, **values})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import Connection, delete
 
-from eatnas_db.attempts import sum_epoch_seconds
+from eatnas_db.attempts import count_known_seconds
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.leases import LeaseToken
+from eatnas_db.leases import LeaseTime, LeaseToken
 from eatnas_db.schema.trainings import lease
 from eatnas_db.transitions import record_failure
+
+_LEASE_TIME: Final = (lease.c.candidate_id, lease.c.attempt, lease.c.device_share, lease.c.step_seconds)
 
 
 def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
@@ -19,10 +23,9 @@ def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
     for example in another container.
     """
     left = delete(lease).where(lease.c.host_id == host_id) if is_postgresql(connection) else delete(lease)
-    rows = connection.execute(left.returning(lease.c.candidate_id, lease.c.attempt, lease.c.device_share)).all()
+    rows = connection.execute(left.returning(*_LEASE_TIME)).all()
     for row in rows:
-        token = LeaseToken(row.candidate_id, row.attempt)
-        _record_lost(connection, token, row.device_share, "the daemon was restarted", now)
+        _record_lost(connection, _lease_time(*row), "the daemon was restarted", now)
     return len(rows)
 
 
@@ -34,21 +37,25 @@ def expire_lease(connection: Connection, token: LeaseToken, *, counter: int, rea
     unchanged = delete(lease).where(
         lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
     )
-    share = connection.execute(unchanged.returning(lease.c.device_share)).scalar()
-    if share is None:
+    row = connection.execute(unchanged.returning(*_LEASE_TIME)).first()
+    if row is None:
         return False
-    _record_lost(connection, token, share, reason, now)
+    _record_lost(connection, _lease_time(*row), reason, now)
     return True
 
 
-def _record_lost(connection: Connection, token: LeaseToken, device_share: float, reason: str, now: float) -> None:
-    seconds = sum_epoch_seconds(connection, token)
+def _lease_time(candidate_id: int, number: int, device_share: float, step_seconds: float) -> LeaseTime:
+    return LeaseTime(LeaseToken(candidate_id, number), device_share, step_seconds)
+
+
+def _record_lost(connection: Connection, held: LeaseTime, reason: str, now: float) -> None:
+    seconds = count_known_seconds(connection, held.token, held.step_seconds)
     record_failure(
         connection,
-        token,
+        held.token,
         FailureKind.LOST,
         reason,
-        device_seconds=seconds * device_share,
+        device_seconds=seconds * held.device_share,
         step_seconds=seconds,
         now=now,
     )

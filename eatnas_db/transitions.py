@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, upd
 from eatnas_db.attempts import (
     AT_RUNG,
     count_as_scored,
+    count_known_seconds,
     discard_progress,
     end_attempt,
     has_progressed,
@@ -23,7 +24,6 @@ from eatnas_db.attempts import (
     list_earlier_attempts,
     record_attempt_event,
     start_attempt,
-    sum_epoch_seconds,
 )
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.failure_policy import NOT_ITS_OWN, FailureDecision, decide_after_failure
@@ -350,9 +350,9 @@ def _cancel(connection: Connection, condition: ColumnElement[bool], now: float) 
         return 0
     search_id = rows[0][2]
     births = {candidate_id: birth for birth, candidate_id, _ in rows}
-    for token, device_share in list_leases(connection, search_id):
+    for token, device_share, step_seconds in list_leases(connection, search_id):
         if token.candidate in births:
-            seconds = sum_epoch_seconds(connection, token)
+            seconds = count_known_seconds(connection, token, step_seconds)
             end_attempt(
                 connection,
                 token,

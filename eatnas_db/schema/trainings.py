@@ -86,10 +86,13 @@ lease = define_table(
     Column("counter", BigInteger, nullable=False, server_default=text("0")),
     Column("images_per_second", Float),
     Column("device_share", Float, nullable=False, server_default=text("1")),
+    Column("step_seconds", Float, nullable=False, server_default=text("0")),
 )
 """The present holder of a candidate. The table is separate, so that heartbeats change no index of candidates.
 
 `device_share` is the training's share of its device so far: its device seconds divided by its seconds in steps.
+`step_seconds` are those at the last heartbeat: if the daemon is killed, they are all that is known of an epoch that
+had begun.
 """
 
 

@@ -75,6 +75,7 @@ def create_attempts() -> None:
         sa.Column("counter", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("images_per_second", sa.Float(), nullable=True),
         sa.Column("device_share", sa.Float(), server_default=sa.text("1"), nullable=False),
+        sa.Column("step_seconds", sa.Float(), server_default=sa.text("0"), nullable=False),
         foreign_key("lease", "candidate_id", "candidate"),
         foreign_key("lease", "host_id", "host"),
         sa.PrimaryKeyConstraint("candidate_id", name=op.f("pk_eatnas_lease")),

@@ -199,6 +199,24 @@ def test_restarted_daemon_reclaims_its_leases(engine, search_factory, lease_fact
     assert lease_factory(search_id).token == leases.LeaseToken(first.token.candidate, 2)
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(0, 4.0), (3, 6.0)])
+def test_lost_training_keeps_the_time_of_its_last_heartbeat(engine, search_factory, lease_factory, epochs, expected):
+    """Lose one training by a killed daemon and cancel another; both have begun an epoch that is not recorded."""
+    search_id = search_factory()
+    held = [lease_factory(search_id), lease_factory(search_id)]
+    progress = leases.LeaseProgress(images_per_second=None, device_share=0.5, step_seconds=8.0)
+    with transaction(engine) as connection:
+        for leased in held:
+            recorded = [training_record.EpochRecord(n, 1.0, 0.5, 1.0, 0.5, 0.1, 4.0, 1.0) for n in range(epochs)]
+            training_record.record_epochs(connection, leased.token, recorded, 1.0)
+        leases.record_heartbeat(connection, 1, {leased.token: progress for leased in held})
+        transitions.cancel(connection, held[0].token.candidate, 3.0)
+        assert reclaim_leases(connection, 1, 3.0) == 1
+    with read_transaction(engine) as connection:
+        assert connection.execute(select(attempt.c.device_seconds)).scalars().all() == [expected, expected]
+        assert connection.execute(select(search.c.device_seconds)).scalar_one() == 2 * expected
+
+
 def test_births_are_gapless_and_population_size_is_constant(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     while (leased := lease_factory(search_id)) is not None:

@@ -140,6 +140,7 @@ class Recorder:
         progress: dict[LeaseToken, LeaseProgress] = {}
         for slot in self._slots:
             training = slot.training
-            if training is not None and training.images_per_second is not None:
-                progress[training.token] = LeaseProgress(training.images_per_second, training.time.share)
+            if training is not None and training.progress is not None:
+                time = training.time
+                progress[training.token] = LeaseProgress(training.images_per_second, time.share, time.step_seconds)
         return progress
