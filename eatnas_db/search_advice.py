@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.macro import Task
@@ -16,7 +16,9 @@ from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
+from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.schema.searches import search
 from eatnas_db.score_noise import (
     PlannedTask,
     PopulationSpread,
@@ -27,6 +29,7 @@ from eatnas_db.score_noise import (
     estimate_spread,
     list_comparable,
 )
+from eatnas_db.searches.transfer_model import MIN_SOURCE_SCORES
 
 if TYPE_CHECKING:  # it loads SciPy
     from eatnas_db.scored_births import ScoredBirthRow
@@ -36,6 +39,9 @@ SMALLEST_RESOLUTION: Final = 8
 SAMPLES: Final = 8
 MIN_REFERENCE_SCORES: Final = 8
 PILOT_CANDIDATES: Final = 8
+REPEATED_SEEDS: Final = 3
+
+_SELECT_NAMES: Final = select(search.c.name, search.c.finished_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,24 @@ class _Known:
     spread: PopulationSpread | None = None
     reference: SearchRecord | None = None
     scored: Mapping[str, Sequence[ScoredBirthRow]] = field(default_factory=dict)
+    is_finished: Mapping[str, bool] = field(default_factory=dict)
+    """Whether each search of the record has ended, by its name."""
 
 
 def advise(
-    engine: Engine | None, spec: SearchSpec, space: Space, *, data_digest: str, train_images: int, file: str
+    engine: Engine | None,
+    spec: SearchSpec,
+    space: Space,
+    *,
+    data_digest: str,
+    train_images: int,
+    file: str,
+    changes: Sequence[str] = (),
 ) -> SearchAdvice:
-    """Return the advice; `engine` is None if there is no record. `file`: the spec in the commands of the advice."""
+    """Return the advice; `engine` is None if there is no record.
+
+    `file` and `changes` (`section.key=value`) are the spec in the commands of the advice.
+    """
     stored = spec.model_dump(mode="json")
     plan = PlannedTask(
         primitives=space.macro.blocks,
@@ -125,13 +143,13 @@ def advise(
         reevaluation_seeds=spec.reevaluation.seeds,
         smaller=_plan_smaller_task(spec, space, train_images),
         sources=tuple(sources),
-        missing=tuple(_list_missing(plan, spec, known, sources, file)),
+        missing=tuple(_list_missing(plan, spec, known, sources, _pilot_command(spec, known, file, changes))),
     )
 
 
 def _read_known(connection: Connection, plan: PlannedTask) -> _Known:
     searches = list_comparable(connection, plan)
-    finished = [record for record in searches if record.finished_at is not None]
+    finished = [record for record in searches if _may_be_source(record)]
     same_task = [record for record in searches if plan.has_same_task(record) and record.scored >= MIN_REFERENCE_SCORES]
     reference = max(same_task, key=lambda record: (record.scored, record.id), default=None)
     return _Known(
@@ -140,6 +158,7 @@ def _read_known(connection: Connection, plan: PlannedTask) -> _Known:
         spread=estimate_spread(connection, plan, searches),
         reference=reference,
         scored={} if reference is None else _read_scored(connection, [*finished, reference]),
+        is_finished={name: ended is not None for name, ended in connection.execute(_SELECT_NAMES)},
     )
 
 
@@ -150,11 +169,15 @@ def _read_scored(connection: Connection, searches: Sequence[SearchRecord]) -> di
     return {record.name: list_scored(connection, record.id, record.settled) for record in searches}
 
 
+def _may_be_source(record: SearchRecord) -> bool:
+    return record.finished_at is not None and record.scored >= MIN_SOURCE_SCORES
+
+
 def _list_sources(plan: PlannedTask, space: Space, known: _Known) -> list[SourceAdvice]:
     unknown = [
         SourceAdvice(record.name, record.scored, plan.has_same_task(record), record.device_seconds)
         for record in known.searches
-        if record.finished_at is not None
+        if _may_be_source(record)
     ]
     if known.reference is None:
         return unknown
@@ -198,20 +221,20 @@ def _plan_smaller_task(spec: SearchSpec, space: Space, train_images: int) -> Sma
 
 
 def _list_missing(
-    plan: PlannedTask, spec: SearchSpec, known: _Known, sources: Sequence[SourceAdvice], file: str
+    plan: PlannedTask, spec: SearchSpec, known: _Known, sources: Sequence[SourceAdvice], pilot: str
 ) -> list[str]:
     """Return a sentence for each fact that the record does not contain, with a command that would provide it."""
     if spec.objective.metrics is not None:
         return ["With several objectives, neither noise nor sources are estimated."]
-    pilot = _pilot_command(spec, file)
     noise, spread = known.noise, known.spread
     same_task = [record for record in known.searches if plan.has_same_task(record)]
     missing = []
-    if noise is None and same_task:
+    # The scores of an imported search come from elsewhere: nothing can train its networks again.
+    trained = [record for record in same_task if record.kind == SearchKind.EVOLUTION]
+    if noise is None and trained:
         missing.append(
             "No network of this task was trained twice, so the noise of a score is unknown. This command trains some "
-            "networks twice: "
-            f"eatnas-db search reevaluate {same_task[-1].name} && eatnas-db run {same_task[-1].name}"
+            f"networks again: {_repeat_command(trained[-1])}"
         )
     elif noise is None or spread is None:
         unknown = "the noise of a score and the spread of a population are" if noise is None else "the spread is"
@@ -226,11 +249,27 @@ def _list_missing(
     return missing
 
 
-def _pilot_command(spec: SearchSpec, file: str) -> str:
-    """Return a command that makes a small search of the planned task, without its sources."""
-    name = f"{spec.name}-pilot"
-    changes = [f"name={name}", f"budget.candidates={PILOT_CANDIDATES}"]
+def _repeat_command(record: SearchRecord) -> str:
+    """Return a command that trains the best networks of a search again; an unfinished one may do that itself."""
+    run = f"eatnas-db run {shlex.quote(record.name)}"
+    reevaluation = record.spec["reevaluation"]
+    if record.finished_at is None and reevaluation["top"] and reevaluation["seeds"] > 1:
+        return run
+    return f"eatnas-db search reevaluate {shlex.quote(record.name)} --seeds {REPEATED_SEEDS} && {run}"
+
+
+def _pilot_command(spec: SearchSpec, known: _Known, file: str, changes: Sequence[str]) -> str:
+    """Return a command that makes a small search of the planned task, without its sources, or that continues one."""
+    number, name = 1, f"{spec.name}-pilot"
+    while name in known.is_finished:
+        if not known.is_finished[name]:
+            return shlex.join(["eatnas-db", "run", name])
+        number += 1
+        name = f"{spec.name}-pilot-{number}"
+    own = {"name": name, "budget.candidates": str(PILOT_CANDIDATES)}
     if spec.transfer.start == "model":  # such a search needs a source
-        changes += ["transfer.start=perturbations", "transfer.sources=[]"]
-    command = ["eatnas-db", "search", "create", file, *(word for change in changes for word in ("--set", change))]
+        own |= {"transfer.start": "perturbations", "transfer.sources": "[]"}
+    kept = [change for change in changes if change.partition("=")[0] not in own]
+    settings = [*kept, *(f"{key}={value}" for key, value in own.items())]
+    command = ["eatnas-db", "search", "create", file, *(word for one in settings for word in ("--set", one))]
     return f"{shlex.join(command)} && {shlex.join(['eatnas-db', 'run', name])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -31,14 +32,27 @@ LONG: Final = "eatnas-db "
 QUOTED: Final = re.compile("'[^']*'")
 
 
-def advise_on(settings: Settings, spec: SearchSpec, task: Task, data: DataDescription, file: Path) -> SearchAdvice:
-    """Return the advice about a planned search. Without a record, it comes from the spec alone."""
+def advise_on(
+    settings: Settings, spec: SearchSpec, task: Task, data: DataDescription, file: Path, changes: Sequence[str]
+) -> SearchAdvice:
+    """Return the advice about a planned search. Without a record, it comes from the spec alone.
+
+    `file` and `changes` are those of the command, for the commands of the advice.
+    """
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     with ExitStack() as stack:
         engine: Engine | None = None
         with suppress(RecordError):
             engine = stack.enter_context(opened_engine(settings.database_url))
-        return advise(engine, spec, space, data_digest=data.data_digest, train_images=data.train_images, file=str(file))
+        return advise(
+            engine,
+            spec,
+            space,
+            data_digest=data.data_digest,
+            train_images=data.train_images,
+            file=str(file),
+            changes=changes,
+        )
 
 
 def print_wrapped(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -54,7 +55,7 @@ def transfer(
     origin, overrides = TransferSource(source, candidate, force), parse_overrides(changes or ())
     if plan:
         planned = plan_transfer(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots, source=origin)
-        _print_plan(ctx.obj, planned, spec, format)
+        _print_plan(ctx.obj, planned, spec, changes or (), format)
         return
     created = create_search_from_spec(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots, source=origin)
     print_warnings(created.warnings)
@@ -70,8 +71,14 @@ def _print_initial_population(settings: Settings, search_id: int) -> None:
                 print_sentence(event.words)
 
 
-def _print_plan(settings: Settings, planned: PlannedTransfer, file: Path, format: Format) -> None:  # noqa: A002
-    advice = advise_on(settings, planned.spec, planned.task, planned.data, file)
+def _print_plan(
+    settings: Settings,
+    planned: PlannedTransfer,
+    file: Path,
+    changes: Sequence[str],
+    format: Format,  # noqa: A002
+) -> None:
+    advice = advise_on(settings, planned.spec, planned.task, planned.data, file, changes)
     if format is not Format.TABLE:
         show_one({"start": list(planned.start), **asdict(advice)}, format)
         return

@@ -50,10 +50,11 @@ def finished(engine, search_factory, lease_factory, score_factory):
 
 @pytest.fixture
 def ask(engine):
-    def advise_on(changes=None, data_digest="digits", train_images=1000, file="spec.yaml"):
+    def advise_on(changes=None, data_digest="digits", train_images=1000, file="spec.yaml", flags=()):
         spec = parse_spec(SPEC, changes)
         space = feasible_space(spec, Task(8, 1, 10))
-        return advise(engine, spec, space, data_digest=data_digest, train_images=train_images, file=file)
+        options = {"data_digest": data_digest, "train_images": train_images, "file": file, "changes": flags}
+        return advise(engine, spec, space, **options)
 
     return advise_on
 
@@ -73,6 +74,14 @@ def test_pilot_needs_no_source(ask):
     changes = dict(word.split("=") for before, word in pairwise(words) if before == "--set")
     pilot = parse_spec(SPEC, {**model, **{key: parse_yaml(value) for key, value in changes.items()}})
     assert (pilot.name, pilot.transfer.start, pilot.transfer.sources) == ("planned-pilot", "perturbations", ())
+
+
+def test_pilot_keeps_the_changes_of_the_command(ask, search_factory):
+    flags = ["training.epochs=3", "name=planned", "budget.candidates=500"]
+    sentence = ask(flags=flags).missing[0]
+    assert "--set training.epochs=3 --set name=planned-pilot --set budget.candidates=8 &&" in sentence
+    search_factory("planned-pilot")
+    assert ask(flags=flags).missing[0].endswith("pilot: eatnas-db run planned-pilot")
 
 
 def test_noise_comes_from_repeated_trainings(engine, finished, ask):

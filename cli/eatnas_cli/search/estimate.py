@@ -71,7 +71,7 @@ def estimate(
     hours = seconds_per_epoch * trainings.search_epochs / count / 3600
     reevaluation_hours = seconds_per_epoch * trainings.reevaluation_epochs / count / 3600
     final = _estimate_final(parsed, task, description, seconds_per_epoch)
-    advice = advise_on(ctx.obj, parsed, task, description, spec)
+    advice = advise_on(ctx.obj, parsed, task, description, spec, changes or ())
     if format is Format.TABLE:
         print_wrapped(
             f"{seconds:.1f} s per candidate on {device.label} (median of {samples}); "
