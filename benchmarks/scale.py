@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from scaling.cleanup_costs import measure_cleanups
 from scaling.measurements import KINDS, Scale
 from scaling.plots import draw_plots
 from scaling.read_costs import measure_queries
@@ -48,6 +49,7 @@ FIGURES: dict[str, Callable[[Scale], None]] = {
     "throughput": measure_throughput,
     "fingerprint": compare_fingerprints,
     "bytes": measure_disk_space,
+    "cleanup": measure_cleanups,
     "optuna": compare_with_optuna,
 }
 

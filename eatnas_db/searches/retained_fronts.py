@@ -58,12 +58,21 @@ class RetainedFronts:
         """Forget all fronts, because they may come from a transaction that was rolled back."""
         self._fronts.clear()
 
-    def list_kept(self, connection: Connection, settled: dict[int, int]) -> dict[int, frozenset[int] | None]:
-        """Return the front of each search. `settled` are the settled births of searches with candidates to delete.
+    def list_displaced(self, connection: Connection, settled: dict[int, int]) -> list[int]:
+        """Return the candidates that have left the front of these searches since the last cleanup."""
+        before = {search_id: self._fronts[search_id].kept for search_id in settled if search_id in self._fronts}
+        kept = self.list_kept(connection, settled, of_all=False)
+        return [gone for search_id, front in before.items() for gone in front - (kept[search_id] or front)]
 
-        The front of a search with damaged values is None, so that this search keeps everything.
+    def list_kept(
+        self, connection: Connection, settled: dict[int, int], *, of_all: bool = True
+    ) -> dict[int, frozenset[int] | None]:
+        """Return the front of each search, given their settled births.
+
+        `of_all`: these are all searches that have candidates to delete, so the fronts of others are forgotten. The
+        front is None if a search has damaged values: it keeps everything, and the others continue.
         """
-        fronts: dict[int, _Front] = {}
+        fronts: dict[int, _Front] = {} if of_all else dict(self._fronts)
         kept: dict[int, frozenset[int] | None] = {}
         for search_id in sorted(settled):
             try:
@@ -71,6 +80,7 @@ class RetainedFronts:
                 kept[search_id] = fronts[search_id].kept
             except (EatnasError, AttributeError, IndexError, KeyError, TypeError, ValueError):
                 kept[search_id] = None
+                fronts.pop(search_id, None)
         self._fronts = fronts
         return kept
 

@@ -22,6 +22,7 @@ from eatnas_db.domain.states import DesiredState
 from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.checkpoint_retention import CheckpointRetention
 from eatnas_db.searches.open_searches import (
     has_running_search,
     list_active_searches,
@@ -29,8 +30,6 @@ from eatnas_db.searches.open_searches import (
     lock_active_searches,
 )
 from eatnas_db.searches.prepared_births import PreparedBirths
-from eatnas_db.searches.retained_fronts import RetainedFronts
-from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
 
@@ -72,7 +71,7 @@ class Dispatcher:
         self._gpu_scheduler, self._timeouts, self._only = gpu_scheduler, timeouts, only
         self._births = births
         self._cleanup_at = self._now = 0.0
-        self._fronts = RetainedFronts()
+        self._retention = CheckpointRetention()
         self._locked: frozenset[int] | None = frozenset()
 
     def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
@@ -91,7 +90,7 @@ class Dispatcher:
 
     def before_repetition(self) -> None:
         """Forget the data that a rolled-back transaction has read."""
-        self._fronts.forget()
+        self._retention.forget()
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
         """Advance searches, and lease candidates for idle workers unless the supervisor drains."""
@@ -113,7 +112,7 @@ class Dispatcher:
         if not draining:
             self._lease_candidates(connection, dispatch, wall)
         if cleanup_due:
-            dispatch.obsolete_files += drop_unneeded_checkpoints(connection, self._fronts)
+            dispatch.obsolete_files += self._retention.drop(connection)
             self._cleanup_at = now + self._timeouts.checkpoint_cleanup
         return dispatch
 
