@@ -13,7 +13,7 @@ from typing import TypeVar
 import psutil
 
 T = TypeVar("T")
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 600.0
 POLL_SECONDS = 0.02
 
 
