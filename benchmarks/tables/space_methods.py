@@ -28,6 +28,8 @@ from tables.tables import Code, Table
 class SpaceEvolution:
     """Evolution in the space of a table, as a whole search decides it."""
 
+    removal = "oldest"
+
     def __init__(self, table: Table, seed: int, lag: int) -> None:
         self._seed = seed
         self._space = Space(space_of(table), CELL_TASK, Limits(max_params=MAX_PARAMS))
@@ -40,6 +42,13 @@ class SpaceEvolution:
         self._born.append(proposal.architecture)
         self._held.add(proposal.digest)
         return code_of(proposal.architecture)
+
+    def mult_adds(self, codes: Sequence[Code]) -> list[int]:
+        """Return the mult-adds of codes of the table."""
+        return [self._mult_adds(architecture_of(self._space.macro, code)) for code in codes]
+
+    def _mult_adds(self, architecture: Architecture) -> int:
+        return self._space.macro.measure(architecture, self._space.task)[0].mult_adds
 
     def _propose(self, scores: Sequence[float]) -> Proposal:
         return decide_birth(
@@ -55,11 +64,14 @@ class SpaceEvolution:
     def _population(self, scores: Sequence[float]) -> list[Member]:
         members: list[Member] = []
         for birth, score in enumerate(scores):
-            members.append(Member(birth, birth, birth + 1, score, str(self._born[birth])))
-            removed = select_removed(members, POPULATION, "oldest", seed=self._seed, step=birth + 1)
+            members.append(self._member(birth, score))
+            removed = select_removed(members, POPULATION, self.removal, seed=self._seed, step=birth + 1)
             if removed is not None:
                 members.remove(removed)
         return members
+
+    def _member(self, birth: int, score: float) -> Member:
+        return Member(birth, birth, birth + 1, score, str(self._born[birth]))
 
 
 class SpaceGuided(SpaceEvolution):
@@ -93,16 +105,9 @@ class SpaceGuided(SpaceEvolution):
             return super()._propose(scores)
         return self._space.propose(self._codes.decode(proposal.code))
 
-    def mult_adds(self, codes: Sequence[Code]) -> list[int]:
-        """Return the mult-adds of codes of the table."""
-        return [self._mult_adds(architecture_of(self._space.macro, code)) for code in codes]
-
     def _predict_seconds(self, codes: Sequence[Code], rows: Sequence[ScoredCode]) -> Reals:
         scored = [self._mult_adds(self._codes.decode(row.code)) for row in limit_rows(list(rows))]
         return predict_seconds([self._mult_adds(self._codes.decode(code)) for code in codes], scored)
-
-    def _mult_adds(self, architecture: Architecture) -> int:
-        return self._space.macro.measure(architecture, self._space.task)[0].mult_adds
 
     def _accepts(self, code: Code) -> bool:
         proposal = self._space.propose(self._codes.decode(code))
