@@ -114,9 +114,15 @@ class PluginIdentity:
         return {"reference": self.reference, "version": self.version, "source_digest": self.source_digest}
 
     def require_installed(self) -> None:
-        """Raise `PluginError` unless exactly this source is installed."""
-        installed = Plugin(self.reference, self.reference).identity()
+        """Raise `PluginError` unless exactly this source is installed, and no other is imported."""
+        plugin = Plugin(self.reference, self.reference)
+        installed = plugin.identity()
         if installed.source_digest != self.source_digest:
+            if _read_digest(plugin.package) == self.source_digest:
+                raise PluginError(
+                    f"{self.reference} is installed as recorded, but this process imported another source of "
+                    f"{plugin.package} before that; run `eatnas-db daemon restart`"
+                )
             raise PluginError(
                 f"{self.reference} has changed: the record was made with version {self.version}, source "
                 f"{self.source_digest[:12]}, but version {installed.version}, source {installed.source_digest[:12]}, "

@@ -87,7 +87,7 @@ def test_daemon_sets_a_search_with_a_hanging_space_aside(tmp_path, home, supervi
 
     supervise(settings, only=None, on_tick=observe, timeouts=QUICK, wall=lambda: time.time() * 60)
     (reason,) = reasons
-    assert reason.startswith("PluginError: space stuck cannot count ")
+    assert reason.startswith("space stuck cannot count ")
     assert reason.endswith("(TimeoutError: it did not return within 0.3 s); correct its package")
     assert list(list_violations(engine, settings.artifacts)) == []
     engine.dispose()

@@ -149,6 +149,11 @@ def test_former_source_is_accepted_again_until_its_package_is_imported(site: Pat
     install_package(site, "plugin_sample_h", "value = 4\n")
 
     identity.require_installed()  # this process still has the former source
+    SOURCE_DIGESTS.clear()
+    latest = plugin.identity()
+    SOURCE_DIGESTS["plugin_sample_h"] = identity.source_digest
+    with pytest.raises(PluginError, match="eatnas-db daemon restart"):
+        latest.require_installed()
 
 
 def test_links_to_nothing_are_no_source(site: Path) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db.database.errors import translate_error
-from eatnas_db.errors import RecordError, StaleLeaseError, UnstorableTextError
+from eatnas_db.errors import EatnasError, RecordError, StaleLeaseError, UnstorableTextError
 
 
 class SearchError(Exception):
@@ -55,10 +55,13 @@ def faults_of_worker(connection: Connection, slot: Slot) -> Iterator[None]:
 
 
 def describe_fault(error: BaseException) -> str:
-    """Return an exception as one line: its class and the first line of its message."""
+    """Return an exception as one line: the first line of its message, after its class if it is none of ours."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0].strip()}" if lines else type(cause).__name__
+    if not lines:
+        return type(cause).__name__
+    message = lines[0].strip()
+    return message if isinstance(cause, EatnasError) else f"{type(cause).__name__}: {message}"
 
 
 def format_fault(error: BaseException) -> str:
