@@ -14,6 +14,7 @@ from support.examples import copy_small_examples
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
+EXTENDING = ROOT / "docs/extending.md"
 BLOCK = re.compile(r"(?:<!-- not run: (.+) -->\n\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -38,6 +39,12 @@ def test_commands_stand_in_blocks_that_tests_run(page):
     assert set(fences[::2]) <= {"bash", "json", "python", "yaml", "text", "sql"}, "a block has to say what it is"
     if page.name != "python-api.md":  # run by test_api.py
         assert "python" not in fences
+
+
+def test_page_about_plugins_shows_the_files_of_the_example():
+    shown = dict(re.findall(r"^cat > ghost/(\S+) <<'END'\n(.*?)^END$", EXTENDING.read_text(), re.MULTILINE | re.DOTALL))
+    assert len(shown) == 3
+    assert shown == {name: (ROOT / "examples/plugins/operator" / name).read_text() for name in shown}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -51,7 +51,9 @@ def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS)
         if inherit:
             copied = inherit(other, module, layer)
             total = sum(parameter.numel() for parameter in module.parameters())
-            assert 0 <= copied <= total, f"{label}: inherit returns {copied!r} copied elements of {total}"
+            assert 0 <= copied <= total, (
+                f"{label}: inherit returns {copied!r} copied elements, and the parameters have {total}"
+            )
 
 
 def require_no_torch(module: str) -> None:

@@ -187,6 +187,10 @@ def random_state() -> tuple[Any, ...]:
         ("ImageDataset(Items(), 2, 1, 9)", "8 × 8 pixels instead of 9 × 9"),
         ("random.random() and ImageDataset(Items(), 2)", "draws from the global generator of random"),
         ("exit(3)", "cannot be opened in .*SystemExit: 3"),
+        (
+            "setattr(Items, 'length', 2**25) or ImageDataset(Items(), 2)",
+            "need 2048 MiB .*and 1024 MiB is the limit; .*store the images as files and use ImageFolder or csv:PATH",
+        ),
     ],
 )
 def test_misbehaviour_of_the_function_is_explained(load: Load, returns: str, message: str) -> None:

@@ -111,7 +111,8 @@ class WeightCopier:
             )
         if not 0 <= copied <= (total := sum(parameter.numel() for parameter in new.module.parameters())):
             raise OperatorError(
-                f"operator {new.operator.name}: {reference} returns {copied} copied elements, but the layer has {total}"
+                f"operator {new.operator.name}: {reference} returns {copied} copied elements, but the parameters "
+                f"of the layer have {total}"
             )
         self.copied += copied
         self.exact = False

@@ -37,7 +37,7 @@ def build(architecture, letters, context):
     """Return a network with one hidden layer for each pair of blocks; the widths of the blocks decide its size."""
     layers, size = [nn.Embedding(letters, 8), nn.Flatten()], 8 * context
     for block in architecture.blocks[::2]:
-        width = int(16 * block.width) + 4 * block.depth
+        width = int(16 * block.value("width")) + 4 * block.value("depth")
         layers += [nn.Linear(size, width), nn.ReLU()]
         size = width
     return nn.Sequential(*layers, nn.Linear(size, letters))
