@@ -16,6 +16,7 @@ from storm.faults import FAULTS
 from storm.results import ResultsFile
 from storm.rounds import StormPlan, run_storm
 from storm.searches import StormSearch
+from storm.workloads import PLUGINS, PROGRAM, SIMULATED, TORCH, install_examples
 
 
 def shares(total: int, faults: list[str]) -> dict[str, int]:
@@ -29,6 +30,14 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=15, help="number of faults of each kind in the simulated worker")
     parser.add_argument("--real", type=int, default=50, metavar="N", help="number of faults in real trainings")
     parser.add_argument(
+        "--plugins",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of faults in searches with the example packages: half with their operator, space and data set, "
+        "half with their training",
+    )
+    parser.add_argument(
         "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="kinds of fault; default: all"
     )
     parser.add_argument(
@@ -41,10 +50,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of JSON lines to continue or create")
     options = parser.parse_args()
     results = ResultsFile(options.out)
-    simulated = dict.fromkeys(options.faults, options.each)
+    plugins = options.plugins // 2
+    real = {TORCH: options.real, PLUGINS: plugins, PROGRAM: options.plugins - plugins}
     with tempfile.TemporaryDirectory(prefix="eatnas-chaos-") as folder:
-        for real, wanted in ((False, simulated), (True, shares(options.real, options.faults))):
-            search = StormSearch(real=real, rungs=options.rungs)
+        if options.plugins:
+            install_examples(Path(folder))
+        for workload in (SIMULATED, *real):
+            faults = [fault for fault in options.faults if fault not in workload.without]
+            wanted = dict.fromkeys(faults, options.each) if workload is SIMULATED else shares(real[workload], faults)
+            search = StormSearch(workload, options.rungs)
             plan = StormPlan(wanted, search, seed=options.seed, seconds_per_epoch=options.seconds_per_epoch)
             run_storm(Path(folder), plan, results)
     sys.exit(results.print_table())

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from storm.searches import StormSearch, run_search
+from storm.workloads import SIMULATED
 
 SLOT_COUNTS = (1, 2, 4)
-SIMULATED = StormSearch(real=False)
+SEARCH = StormSearch(SIMULATED)
 
 
 def check_seed(folder: Path, seed: int) -> dict[str, Any]:
     """Run the search of a seed with every number of slots, and return the line of its result."""
     started = time.perf_counter()
     fingerprints = {
-        slots: run_search(SIMULATED.new_home(folder / f"{seed}-{slots}", seed), slots, SIMULATED)
-        for slots in SLOT_COUNTS
+        slots: run_search(SEARCH.new_home(folder / f"{seed}-{slots}", seed), slots, SEARCH) for slots in SLOT_COUNTS
     }
     return {
         "seed": seed,

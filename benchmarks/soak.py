@@ -46,6 +46,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
     def tests(kind: str) -> list[str]:
         return ["-m", "pytest", "-q", "--soak", "-m", kind, str(SOURCES / "tests")]
 
+    plugins = [program("chaos.py"), "--each", "0", "--real", "0", "--plugins", "60"]
     storms = [str(SOURCES / "tests" / "daemon" / name) for name in STORM_TESTS]
     return [
         SoakStep("convolutions", [program("convolutions.py")]),
@@ -62,6 +63,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
         SoakStep("exports", [program("exports.py"), "--out", out("exports")]),
         SoakStep("seeds", [program("seeds.py"), "--out", out("seeds")]),
         SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),
+        SoakStep("plugins", [*plugins, "--out", out("plugins")]),
         SoakStep("rungs", [program("chaos.py"), "--rungs", "whole", "--each", "4", "--out", out("rungs")]),
         SoakStep("own-rungs", [program("chaos.py"), "--rungs", "rung", "--each", "4", "--out", out("own-rungs")]),
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storm.faults import FAULTS
+from storm.workloads import WORKLOADS
 
 Line = dict[str, Any]
 """A fault (with `fault` and `hit`) or a whole round (with `lost`, `doubled`, `differing` and `problems`)."""
@@ -33,25 +34,26 @@ class ResultsFile:
             with self._path.open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
 
-    def next_round(self, *, real: bool) -> int:
-        return 1 + max((line["round"] for line in self.lines if line["real"] == real and "lost" in line), default=0)
+    def next_round(self, workload: str) -> int:
+        rounds = (line["round"] for line in self.lines if line["workload"] == workload and "lost" in line)
+        return 1 + max(rounds, default=0)
 
-    def remaining(self, wanted: dict[str, int], *, real: bool) -> list[str]:
+    def remaining(self, wanted: dict[str, int], workload: str) -> list[str]:
         """Return the faults that have hit less often than `wanted` demands."""
-        hits = Counter(line["fault"] for line in self.lines if line["real"] == real and line.get("hit"))
+        hits = Counter(line["fault"] for line in self.lines if line["workload"] == workload and line.get("hit"))
         return [fault for fault, count in wanted.items() for _ in range(count - hits[fault])]
 
     def print_table(self) -> int:
         """Print all results and return the exit status: 0 if nothing is lost, doubled or different."""
-        print(f"\n{'':24}{'faults':>7}{'hits':>6}   recovery (s): median, max   repeated (s): median, max")
-        for real in (False, True):
+        print(f"\n{'':30}{'faults':>7}{'hits':>6}   recovery (s): median, max   repeated (s): median, max")
+        for workload in WORKLOADS:
             for fault in FAULTS:
-                lines = [line for line in self.lines if line.get("fault") == fault and line["real"] == real]
+                lines = [line for line in self.lines if line.get("fault") == fault and line["workload"] == workload]
                 if lines:
                     hits = [line for line in lines if line["hit"]]
-                    name = f"{fault}{' (torch)' if real else ''}"
+                    name = f"{fault} ({workload})"
                     recovery, repeated = _spread(hits, "recovery_seconds"), _spread(hits, "repeated_seconds")
-                    print(f"{name:24}{len(lines):7}{len(hits):6}   {recovery:25}   {repeated}")
+                    print(f"{name:30}{len(lines):7}{len(hits):6}   {recovery:25}   {repeated}")
         orphans = [line["orphan_seconds"] for line in self.lines if line.get("orphan_seconds") is not None]
         if orphans:
             print(f"a worker outlived its daemon by {max(orphans):.1f} s at most")

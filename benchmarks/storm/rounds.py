@@ -39,13 +39,13 @@ def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:
 
     The fault `disk_full` strikes in every other round, on a small disk, if this machine permits mounts.
     """
-    real = plan.search.real
-    number = results.next_round(real=real)
+    workload = plan.search.workload
+    number = results.next_round(workload.name)
     without_hit = 0
-    while (queue := results.remaining(plan.wanted, real=real)) and without_hit < MAX_ROUNDS_WITHOUT_HIT:
-        with _small_disk(folder / f"disk-{real}-{number}", 512 if real else 64) as disk:
+    while (queue := results.remaining(plan.wanted, workload.name)) and without_hit < MAX_ROUNDS_WITHOUT_HIT:
+        with _small_disk(folder / f"disk-{workload.name}-{number}", workload.disk_megabytes) as disk:
             on_disk = disk is not None and number % 2 == 1
-            home = disk if disk is not None and on_disk else folder / f"plain-{real}-{number}"
+            home = disk if disk is not None and on_disk else folder / f"plain-{workload.name}-{number}"
             if not on_disk:
                 queue = [fault for fault in queue if fault != "disk_full"]
             if not queue and disk is None:
@@ -62,12 +62,13 @@ def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:
 def _run_round(home: Path, number: int, plan: StormPlan, queue: list[str]) -> list[Line]:
     """Run one search through the faults of the queue, in random order. Return the lines of its results."""
     random.Random(plan.seed * 1000 + number).shuffle(queue)
-    # Every real round has the same seed: the undisturbed search takes minutes and runs once.
-    seed = plan.seed if plan.search.real else plan.seed + number
+    workload = plan.search.workload
+    # Every round with real trainings has the same seed: the undisturbed search takes minutes and runs once.
+    seed = plan.seed + number if workload.simulated else plan.seed
     lines: list[Line] = []
 
     def note(line: Line) -> None:
-        lines.append({"round": number, "real": plan.search.real, **line})
+        lines.append({"round": number, "workload": workload.name, **line})
         print(json.dumps(lines[-1]), flush=True)
 
     check = _run_search(home, seed, plan, queue, note)
@@ -78,7 +79,7 @@ def _run_round(home: Path, number: int, plan: StormPlan, queue: list[str]) -> li
 def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: Callable[[Line], None]) -> SearchCheck:
     settings = plan.search.new_home(home, seed)
     expected = undisturbed_fingerprint(home.parents[1], seed, plan.search)
-    program = plan.search.worker_program(plan.seconds_per_epoch)
+    program = plan.search.workload.worker_program(plan.seconds_per_epoch)
     storm = Storm(settings, program, random.Random(seed))
     try:
         while queue and not storm.daemon.ended:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from eatnas_daemon.search_creation import create_search_from_spec
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import create_engine_for, open_record
@@ -22,43 +23,25 @@ from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 from storm.served_daemon import SLOTS
+from storm.workloads import Workload
 
-SIMULATED_WORKER = (
-    str(Path(__file__).parents[2] / "tests" / "support" / "simulated_worker.py"),
-    "--scramble",
-    "--seconds-per-epoch",
-)
-TORCH_WORKER = ("-m", "eatnas_training.worker")
 SPEC: dict[str, Any] = {
     "name": "s",
     "space": "eatnas-tiny",
     "data": {"name": "digits"},
     "evolution": {"population": 6, "tournament": 3, "lag": 5},
-    "budget": {"candidates": 30},
     "reevaluation": {"top": 0},
 }
-SIMULATED: dict[str, Any] = {"training": {"epochs": 4}}
-REAL: dict[str, Any] = {
-    "training": {"epochs": 8, "batch_size": 32, "augment": "none", "checkpoint_seconds": 1.0},
-    "objective": {"max_mult_adds": 2_500_000},
-    "budget": {"candidates": 12},
-}
-
-
 RUNGS: dict[str, Any] = {"rungs": [1, 2], "keep": 0.5}
 
 
 @dataclass(frozen=True)
 class StormSearch:
-    """The kind of the search: whether its workers train networks or simulate training, and its rungs."""
+    """The kind of the search: what it trains, and its rungs."""
 
-    real: bool
+    workload: Workload
     rungs: str | None = None
     """The schedule of a search with rungs; None: no rungs."""
-
-    def worker_program(self, seconds_per_epoch: str) -> tuple[str, ...]:
-        """Return the arguments after the interpreter that start a worker."""
-        return TORCH_WORKER if self.real else (*SIMULATED_WORKER, seconds_per_epoch)
 
     def new_home(self, folder: Path, seed: int) -> Settings:
         """Create a home with the search."""
@@ -66,10 +49,15 @@ class StormSearch:
         settings = load_settings({}, str(folder))
         engine = create_engine_for(settings.database_url)
         commands.upgrade(engine)
-        fidelity = {} if self.rungs is None else {"evolution.fidelity": {**RUNGS, "schedule": self.rungs}}
-        spec = parse_spec({**SPEC, **(REAL if self.real else SIMULATED)}, {"seed": seed, **fidelity})
+        tree = {**SPEC, **self.workload.spec, "seed": seed}
+        if self.rungs is not None:
+            tree["evolution"] = {**tree["evolution"], "fidelity": {**RUNGS, "schedule": self.rungs}}
+        if self.workload.uses_packages:
+            create_search_from_spec(settings, tree, slots=SLOTS)
+            return settings
+        spec = parse_spec(tree)
         with transaction(engine) as connection:
-            data_digest = "digits" if self.real else "arithmetic"
+            data_digest = "arithmetic" if self.workload.simulated else "digits"
             create_search(connection, spec, task=Task(8, 1, 10), data_digest=data_digest, slots=SLOTS, now=time.time())
         return settings
 
@@ -82,7 +70,7 @@ def read_fingerprint(engine: Engine) -> str:
 def run_search(settings: Settings, slots: int, search: StormSearch) -> str:
     """Run the search to its end without faults and return its fingerprint."""
     engine = open_record(settings.database_url)
-    launcher = Launcher(settings.logs, search.worker_program("0"))
+    launcher = Launcher(settings.logs, search.workload.worker_program("0"))
     Supervisor(engine, settings, launcher, slots=slots, host_name="undisturbed", only="s").run()
     fingerprint = read_fingerprint(engine)
     engine.dispose()
@@ -92,5 +80,5 @@ def run_search(settings: Settings, slots: int, search: StormSearch) -> str:
 @functools.cache
 def undisturbed_fingerprint(folder: Path, seed: int, search: StormSearch) -> str:
     """Create the search in a new home, run it without faults, and return its fingerprint."""
-    settings = search.new_home(folder / f"undisturbed-{seed}{'-real' if search.real else ''}", seed)
+    settings = search.new_home(folder / f"undisturbed-{search.workload.name}-{seed}", seed)
     return run_search(settings, SLOTS, search)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-ACTIVE_PHASES = frozenset({"training", "validating", "saving", "disk full"})
+ACTIVE_PHASES = frozenset({"training", "validating", "saving", "disk full", "program"})
 
 
 class Token(NamedTuple):
