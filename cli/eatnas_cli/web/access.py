@@ -46,7 +46,7 @@ def require_good_token(token: str) -> None:
             f"the token has {len(token)} characters; choose one with {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH}"
         )
     if not (token.isascii() and token.isprintable() and " " not in token):
-        raise EatnasError("the token may contain only printable ASCII characters other than spaces")
+        raise EatnasError("the token may contain only printable ASCII characters, without spaces")
 
 
 @dataclass(frozen=True, slots=True)
