@@ -15,13 +15,13 @@ from eatnas_db.domain.states import Origin
 from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.encoding import Code, Reals
+from eatnas_db.guidance.gaussian_process import Kernel, ProcessModel
 from eatnas_db.guidance.predicted_seconds import predict_seconds
-from eatnas_db.guidance.process import Kernel, ProcessModel
-from eatnas_db.guidance.proposals import fit_model, model_rows, propose
+from eatnas_db.guidance.proposals import count_fitted_births, fit_model, propose
 from eatnas_db.guidance.sources import SourceModel
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate, prediction
-from eatnas_db.scored_births import ScoredBirthRow, encode, encode_rows, list_scored
+from eatnas_db.scored_births import ScoredBirthRow, encode_architecture, encode_rows, list_scored
 from eatnas_db.transfer_sources import SourceScores, read_sources, source_model
 
 MODEL_LOOKBACK: Final = 64
@@ -91,7 +91,7 @@ def read_inputs(
 
 def births_of_model(visible: int) -> int:
     """Return the number of first births whose scores choose the model; 0 if the sources alone choose it."""
-    return model_rows(visible) if visible >= GUIDED_MIN_SCORES else 0
+    return count_fitted_births(visible) if visible >= GUIDED_MIN_SCORES else 0
 
 
 def decide_guided_birth(
@@ -132,7 +132,7 @@ class GuidedChoice:
     ) -> None:
         self._space, self._codes, self._is_held = space, BlockCodes(space), is_held
         self.rows = encode_rows(space, inputs.scored)
-        self.pending = [encode(space, code) for code in inputs.pending]
+        self.pending = [encode_architecture(space, code) for code in inputs.pending]
         self.rng = KeyedRng(record.seed, "proposal", inputs.number)
         self.proposals: dict[Code, Proposal] = {}
         self.seconds = self._predict_seconds if maximizes_per_second(record.spec) else None

@@ -54,7 +54,7 @@ class ScoreFile:
     ignored: tuple[str, ...]
 
 
-def read_content(file: Path) -> bytes:
+def read_score_file(file: Path) -> bytes:
     """Return the content of a file. Raises `DataError`."""
     return read_input(file, most_megabytes=MAX_MEGABYTES)
 

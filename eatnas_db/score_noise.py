@@ -122,7 +122,7 @@ def estimate_spread(
     )
 
 
-def compare(noise: ScoreNoise, spread: PopulationSpread) -> Resolution | None:
+def compute_resolution(noise: ScoreNoise, spread: PopulationSpread) -> Resolution | None:
     """Return the resolution that this noise allows in populations of this spread; None if the spread is 0."""
     if spread.deviation == 0:
         return None

@@ -48,11 +48,11 @@ def list_scored(connection: Connection, search_id: int, before: int) -> tuple[Sc
 
 def encode_rows(space: Space, rows: Sequence[ScoredBirthRow]) -> list[ScoredCode]:
     """Return scored births with their codes for the model."""
-    return [ScoredCode(row.birth, encode(space, row.code), row.fitness, row.rung) for row in rows]
+    return [ScoredCode(row.birth, encode_architecture(space, row.code), row.fitness, row.rung) for row in rows]
 
 
 @lru_cache(maxsize=10_000)
-def encode(space: Space, code: str) -> Code:
+def encode_architecture(space: Space, code: str) -> Code:
     """Return an architecture in readable notation as a code for the model."""
     return BlockCodes(space).encode(space.parse(code))
 

@@ -24,7 +24,7 @@ from eatnas_db.score_noise import (
     PopulationSpread,
     Resolution,
     ScoreNoise,
-    compare,
+    compute_resolution,
     estimate_noise,
     estimate_spread,
     list_comparable,
@@ -139,7 +139,7 @@ def advise(
     return SearchAdvice(
         noise=noise,
         spread=spread,
-        resolution=None if noise is None or spread is None else compare(noise, spread),
+        resolution=None if noise is None or spread is None else compute_resolution(noise, spread),
         reevaluation_seeds=spec.reevaluation.seeds,
         smaller=_plan_smaller_task(spec, space, train_images),
         sources=tuple(sources),

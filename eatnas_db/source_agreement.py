@@ -13,7 +13,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.encoding import Reals, as_array
-from eatnas_db.guidance.process import make_points
+from eatnas_db.guidance.gaussian_process import make_points
 from eatnas_db.guidance.proposals import ScoredCode, fit_source, rank_targets
 from eatnas_db.scored_births import ScoredBirthRow, encode_rows
 

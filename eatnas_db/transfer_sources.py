@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, select
 from eatnas_db.domain.space import Space
 from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
-from eatnas_db.guidance.process import Kernel, ProcessModel
+from eatnas_db.guidance.gaussian_process import Kernel, ProcessModel
 from eatnas_db.guidance.proposals import fit_source
 from eatnas_db.guidance.sources import SourceModel
 from eatnas_db.queries.searches import measure_device_seconds

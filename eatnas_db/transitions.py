@@ -28,7 +28,7 @@ from eatnas_db.attempts import (
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.failure_policy import NOT_ITS_OWN, FailureDecision, decide_after_failure
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
-from eatnas_db.domain.states import EDGES, CandidateState, FailureKind, MemoryFallback, Transition
+from eatnas_db.domain.states import ALLOWED_TRANSITIONS, CandidateState, FailureKind, MemoryFallback, Transition
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_events
 from eatnas_db.leases import (
@@ -58,7 +58,7 @@ from eatnas_db.text_encoding import to_storable
 _LEASE_NEXT: Final = (
     update(candidate)
     .where(candidate.c.id == NEXT_PENDING, PENDING)
-    .values(state=EDGES[Transition.LEASE][1], attempt=candidate.c.attempt + 1)
+    .values(state=ALLOWED_TRANSITIONS[Transition.LEASE][1], attempt=candidate.c.attempt + 1)
     .returning(
         candidate.c.id,
         candidate.c.attempt,
@@ -194,7 +194,7 @@ def promote(connection: Connection, waiting: WaitingRung, *, to_epochs: int, res
         discard_progress(connection, waiting.candidate_id)
 
 
-def stop(connection: Connection, waiting: WaitingRung, now: float) -> None:
+def stop_at_rung(connection: Connection, waiting: WaitingRung, now: float) -> None:
     """Stop a candidate at a rung, with its score at this rung."""
     detail = {"rung": waiting.number, "epochs": waiting.epochs}
     columns = {"fitness": waiting.fitness, "rung": waiting.number, "ended_at": now}
@@ -208,14 +208,14 @@ _IMPORT_SCORE: Final = (
     update(candidate)
     .where(candidate.c.id == bindparam("imported"), PENDING)
     .values(
-        state=EDGES[Transition.IMPORT][1],
+        state=ALLOWED_TRANSITIONS[Transition.IMPORT][1],
         attempt=1,
         **{name: bindparam(f"new_{name}") for name in ("fitness", "accuracy", "lineage_epochs", "ended_at")},
     )
 )
 
 
-def import_scores(
+def record_imported_scores(
     connection: Connection, search_id: int, scores: Sequence[ImportedScore], *, metric: str, worker_id: int, now: float
 ) -> None:
     """Give consecutive pending births of a search their imported scores."""
@@ -287,7 +287,7 @@ def record_failure(
         record_attempt_event(connection, now, event, held.search_id, token)
         if decision.memory_fallback == MemoryFallback.HALVED:
             discard_progress(connection, token.candidate)
-    return EDGES[edge][1]
+    return ALLOWED_TRANSITIONS[edge][1]
 
 
 def _columns_after(decision: FailureDecision, now: float) -> dict[str, Any]:
@@ -338,7 +338,7 @@ def cancel_unsettled(connection: Connection, search_id: int, now: float) -> int:
 
 def _cancel(connection: Connection, condition: ColumnElement[bool], now: float) -> int:
     """Cancel the candidates that meet a condition with one statement. End the attempts of candidates in training."""
-    sources, target = EDGES[Transition.CANCEL]
+    sources, target = ALLOWED_TRANSITIONS[Transition.CANCEL]
     cancelled = (
         update(candidate)
         .where(condition, candidate.c.state.in_(sources))
@@ -369,7 +369,7 @@ def _cancel(connection: Connection, condition: ColumnElement[bool], now: float) 
 
 @cache
 def _guarded_update(edge: Transition, *columns: str) -> Update:
-    sources, target = EDGES[edge]
+    sources, target = ALLOWED_TRANSITIONS[edge]
     return (
         update(candidate)
         .where(

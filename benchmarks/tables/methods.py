@@ -9,12 +9,12 @@ from typing import Any, Final, Protocol
 
 from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, GUIDED_RANDOM_BIRTHS, Member, run_tournament, select_removed
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.guidance.process import ProcessModel
+from eatnas_db.guidance.gaussian_process import ProcessModel
 from eatnas_db.guidance.proposals import (
     MAX_ROWS,
     ScoredCode,
+    count_fitted_births,
     fit_model,
-    model_rows,
     propose,
 )
 from tables.tables import Code, Table
@@ -111,7 +111,7 @@ class Guided:
         if birth < GUIDED_RANDOM_BIRTHS or len(scores) < GUIDED_MIN_SCORES:
             return sample_new(self._table, self._seed, codes)
         rows = [ScoredCode(birth, codes[birth], score) for birth, score in enumerate(scores)]
-        size = model_rows(len(rows))
+        size = count_fitted_births(len(rows))
         if size not in self._models:
             self._models[size] = fit_model(self._table.encoding, limit_rows(rows[:size]), size)
         proposal = propose(

@@ -17,9 +17,9 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space
 from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.encoding import Reals
+from eatnas_db.guidance.gaussian_process import ProcessModel
 from eatnas_db.guidance.predicted_seconds import predict_seconds
-from eatnas_db.guidance.process import ProcessModel
-from eatnas_db.guidance.proposals import ScoredCode, fit_model, model_rows, propose
+from eatnas_db.guidance.proposals import ScoredCode, count_fitted_births, fit_model, propose
 from tables.methods import POPULATION, TOURNAMENT, limit_rows
 from tables.spaces import CELL_TASK, MAX_PARAMS, architecture_of, code_of, space_of
 from tables.tables import Code, Table
@@ -89,7 +89,7 @@ class SpaceGuided(SpaceEvolution):
             return super()._propose(scores)
         codes = [self._codes.encode(architecture) for architecture in self._born]
         rows = [ScoredCode(number, codes[number], score) for number, score in enumerate(scores)]
-        size = model_rows(visible)
+        size = count_fitted_births(visible)
         if size not in self._models:
             self._models[size] = fit_model(self._codes.encoding, limit_rows(rows[:size]), size)
         proposal = propose(

@@ -8,8 +8,8 @@ import numpy as np
 
 from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, count_model_births
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.guidance.process import ProcessModel
-from eatnas_db.guidance.proposals import ScoredCode, fit_model, fit_source, model_rows, propose
+from eatnas_db.guidance.gaussian_process import ProcessModel
+from eatnas_db.guidance.proposals import ScoredCode, count_fitted_births, fit_model, fit_source, propose
 from tables.methods import POPULATION, Evolution, Guided, limit_rows, sample_new
 from tables.tables import Code, Table
 
@@ -58,7 +58,7 @@ class GuidedTransfer:
         return self._evolution.choose(codes, scores) if proposal is None else proposal.code
 
     def _model(self, rows: list[ScoredCode]) -> ProcessModel:
-        size = model_rows(len(rows)) if len(rows) >= GUIDED_MIN_SCORES else 0
+        size = count_fitted_births(len(rows)) if len(rows) >= GUIDED_MIN_SCORES else 0
         if size not in self._models:
             self._models[size] = fit_model(self._table.encoding, limit_rows(rows[:size]), size, self._sources)
         return self._models[size]

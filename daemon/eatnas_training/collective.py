@@ -18,7 +18,7 @@ class CollectiveError(Exception):
     """The processes of a training could not exchange tensors, because one of them has ended or does not answer."""
 
 
-def open_store(rank: int, count: int, port: int, seconds: float) -> Any:
+def open_tcp_store(rank: int, count: int, port: int, seconds: float) -> Any:
     """Return the store through which the processes find each other.
 
     With `port` 0, the process of rank 0 chooses a port.

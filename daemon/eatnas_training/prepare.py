@@ -24,7 +24,7 @@ from eatnas_training.data.arrays import SKIP
 from eatnas_training.data.catalog import describe_plugin, get_data_set, is_map_style, list_known
 from eatnas_training.data.download import SOURCES, Source, download_missing
 from eatnas_training.data.file_sets import data_root, is_file_set
-from eatnas_training.data.folder_content import LoadProgress, Reporter, finish, ignore_progress
+from eatnas_training.data.folder_content import LoadProgress, Reporter, ignore_progress, run_to_end
 from eatnas_training.data.folder_report import list_notes, read_image_folder
 from eatnas_training.data.streamed_files import listing_steps
 from eatnas_training.silence import SilenceTimer
@@ -49,12 +49,12 @@ def list_data_sets() -> list[dict[str, Any]]:
 
 def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
     """Return the shape of the images, the size of each part, the digests, and notes. Raises `DataError`."""
-    files = finish(listing_steps(data), report)
+    files = run_to_end(listing_steps(data), report)
     if files is not None:
         train, validation, state = files.train.labels, files.held_out.labels, files.state
         channels, side, classes, skipped = 3, files.side, files.classes, files.skipped
     else:
-        loaded = finish(datasets.training_steps(data), report)
+        loaded = run_to_end(datasets.training_steps(data), report)
         train, validation, state = (
             loaded.train.labels,
             loaded.validation.labels,
@@ -85,10 +85,10 @@ def describe_final(data: Mapping[str, Any], report: Reporter = ignore_progress) 
 
     Raises `DataError`, also if there is no test part.
     """
-    files = finish(listing_steps(data, final_model=True), report)
+    files = run_to_end(listing_steps(data, final_model=True), report)
     if files is not None:
         return {"train_images": len(files.train.labels), "test_images": len(files.held_out.labels)}
-    loaded = finish(datasets.final_steps(data), report)
+    loaded = run_to_end(datasets.final_steps(data), report)
     return {"train_images": len(loaded.train.labels), "test_images": len(loaded.test.labels)}
 
 
@@ -129,7 +129,7 @@ def _prepare_map_style(data: Mapping[str, Any], report: Reporter) -> dict[str, A
     open_map_style(data, train=True, download=True)
     described = describe(data, report)
     if open_map_style(data, train=False, download=True) is not None:
-        described["test_images"] = len(finish(datasets.testing_steps(data), report).labels)
+        described["test_images"] = len(run_to_end(datasets.testing_steps(data), report).labels)
     return described
 
 

@@ -42,7 +42,7 @@ def train(request: dict[str, Any], steps: SimpleQueue[str], report_fd: int) -> N
     runner.load()
     runner.build()
     _report(report_fd, digest=runner.data.digest)
-    store = collective.open_store(rank, count, request["port"], seconds)
+    store = collective.open_tcp_store(rank, count, request["port"], seconds)
     collective.join(store, rank, count, seconds)
     state = runner.state
     identity = identity_of(assign, runner.recipe, runner.data.digest)

@@ -68,7 +68,7 @@ class RankGroup:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._assign, self.count, self._seconds, self._monotonic = assign, count, step_seconds, monotonic
-        self._store = collective.open_store(0, count, 0, loading_seconds)
+        self._store = collective.open_tcp_store(0, count, 0, loading_seconds)
         self._loaded_by = monotonic() + loading_seconds
         self._loading_seconds = loading_seconds
         self._ranks: list[_Rank] = []

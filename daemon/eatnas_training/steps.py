@@ -21,7 +21,7 @@ from eatnas_db.domain.spec_recipe import TrainingRecipe
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign
 from eatnas_training.data.batches import BatchKey, DataPart, LoadedData
-from eatnas_training.data.folder_content import Steps, finish
+from eatnas_training.data.folder_content import Steps, run_to_end
 from eatnas_training.data.loading import loading_steps
 from eatnas_training.dropping import RandomDrops
 from eatnas_training.failures import DivergedError
@@ -85,7 +85,7 @@ class StepRunner:
 
     def load(self) -> None:
         """Load the images. Raises `DataError` if they do not match the task."""
-        finish(self.load_steps())
+        run_to_end(self.load_steps())
 
     def load_steps(self) -> Steps[None]:
         """Load the images, and yield the progress. Raises `DataError` if they do not match the task."""

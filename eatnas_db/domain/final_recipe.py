@@ -29,7 +29,7 @@ A stored recipe leaves out keys at their defaults.
 """
 AUGMENTED_CHANNELS: Final = (1, 3)
 """The numbers of channels that RandAugment and TrivialAugment can change."""
-PRESETS: Final[dict[str, dict[str, Any]]] = {
+FINAL_PRESETS: Final[dict[str, dict[str, Any]]] = {
     # The paper states 250 epochs with label smoothing, and nothing else of its recipe.
     "eatnas-paper": {
         "epochs": 250,
@@ -51,7 +51,7 @@ def final_recipe(training: Mapping[str, Any], final: Mapping[str, Any]) -> dict[
     the keys contradict each other.
     """
     keys = {key: value for key, value in final.items() if value is not None and key != "from"}
-    chosen = PRESETS.get(keys.pop("preset", ""), {}) | keys
+    chosen = FINAL_PRESETS.get(keys.pop("preset", ""), {}) | keys
     recipe = {"epochs": FINAL_EPOCHS_FACTOR * training["epochs"], **chosen}
     recipe = {key: value for key, value in ({**training, **recipe}).items() if value != METHODS_OFF.get(key, object())}
     if ("end_resolution" in recipe) != ("end_epochs" in recipe):

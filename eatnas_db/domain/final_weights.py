@@ -68,6 +68,6 @@ def own_training(training: Mapping[str, Any], code: str) -> dict[str, Any]:
     return dict(training) if source is None else {**training, FROM: source.to_json()}
 
 
-def list_sources(training: Mapping[str, Any]) -> list[WeightSource]:
+def list_weight_sources(training: Mapping[str, Any]) -> list[WeightSource]:
     """Return the weights that the final models of a search start from."""
     return [WeightSource(**source) for source in (training.get(FROM) or {}).values()]

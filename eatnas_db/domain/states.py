@@ -33,7 +33,7 @@ class Transition(StrEnum):
     IMPORT = "imported"
 
 
-EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]] = {
+ALLOWED_TRANSITIONS: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]] = {
     Transition.LEASE: (frozenset({CandidateState.PENDING}), CandidateState.LEASED),
     Transition.SCORE: (frozenset({CandidateState.LEASED}), CandidateState.SCORED),
     Transition.FAIL: (frozenset({CandidateState.LEASED}), CandidateState.FAILED),

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
-from eatnas_db.guidance.process import (
+from eatnas_db.guidance.gaussian_process import (
     Points,
     Posterior,
     ProcessModel,
@@ -107,7 +107,7 @@ def min_scores(sources: Sequence[SourceModel]) -> int:
     return 1 if sources else GUIDED_MIN_SCORES
 
 
-def model_rows(visible: int) -> int:
+def count_fitted_births(visible: int) -> int:
     """Return the number of first births whose scores choose the model. It grows with every 30% of further births."""
     size = float(GUIDED_MIN_SCORES)
     while size * MODEL_GROWTH <= visible:

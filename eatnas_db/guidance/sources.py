@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eatnas_db.guidance.encoding import Encoding, Reals
-from eatnas_db.guidance.process import Points, Posterior, ProcessModel
+from eatnas_db.guidance.gaussian_process import Points, Posterior, ProcessModel
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
-from eatnas_db.guidance.process import LIKELIHOOD_MARGIN, ProcessModel, likelihoods, make_points
+from eatnas_db.guidance.gaussian_process import LIKELIHOOD_MARGIN, ProcessModel, likelihoods, make_points
 from eatnas_db.guidance.proposals import (
     MIN_AGREEMENT,
     PARENTS,

@@ -10,7 +10,7 @@ from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import has_digest
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 from eatnas_db.schema.trainings import checkpoint
 
 
@@ -35,6 +35,6 @@ def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool
         with read_transaction(engine) as connection:
             kept = set(connection.execute(select(checkpoint.c.path)).scalars())
         missing, different = ([path for path in paths if path in kept] for paths in (missing, different))
-    return summarize("every recorded checkpoint file exists", "files", missing) + summarize(
+    return summarize_offenders("every recorded checkpoint file exists", "files", missing) + summarize_offenders(
         "every checkpoint file has its recorded size and content", "files", different
     )

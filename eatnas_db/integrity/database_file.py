@@ -5,14 +5,14 @@ from __future__ import annotations
 from sqlalchemy import Engine
 
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 
 
 def check_database_file(engine: Engine) -> list[Violation]:
     """Run SQLite's `integrity_check`."""
     with read_transaction(engine) as connection:
         lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-    return summarize(
+    return summarize_offenders(
         "the database file is undamaged", "errors", [" ".join(line.split()) for line in lines if line != "ok"]
     )
 
@@ -25,4 +25,4 @@ def check_foreign_keys(engine: Engine) -> list[Violation]:
         f"{table} refers to a missing {target}" + ("" if rowid is None else f" (row {rowid})")
         for table, rowid, target, _ in dangling
     ]
-    return summarize("every referenced row exists", "rows", rows)
+    return summarize_offenders("every referenced row exists", "rows", rows)

@@ -12,7 +12,7 @@ from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.domain.states import CandidateState, SearchKind
 from eatnas_db.errors import DamagedRecordError
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import epoch
@@ -42,7 +42,7 @@ def check_epochs(engine: Engine) -> list[Violation]:
             row.candidate_id for row in _count_epochs(connection) if not _complete(row, specs.get(row.search_id))
         ]
     rule = "epochs are numbered without gaps from 0, and a scored candidate has all epochs of its recipe"
-    return summarize(rule, "candidates", offenders)
+    return summarize_offenders(rule, "candidates", offenders)
 
 
 def _count_epochs(connection: Connection) -> Iterator[_EpochCount]:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 
 from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 from eatnas_db.schema.trainings import checkpoint
 
 
@@ -17,4 +17,4 @@ def check_escaping_paths(engine: Engine, artifacts: Path) -> list[Violation]:
     with read_transaction(engine) as connection:
         paths = connection.execute(select(checkpoint.c.path).distinct().order_by(checkpoint.c.path)).scalars().all()
     escaping = [path for path in paths if find_artifact(artifacts, path) is None]
-    return summarize("every checkpoint path stays in the artifacts folder", "paths", escaping)
+    return summarize_offenders("every checkpoint path stays in the artifacts folder", "paths", escaping)

@@ -15,7 +15,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space, list_changes
 from eatnas_db.errors import DamagedRecordError, EatnasError, PluginError
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 from eatnas_db.schema.candidates import architecture, candidate, mutation
 from eatnas_db.schema.searches import search
 from eatnas_db.spaces import read_space
@@ -75,11 +75,13 @@ def check_genotypes(engine: Engine) -> list[Violation]:
                 del spaces[row.search_id]
             except (EatnasError, ValueError):
                 wrong_genotype.append(row.candidate_id)
-    return summarize(
+    return summarize_offenders(
         "the stored genotype and digest follow from the candidate's code",
         "candidates",
         wrong_genotype,
-    ) + summarize("the stored mutations are the differences between parent and child", "candidates", wrong_mutations)
+    ) + summarize_offenders(
+        "the stored mutations are the differences between parent and child", "candidates", wrong_mutations
+    )
 
 
 def _read_genotypes(connection: Connection, *, after: int) -> list[_StoredGenotype]:

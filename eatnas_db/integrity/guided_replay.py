@@ -12,7 +12,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
-from eatnas_db.guidance.process import ProcessModel
+from eatnas_db.guidance.gaussian_process import ProcessModel
 from eatnas_db.guidance.proposals import fit_model
 from eatnas_db.guidance.verification import may_choose_model, may_propose
 from eatnas_db.guided_births import GuidedChoice, GuidedInputs, births_of_model, read_inputs, stored_model

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Engine, text
 
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ def check_invariants(engine: Engine) -> Iterator[Violation]:
     for invariant in INVARIANTS:
         with read_transaction(engine) as connection:
             offenders = connection.execute(text(invariant.offenders)).scalars().all()
-        yield from summarize(invariant.description, invariant.what, offenders)
+        yield from summarize_offenders(invariant.description, invariant.what, offenders)
 
 
 INVARIANTS: Final = (

@@ -108,7 +108,7 @@ def check_replay(engine: Engine, on_unchecked: NoteCallback = lambda _: None) ->
         ("each step stores the quality of its population", "steps", offenders.steps),
         ("the spec, the space and the basic architecture of each search can be read", "searches", offenders.searches),
     ):
-        yield from violations.summarize(rule, what, found)
+        yield from violations.summarize_offenders(rule, what, found)
 
 
 class _Replay:

@@ -14,7 +14,7 @@ from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.rungs import COMPARED_BIRTHS, RungResult, Rungs, is_promoted, rungs_of
 from eatnas_db.domain.states import CandidateState, SearchKind
 from eatnas_db.errors import EatnasError
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import rung
@@ -47,8 +47,8 @@ def check_rungs(engine: Engine) -> Iterator[Violation]:
                 found = _check_search(record, _read_rows(engine, record))
                 results += found[0]
                 decisions += found[1]
-    yield from summarize("a scored candidate has the score of its last rung", "candidates", results)
-    yield from summarize(
+    yield from summarize_offenders("a scored candidate has the score of its last rung", "candidates", results)
+    yield from summarize_offenders(
         "a candidate continues after a rung if it is among the best of the births before it", "candidates", decisions
     )
 

@@ -12,7 +12,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.states import SearchKind
 from eatnas_db.errors import EatnasError
-from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.integrity.violations import Violation, summarize_offenders
 from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.spaces import read_space
 
@@ -27,7 +27,7 @@ def check_sources(engine: Engine) -> Iterator[Violation]:
         with suppress(EatnasError, AttributeError, KeyError, TypeError, ValueError):
             if record.kind == SearchKind.EVOLUTION and record.has_sources and not _has_sources(engine, record):
                 changed.append(record.name)
-    yield from summarize(
+    yield from summarize_offenders(
         "the sources of each transferred model have the scores that it was created with", "searches", changed
     )
 
@@ -36,7 +36,7 @@ def _has_sources(engine: Engine, record: SearchRecord) -> bool:
     # Import only here, because the model loads SciPy.
     from eatnas_db.guidance.blas_threads import one_thread
     from eatnas_db.guidance.block_codes import BlockCodes
-    from eatnas_db.guidance.process import Kernel, ProcessModel
+    from eatnas_db.guidance.gaussian_process import Kernel, ProcessModel
     from eatnas_db.guidance.verification import may_choose_model
     from eatnas_db.scored_births import encode_rows, list_scored
     from eatnas_db.transfer_sources import digest_of, list_stored_sources

@@ -32,7 +32,7 @@ NoteCallback = Callable[[str], None]
 """Called with one sentence about a check that was not possible."""
 
 
-def summarize(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:
+def summarize_offenders(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:
     """Return the violation of one invariant in a list, which is empty if there are no offenders."""
     listed = list(offenders)
     return [Violation(invariant, what, len(listed), tuple(listed[:SHOWN]))] if listed else []

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from eatnas_db.domain.final_weights import describe_source
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.calibration import PredictedFitness, get_predicted_fitness
-from eatnas_db.queries.mutations import list_changes
+from eatnas_db.queries.mutations import list_mutations
 from eatnas_db.queries.rungs import CandidateRung, list_candidate_rungs
 from eatnas_db.schema.candidates import architecture, block, candidate
 from eatnas_db.schema.searches import search
@@ -194,7 +194,7 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails
         left=row.left,
         created_at=row.created_at,
         ended_at=row.ended_at,
-        changes=list_changes(connection, candidate_id),
+        changes=list_mutations(connection, candidate_id),
         prediction=get_predicted_fitness(connection, candidate_id),
         blocks=_list_blocks(connection, row.architecture_id),
         attempts=_list_attempts(connection, candidate_id),

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from eatnas_db.domain.final_weights import list_sources, own_training
+from eatnas_db.domain.final_weights import list_weight_sources, own_training
 from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import Origin, SearchKind
@@ -65,7 +65,7 @@ def list_needed_sources(connection: Connection) -> dict[int, str]:
         source.candidate: row.name
         for row in connection.execute(unfinished)
         if isinstance(row.spec, dict)
-        for source in list_sources(row.spec.get("training") or {})
+        for source in list_weight_sources(row.spec.get("training") or {})
     }
 
 

@@ -35,7 +35,7 @@ class MutationStatistics:
     best_gain: float | None
 
 
-def list_changes(connection: Connection, candidate_id: int) -> tuple[str, ...]:
+def list_mutations(connection: Connection, candidate_id: int) -> tuple[str, ...]:
     """Return the mutations of a candidate as text, for example `block 5 kernel 3 → 7`."""
     query = (
         select(mutation.c.block, mutation.c.primitive, mutation.c.before, mutation.c.after)
@@ -45,7 +45,7 @@ def list_changes(connection: Connection, candidate_id: int) -> tuple[str, ...]:
     return tuple(describe_change(*row) for row in connection.execute(query))
 
 
-def list_changes_by_candidate(connection: Connection, candidate_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
+def list_mutations_by_candidate(connection: Connection, candidate_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
     """Return the mutations of several candidates as text; candidates without any are left out."""
     query = select(mutation).where(mutation.c.candidate_id.in_(candidate_ids)).order_by(mutation.c.ordinal)
     changes: dict[int, tuple[str, ...]] = {}

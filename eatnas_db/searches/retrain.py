@@ -14,7 +14,7 @@ from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.final_recipe import AUGMENTED_CHANNELS, final_recipe
-from eatnas_db.domain.final_weights import FROM, RANDOM, list_sources, own_training, parse_source
+from eatnas_db.domain.final_weights import FROM, RANDOM, list_weight_sources, own_training, parse_source
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
 from eatnas_db.errors import ConflictError, InvalidSpecError
@@ -224,7 +224,7 @@ def insert_retrainings(
     }
     search_id, name = _insert_with_unused_name(connection, values, spec, prefix=source.name, suffix=kind)
     detail: dict[str, Any] = {"source": source.name}
-    if sources := list_sources(training):
+    if sources := list_weight_sources(training):
         detail["weights"] = list(dict.fromkeys(map(str, sources)))
     record_event(connection, now, "created", search_id=search_id, detail=detail)
     _insert_births(connection, lock_search(connection, search_id), retrainings, now)

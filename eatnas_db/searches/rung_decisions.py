@@ -88,4 +88,4 @@ def _decide(
             connection, waiting, to_epochs=rungs.epochs[waiting.number + 1], resumes=rungs.resumes, now=now
         )
     else:
-        transitions.stop(connection, waiting, now)
+        transitions.stop_at_rung(connection, waiting, now)

@@ -38,7 +38,7 @@ from eatnas_db.events import record_event
 from eatnas_db.hosts import cpu_uuid, find_host, record_worker_end, record_worker_start, register_device
 from eatnas_db.provenance import Provenance, store_provenance
 from eatnas_db.schema.searches import search
-from eatnas_db.score_files import ProgressCallback, ScoreFile, ScoreRow, digest_content, parse_scores, read_content
+from eatnas_db.score_files import ProgressCallback, ScoreFile, ScoreRow, digest_content, parse_scores, read_score_file
 from eatnas_db.scores import ImportedScore
 from eatnas_db.searches.advance import settle_births
 from eatnas_db.searches.advance_state import AdvanceState
@@ -127,7 +127,7 @@ def import_score_file(
             f"{name!r} is no name of a search: it has at most 64 letters, digits, `_`, `.` and `-`, and begins with a "
             "letter or a digit; choose one with --name"
         )
-    content = read_content(file)
+    content = read_score_file(file)
     searched = Space(find_space(space), task)
     make_import_spec(name, space, origin, 1)
     with read_connection(settings.database_url) as connection:
@@ -217,7 +217,7 @@ class _Importer:
             )
             for birth, row in zip(births, rows, strict=True)
         ]
-        transitions.import_scores(
+        transitions.record_imported_scores(
             self._connection,
             self._search_id,
             scores,

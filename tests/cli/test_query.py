@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from eatnas_db.database.transactions import transaction
-from eatnas_db.domain.final_recipe import PRESETS
+from eatnas_db.domain.final_recipe import FINAL_PRESETS
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -178,7 +178,7 @@ def test_final_models_follow_the_preset_and_the_changed_keys(eatnas, engine, sma
     eatnas("search", "final", "small", "--preset", "strong", "--set", "ema_decay=0.5", "--epochs", "3")
     with transaction(engine) as connection:
         source, tests = (get_search(connection, name) for name in ("small", "small.final"))
-    preset = {**PRESETS["strong"], "epochs": 3, "ema_decay": 0.5}
+    preset = {**FINAL_PRESETS["strong"], "epochs": 3, "ema_decay": 0.5}
     assert tests.spec["training"] == {**source.spec["training"], **preset}
     assert "write key=value" in eatnas("search", "final", "small", "--set", "ema_decay", expect=1)
     words = eatnas("search", "final", "small", "--set", "ema_dekay=1", expect=1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from eatnas_db.domain.final_recipe import METHODS_OFF, PRESETS, final_recipe
+from eatnas_db.domain.final_recipe import FINAL_PRESETS, METHODS_OFF, final_recipe
 from eatnas_db.domain.spec import TrainingSpec, parse_spec
 from eatnas_db.domain.spec_final import FinalSpec, parse_final
 from eatnas_db.domain.spec_recipe import TrainingRecipe
@@ -20,7 +20,7 @@ def test_recipe_without_keys_is_the_search_recipe_for_longer():
 
 def test_keys_take_precedence_over_the_preset_and_the_search():
     recipe = final_recipe(TRAINING, {"preset": "strong", "epochs": 5, "ema_decay": 0.5})
-    assert recipe == {**TRAINING, **PRESETS["strong"], "epochs": 5, "ema_decay": 0.5}
+    assert recipe == {**TRAINING, **FINAL_PRESETS["strong"], "epochs": 5, "ema_decay": 0.5}
 
 
 def test_method_that_is_off_is_not_in_the_recipe():
@@ -42,7 +42,7 @@ def test_every_key_of_the_section_is_one_of_the_recipe():
     assert set(FinalSpec.keys()) - {"preset"} <= fields.keys()
     added = fields.keys() - TrainingSpec.model_fields.keys()
     assert {key: fields[key].default for key in added} == METHODS_OFF
-    for preset in PRESETS.values():
+    for preset in FINAL_PRESETS.values():
         TrainingRecipe(**final_recipe(TRAINING, parse_final(preset)))
 
 

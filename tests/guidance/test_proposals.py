@@ -11,7 +11,7 @@ import pytest
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Encoding
 from eatnas_db.guidance.predicted_seconds import predict_seconds
-from eatnas_db.guidance.proposals import ScoredCode, fit_model, model_rows, propose
+from eatnas_db.guidance.proposals import ScoredCode, count_fitted_births, fit_model, propose
 
 LEVELS = 4
 POSITIONS = 5
@@ -49,7 +49,7 @@ def make_rows(count, scorer=score):
 
 
 def propose_next(rows, pending=(), accepts=lambda code: True, seed=3, seconds=None):
-    size = model_rows(len(rows))
+    size = count_fitted_births(len(rows))
     model = fit_model(Cube.encoding, rows[:size], size)
     rng = KeyedRng(seed, "proposal", len(rows))
     return propose(Cube(), model, rows, pending, rng, accepts, seconds=seconds)
@@ -77,7 +77,7 @@ def test_prediction_is_given_as_normal_scores_and_as_fitness():
     prediction = proposal.prediction
     assert prediction.low <= prediction.middle <= prediction.high <= max(row.score for row in rows)
     assert prediction.deviation > 0
-    assert (prediction.scores, prediction.model_births) == (len(rows), model_rows(len(rows)))
+    assert (prediction.scores, prediction.model_births) == (len(rows), count_fitted_births(len(rows)))
     assert proposal.parent_birth is None or proposal.parent_birth < len(rows)
 
 
@@ -103,7 +103,7 @@ def test_rejected_codes_are_not_proposed():
 
 
 def test_model_changes_when_rows_grow_by_a_third():
-    sizes = [model_rows(visible) for visible in range(4, 300)]
+    sizes = [count_fitted_births(visible) for visible in range(4, 300)]
     assert sizes == sorted(sizes)
     assert all(size <= visible for visible, size in enumerate(sizes, 4))
     assert len(set(sizes)) == 17

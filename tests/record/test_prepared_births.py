@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, update
 
 from eatnas_db.database.transactions import read_transaction, transaction
-from eatnas_db.guidance.process import choose_model
+from eatnas_db.guidance.gaussian_process import choose_model
 from eatnas_db.guidance.proposals import evaluate_pool, propose
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate, prediction

@@ -33,7 +33,7 @@ from eatnas_training.export.exporting import ExportRequest, describe_model, expo
 from eatnas_training.export.formats import WRITERS
 from eatnas_training.export.model_files import open_model_file
 from eatnas_training.export.prediction import PredictionRequest, predict
-from eatnas_training.export.preprocessing import ImageTransform, to_pixels
+from eatnas_training.export.preprocessing import ImageTransform, crop_and_resize
 from eatnas_training.export.python_module import write_module
 from eatnas_training.export.validation_images import ValidationImages
 from eatnas_training.export.verification import require_recorded_accuracy, verify_file
@@ -137,7 +137,7 @@ def test_streamed_preprocessing_equals_the_decoder(tmp_path: Path, size: tuple[i
     path = digit(tmp_path, size, "RGB")
     settings = Preprocessing("RGB", 24, 0.875, "bilinear", "pillow", (0.0,) * 3, (1.0,) * 3)
     decoded = decode_image(str(path), 24, None).transpose(2, 0, 1)
-    assert np.array_equal(to_pixels(Image.open(path), settings), decoded)
+    assert np.array_equal(crop_and_resize(Image.open(path), settings), decoded)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])

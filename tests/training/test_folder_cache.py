@@ -23,7 +23,7 @@ from eatnas_protocol.messages import Assign, Phase, Released
 from eatnas_training import prepare
 from eatnas_training.data import datasets, streamed_files
 from eatnas_training.data.folder_cache import read_folder
-from eatnas_training.data.folder_content import LoadProgress, finish
+from eatnas_training.data.folder_content import LoadProgress, run_to_end
 from eatnas_training.data.image_folder import list_training_folder
 from eatnas_training.data.loading import load_data
 from eatnas_training.worker_protocol import StopRequest
@@ -139,11 +139,11 @@ def test_cache_that_cannot_be_written_is_no_error(root: Path) -> None:
 
 
 def test_cache_that_is_deleted_meanwhile_stays_mapped(root: Path) -> None:
-    mapped = finish(read_folder(root.parent / "cache", list_training_folder(root, "ImageFolder"), "digest", SIDE))
+    mapped = run_to_end(read_folder(root.parent / "cache", list_training_folder(root, "ImageFolder"), "digest", SIDE))
     shutil.rmtree(root.parent / "cache")
     assert mapped.images is not None
     assert mapped.images.any()
-    again = finish(read_folder(root.parent / "cache", list_training_folder(root, "ImageFolder"), "digest", SIDE))
+    again = run_to_end(read_folder(root.parent / "cache", list_training_folder(root, "ImageFolder"), "digest", SIDE))
     assert again.images is not None
     assert np.array_equal(mapped.images, again.images)
 
@@ -220,12 +220,12 @@ def test_error_that_may_pass_is_not_cached(root: Path, tmp_path: Path, name: str
     listed = streamed_files.listing_steps(data, reuse=True, min_files=1)
     skipped = prepare.describe(data)
     assert (skipped["train_images"], skipped["validation_images"]) == (32, 7)
-    finish(listed)
+    run_to_end(listed)
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
     image.unlink()
     (tmp_path / "kept").rename(image)
     assert prepare.describe(data)["validation_images"] == 8
-    finish(streamed_files.listing_steps(data, reuse=True, min_files=1))
+    run_to_end(streamed_files.listing_steps(data, reuse=True, min_files=1))
     assert entries(root, "json")
 
 
@@ -233,14 +233,14 @@ def test_error_that_may_pass_is_reported_despite_the_cache(root: Path) -> None:
     datasets.load_training(spec(root))
     folder = list_training_folder(root, "ImageFolder")
     cache, key = root.parent / "cache" / "images", "0" * 64
-    assert not finish(read_folder(cache, folder, key, SIDE)).unreadable
+    assert not run_to_end(read_folder(cache, folder, key, SIDE)).unreadable
     (root / "cat" / "3.png").unlink()
     (root / "cat" / "3.png").symlink_to("/proc/self/mem")
-    again = finish(read_folder(cache, folder, key, SIDE, again=True))
+    again = run_to_end(read_folder(cache, folder, key, SIDE, again=True))
     assert "Input/output error" in again.unreadable[folder.names.index("cat/3.png")]
     assert again.images is not None
     assert again.images.shape == (40, 3, SIDE, SIDE)
-    assert not finish(read_folder(cache, folder, key, SIDE)).unreadable
+    assert not run_to_end(read_folder(cache, folder, key, SIDE)).unreadable
 
 
 def test_class_without_a_readable_image_is_refused(root: Path) -> None:
@@ -279,7 +279,7 @@ def test_prepare_reads_both_parts_and_reports_all(root: Path, tmp_path: Path) ->
 
 def test_digest_of_rgb_images_is_that_of_earlier_versions(root: Path) -> None:
     # The pixels come from NumPy's generator, whose stream for a seed is fixed.
-    images = finish(datasets.training_steps(spec(root)))
+    images = run_to_end(datasets.training_steps(spec(root)))
     sha = hashlib.sha256()
     train, validation = datasets.split(40, spec(root))
     for part, indices in ((images.train, train), (images.validation, validation)):

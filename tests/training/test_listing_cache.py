@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from eatnas_db.errors import DataError
-from eatnas_training.data.folder_content import finish
+from eatnas_training.data.folder_content import run_to_end
 from eatnas_training.data.listing_cache import ImageFiles
 from eatnas_training.data.streamed_files import StreamedFiles, forget_listing, listing_steps
 from eatnas_training.data.streaming import open_streamed
@@ -38,7 +38,7 @@ def settle(root: Path) -> None:
 
 def listed(root: Path, *, reuse: bool = True, final_model: bool = False, **changes: Any) -> StreamedFiles:
     data = {"name": "ImageNet", "root": str(root), "resolution": 8, "cache": str(root.parent / "cache"), **changes}
-    files = finish(listing_steps(data, reuse=reuse, final_model=final_model, min_files=1))
+    files = run_to_end(listing_steps(data, reuse=reuse, final_model=final_model, min_files=1))
     assert files is not None
     return files
 
@@ -114,5 +114,5 @@ def test_overwritten_file_is_found_and_the_listing_forgotten(root: Path) -> None
 
 def test_small_folder_is_not_stored(root: Path) -> None:
     data = {"name": "ImageNet", "root": str(root), "resolution": 8, "cache": str(root.parent / "cache")}
-    finish(listing_steps(data))
+    run_to_end(listing_steps(data))
     assert stored(root) == []

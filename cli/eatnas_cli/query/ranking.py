@@ -18,7 +18,7 @@ from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_o
 from eatnas_db.database.engine import read_connection
 from eatnas_db.domain.objective import MULT_ADDS, PARAMS, VALIDATION_ACCURACY
 from eatnas_db.queries.metric_values import list_metric_values
-from eatnas_db.queries.mutations import list_changes_by_candidate
+from eatnas_db.queries.mutations import list_mutations_by_candidate
 from eatnas_db.queries.objective_front import list_objective_values
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import rank_candidates
@@ -64,7 +64,7 @@ def print_best(
         rows = rank_candidates(connection, search.id, page)
         empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
         ids = [row.id for row in rows]
-        changed = list_changes_by_candidate(connection, ids)
+        changed = list_mutations_by_candidate(connection, ids)
         metric = search.objective.metric
         values = {} if metric == VALIDATION_ACCURACY else list_metric_values(connection, ids)
         objectives = [objective.metric for objective in search.objectives]

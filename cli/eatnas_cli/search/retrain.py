@@ -20,8 +20,8 @@ from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.options import parse_options
 from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.database.engine import read_connection, write_record
-from eatnas_db.domain.final_recipe import PRESETS
-from eatnas_db.domain.final_weights import list_sources
+from eatnas_db.domain.final_recipe import FINAL_PRESETS
+from eatnas_db.domain.final_weights import list_weight_sources
 from eatnas_db.domain.spec_final import parse_final
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation, require_evolution
@@ -84,7 +84,9 @@ def final(
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Preset of the recipe: eatnas-paper or strong.", autocompletion=lambda: list(PRESETS)
+            metavar="NAME",
+            help="Preset of the recipe: eatnas-paper or strong.",
+            autocompletion=lambda: list(FINAL_PRESETS),
         ),
     ] = None,
     changes: FinalKeys = None,
@@ -140,7 +142,7 @@ def final(
         gpus = count_usable_gpus(snapshots, parse_options(snapshots, environment=os.environ))
         if (note := describe_shortage(devices, gpus=gpus, cores=snapshots[-1].cores)) is not None:
             print_note(note)
-    sources = list(dict.fromkeys(map(str, list_sources(row.spec["training"]))))
+    sources = list(dict.fromkeys(map(str, list_weight_sources(row.spec["training"]))))
     start = f", starting from the weights of {', '.join(sources)}" if sources else ""
     print_sentence(
         f"search {tests} created: {count_of(row.born, 'training')} of "

@@ -21,7 +21,7 @@ from eatnas_daemon.mlflow.client import (
 )
 from eatnas_daemon.mlflow.metrics import epoch_metrics, score_metrics
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.domain.final_weights import FROM, list_sources
+from eatnas_db.domain.final_weights import FROM, list_weight_sources
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.queries.attempted_candidates import AttemptedCandidate
@@ -215,7 +215,7 @@ def _params(candidate: AttemptedCandidate, recipe: dict[str, Any]) -> list[Param
     blocks = {f"block{number}": block for number, block in enumerate(candidate.genotype.split("/"), 1)}
     sizes = {"params": candidate.params, "mult_adds": candidate.mult_adds, "origin": candidate.origin}
     # a source for each architecture, whose code is not allowed in a parameter's name
-    if sources := list_sources(recipe):
+    if sources := list_weight_sources(recipe):
         recipe = {**recipe, FROM: ", ".join(map(str, sources))}
     return [Param(key, str(value)) for key, value in {**flatten(recipe), **blocks, **sizes}.items()]
 

@@ -22,8 +22,8 @@ from eatnas_training.data.folder_content import (
     FolderContent,
     Steps,
     files_digest,
-    finish,
     read_file_times,
+    run_to_end,
     unreadable_error,
 )
 from eatnas_training.data.image_folder import ImageFolder
@@ -59,7 +59,7 @@ def load_training(data: Mapping[str, Any]) -> TrainingData:
 
     Raises `DataError` if the data set is unknown, missing, damaged, too small or too large for memory.
     """
-    return finish(training_steps(data))
+    return run_to_end(training_steps(data))
 
 
 def training_steps(data: Mapping[str, Any]) -> Steps[TrainingData]:
@@ -75,7 +75,7 @@ def load_final(data: Mapping[str, Any]) -> FinalData:
 
     Raises `DataError` for the same reasons as `load_training`, and if there is no test part.
     """
-    return finish(final_steps(data))
+    return run_to_end(final_steps(data))
 
 
 def final_steps(data: Mapping[str, Any]) -> Steps[FinalData]:
@@ -111,7 +111,7 @@ def _require_same_kind(name: str, train: Images, test: Images) -> None:
 
 def load_test(data: Mapping[str, Any]) -> Images:
     """Load the test images of a `DataSpec`. Only for final models, never for a search. Raises `DataError`."""
-    return finish(testing_steps(data))
+    return run_to_end(testing_steps(data))
 
 
 def testing_steps(data: Mapping[str, Any]) -> Steps[Images]:

@@ -86,7 +86,7 @@ def ignore_progress(_progress: LoadProgress) -> None:
     """Do nothing. The default reporter, for calls that show no progress."""
 
 
-def finish(steps: Steps[T], report: Reporter = ignore_progress) -> T:
+def run_to_end(steps: Steps[T], report: Reporter = ignore_progress) -> T:
     """Run a calculation to its end and return its result."""
     while True:
         try:
@@ -130,7 +130,7 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
     unreadable: dict[int, str] = {}
     may_change = False
     read = partial(_read_file, folder, side, target)
-    threads = count_cores()
+    threads = count_available_cores()
     size, count = CHUNK * threads, len(folder.names)
     yield LoadProgress(0, count)
     reported = time.monotonic()
@@ -151,7 +151,7 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
     return FolderContent(target, sha.hexdigest(), unreadable, may_change)
 
 
-def count_cores() -> int:
+def count_available_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

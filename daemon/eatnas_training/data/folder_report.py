@@ -12,7 +12,7 @@ from eatnas_training.data.catalog import FOLDER_SETS, get_data_set
 from eatnas_training.data.datasets import data_cache
 from eatnas_training.data.file_sets import data_root, has_test_files, list_test_files, list_training_files
 from eatnas_training.data.folder_cache import read_folder
-from eatnas_training.data.folder_content import NAMED, Reporter, files_digest, finish, read_file_times
+from eatnas_training.data.folder_content import NAMED, Reporter, files_digest, read_file_times, run_to_end
 from eatnas_training.data.folder_walk import HIDDEN, SYSTEM_FILE
 from eatnas_training.data.image_folder import ImageFolder
 
@@ -71,8 +71,8 @@ def _read(part: ImageFolder, data: Mapping[str, Any], prefix: str, report: Repor
     side = data.get("resolution") or get_data_set(str(data["name"])).side
     if data["name"] == "ImageNet" or not side or part.resident_bytes(side) > RESIDENT_BYTES:
         side = None  # streamed images are not resized here
-    digest = files_digest(part, finish(read_file_times(part), report))
-    content = finish(read_folder(data_cache(data), part, digest, side, again=True), report)
+    digest = files_digest(part, run_to_end(read_file_times(part), report))
+    content = run_to_end(read_folder(data_cache(data), part, digest, side, again=True), report)
     return [
         {"path": prefix + part.names[index], "reason": content.unreadable[index].removeprefix(part.path(index)).strip()}
         for index in sorted(content.unreadable)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from eatnas_db.errors import DataError
 from eatnas_training.data.batches import LoadedData
 from eatnas_training.data.file_sets import is_file_set
-from eatnas_training.data.folder_content import Steps, count_cores, finish
+from eatnas_training.data.folder_content import Steps, count_available_cores, run_to_end
 from eatnas_training.data.resident import load_resident
 from eatnas_training.data.streamed_files import forget_listing, listing_steps
 from eatnas_training.data.streaming import open_streamed
@@ -25,7 +25,7 @@ def load_data(data: Mapping[str, Any], device: str, *, final_model: bool = False
 
     The test images are read only for a final model. The data that were loaded last stay in memory for the next call.
     """
-    return finish(loading_steps(data, device, final_model=final_model))
+    return run_to_end(loading_steps(data, device, final_model=final_model))
 
 
 def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> Steps[LoadedData]:
@@ -58,7 +58,7 @@ def _load(data: Mapping[str, Any], device: str, final_model: bool) -> Steps[Load
 
 
 def _decode_threads() -> int:
-    text = os.environ.get(THREADS_VARIABLE) or str(max(1, count_cores() // 2))
+    text = os.environ.get(THREADS_VARIABLE) or str(max(1, count_available_cores() // 2))
     if not text.isdecimal() or int(text) < 1:
         raise DataError(f"{THREADS_VARIABLE} is {text!r}; set it to a number of threads, at least 1")
     return int(text)

@@ -19,7 +19,14 @@ from eatnas_training.data.catalog import get_data_set
 from eatnas_training.data.datasets import data_cache, image_side, readable_files, skipped_bytes, split
 from eatnas_training.data.file_sets import is_file_set, list_test_files, list_training_files, watched_folders
 from eatnas_training.data.folder_cache import content_entry, read_folder
-from eatnas_training.data.folder_content import UNKNOWN_SIZE, FileTimes, Steps, files_digest, finish, read_file_times
+from eatnas_training.data.folder_content import (
+    UNKNOWN_SIZE,
+    FileTimes,
+    Steps,
+    files_digest,
+    read_file_times,
+    run_to_end,
+)
 from eatnas_training.data.image_folder import ImageFolder
 from eatnas_training.data.listing_cache import (
     MIN_FILES,
@@ -76,7 +83,7 @@ def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -
     ImageNet is always streamed. Another folder is streamed if its training images exceed `RESIDENT_BYTES`. With
     `final_model`, list the parts for a final model. Raises `DataError`.
     """
-    return finish(listing_steps(data, final_model=final_model))
+    return run_to_end(listing_steps(data, final_model=final_model))
 
 
 def listing_steps(

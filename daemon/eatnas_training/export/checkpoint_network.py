@@ -29,7 +29,7 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefi
             raise ValueError("its content differs from the recorded digest")
         saved = checkpoint.unpack(content)
         state = saved.get("average") or saved["model"]
-        return network_of(state, architecture=architecture, macro=macro, task=task)
+        return restore_network(state, architecture=architecture, macro=macro, task=task)
     except OSError as error:
         raise DataError(f"the weights in {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -39,7 +39,7 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefi
         ) from error
 
 
-def network_of(state: Mapping[str, Tensor], *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
+def restore_network(state: Mapping[str, Tensor], *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
     """Return a network with the weights `state` in evaluation mode. Raises `ValueError` if the weights do not fit."""
     network = build(macro.parse(architecture), macro, task)
     try:

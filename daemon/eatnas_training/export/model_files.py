@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from eatnas_db.errors import DataError, NotFoundError
 from eatnas_training.error_messages import first_line, unreadable
-from eatnas_training.export.checkpoint_network import network_of
+from eatnas_training.export.checkpoint_network import restore_network
 from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.formats import INPUT, PT2_DESCRIPTION, SUFFIXES, missing_onnx
 
@@ -90,7 +90,7 @@ def read_safetensors(path: Path) -> tuple[nn.Module, ModelDescription]:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise DataError(f"{path} is not a whole safetensors file ({first_line(error)}); export it again") from error
-        network = network_of(
+        network = restore_network(
             state,
             architecture=description.architecture,
             macro=description.network_macro,

@@ -31,7 +31,7 @@ class ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Tensor:
         """Return the input of the network for one image."""
         image = _to_image(inpt) if isinstance(inpt, Tensor) else inpt
-        pixels = torch.from_numpy(to_pixels(image, self.preprocessing))
+        pixels = torch.from_numpy(crop_and_resize(image, self.preprocessing))
         return (pixels.to(torch.float32) - self._mean) * self._scale
 
     def extra_repr(self) -> str:
@@ -39,7 +39,7 @@ class ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         return str(self.preprocessing)
 
 
-def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Bytes:
+def crop_and_resize(image: Image.Image, preprocessing: Preprocessing) -> Bytes:
     """Convert, crop and resize an image: uint8 `[C, side, side]`."""
     image = convert_to_rgb(image).convert(preprocessing.mode)
     side = preprocessing.resolution

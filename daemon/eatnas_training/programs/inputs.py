@@ -60,7 +60,7 @@ class TrainingTask:
         return self._load()
 
 
-def network_of(assign: Assign) -> CandidateNetwork:
+def candidate_network(assign: Assign) -> CandidateNetwork:
     """Return the network of an assignment."""
     return CandidateNetwork(read_space(assign.macro).from_code(assign.code), assign)
 

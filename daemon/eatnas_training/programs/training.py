@@ -19,7 +19,7 @@ from eatnas_training.failures import failure_kind, is_cuda_error
 from eatnas_training.numerics import resolve_precision, use_deterministic_arithmetic
 from eatnas_training.programs.errors import InvalidReportError, ProgramStoppedError
 from eatnas_training.programs.handover import END_SECONDS, Handover
-from eatnas_training.programs.inputs import network_of, task_of
+from eatnas_training.programs.inputs import candidate_network, task_of
 from eatnas_training.programs.leftovers import ProcessState
 from eatnas_training.programs.randomness import GlobalGenerators
 from eatnas_training.programs.training_report import TrainingReport
@@ -111,7 +111,7 @@ class ProgramTraining:
             wall_clock=self._wall_clock,
         )
         task = task_of(self._assign, device=self._device, precision=precision, load=self._require_data)
-        arguments: tuple[Any, ...] = (network_of(self._assign), task, recipe, report)
+        arguments: tuple[Any, ...] = (candidate_network(self._assign), task, recipe, report)
 
         def call() -> None:
             torch.set_num_threads(recipe.threads)

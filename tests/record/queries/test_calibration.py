@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.guidance.process import Kernel
+from eatnas_db.guidance.gaussian_process import Kernel
 from eatnas_db.guided_births import decide_guided_birth, read_inputs
 from eatnas_db.queries.calibration import get_calibration, get_predicted_fitness, list_predictions
 from eatnas_db.queries.candidates import get_candidate

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from eatnas_db.guidance.encoding import Encoding, as_array
-from eatnas_db.guidance.process import KERNELS, Posterior, ProcessModel, choose_model, make_points, normal_scores
+from eatnas_db.guidance.gaussian_process import (
+    KERNELS,
+    Posterior,
+    ProcessModel,
+    choose_model,
+    make_points,
+    normal_scores,
+)
 from eatnas_db.guidance.proposals import expected_improvement
 
 ENCODING = Encoding((3, 3, 5), (False, False, True), (0, 0, 1))
