@@ -105,6 +105,24 @@ def tiny(home, fresh_tiny):
     shutil.copytree(fresh_tiny, home)
 
 
+@pytest.fixture(scope="session")
+def fresh_endless(fresh_home, tmp_path_factory):
+    def make(folder):
+        shutil.copytree(fresh_home, folder / "home")
+        (folder / "spec.yaml").write_text(SPEC)
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
+        long = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
+        subprocess.run([*command, str(folder / "spec.yaml"), *long], check=True)
+
+    return make_once(tmp_path_factory, "endless", make) / "home"
+
+
+@pytest.fixture
+def endless(home, fresh_endless):
+    """A home with a search called `tiny` that will not end, and that nobody has begun to train."""
+    shutil.copytree(fresh_endless, home)
+
+
 @pytest.fixture
 def eatnas_started(tmp_path, home):
     """Return a function that starts a command in a new process group. After the test, the group is killed."""

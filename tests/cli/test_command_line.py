@@ -1,6 +1,7 @@
 """The installed command, as a user types it."""
 
 import json
+import shutil
 
 import pytest
 
@@ -26,15 +27,13 @@ def test_pause_can_be_resumed_and_cancel_is_final(eatnas, spec):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_mlflow")
-def test_real_search_has_one_history_on_any_slots(eatnas, spec):
-    eatnas("init")
+@pytest.mark.usefixtures("tiny", "without_mlflow")
+def test_real_search_has_one_history_on_any_slots(eatnas, eatnas_within, home, tmp_path):
     prints = set()
-    for name, slots in (("one", "1"), ("two", "2")):
-        eatnas("search", "create", spec(), "--set", f"name={name}")
-        eatnas("run", name, "--slots", slots)
-        prints.add(eatnas("query", "fingerprint", name))
-        assert len(json.loads(eatnas("query", "best", name, "--format", "json"))) == 4
+    for slots, at in (("1", home), ("2", shutil.copytree(home, tmp_path / "other"))):
+        eatnas("run", "tiny", "--slots", slots, at=at)
+        prints.add(eatnas_within("query", "fingerprint", "tiny", at=at))
+        assert len(json.loads(eatnas_within("query", "best", "tiny", "--format", "json", at=at))) == 4
     assert len(prints) == 1
 
 

@@ -21,8 +21,6 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.settings import load_settings
 
-LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
-
 
 @pytest.fixture
 def settings(home):
@@ -67,9 +65,8 @@ def test_unknown_device_is_not_paused(record, eatnas):
 
 
 @pytest.fixture
-def daemon(record, without_mlflow, eatnas, spec):
+def daemon(endless, without_mlflow, eatnas):
     """Start a daemon with one slot and an endless search."""
-    eatnas("search", "create", spec(), *LONG)
     pid = int(eatnas("daemon", "start", "--slots", "1").split()[-1])
     yield psutil.Process(pid)
     if psutil.pid_exists(pid):
@@ -243,7 +240,8 @@ def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_star
     # If MLflow was starting when the home was deleted, it creates a store with its folder.
     assert not (home / "eatnas.db").exists()
     eatnas("init")
-    assert "daemon started" in eatnas("daemon", "start", "--slots", "1")
+    without_mlflow = {"env": {**os.environ, "EATNAS_MLFLOW": "off"}}
+    assert "daemon started" in eatnas("daemon", "start", "--slots", "1", **without_mlflow)
     assert "daemon stopped" in eatnas("daemon", "stop")
 
 

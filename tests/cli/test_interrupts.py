@@ -9,8 +9,6 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("without_mlflow")
 
-LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
-
 
 @pytest.fixture
 def interrupt(until):
@@ -35,14 +33,13 @@ def children(process):
 
 
 @pytest.mark.slow
-def test_drained_run_continues_later(record, eatnas, eatnas_within, eatnas_started, spec, until, interrupt):
-    eatnas("search", "create", spec(), *LONG)
+def test_drained_run_continues_later(endless, eatnas_within, eatnas_started, until, interrupt):
     process = eatnas_started("run", "tiny", "--slots", "2")
     until(lambda: len(json.loads(eatnas_within("daemon", "status", "--format", "json"))["work"]) == 2)
     assert interrupt(process) == 75
-    found = json.loads(eatnas("daemon", "status", "--format", "json"))
+    found = json.loads(eatnas_within("daemon", "status", "--format", "json"))
     assert (found["running"], found["work"]) == (False, [])
-    assert "was stopped on request" in eatnas("query", "events", "tiny")
+    assert "was stopped on request" in eatnas_within("query", "events", "tiny")
 
 
 @pytest.mark.slow

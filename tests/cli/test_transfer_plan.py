@@ -19,7 +19,7 @@ transfer: {start: model}
 
 
 @pytest.mark.slow
-def test_plan_writes_nothing_and_fits_80_columns(tiny, eatnas, spec):
+def test_plan_writes_nothing_and_fits_80_columns(tiny, without_mlflow, eatnas, spec):
     spec(SPEC)
     file = "spec.yaml"  # A longer path would not fit 80 columns, because paths are not broken.
     eatnas("run", "tiny", "--slots", "1")
