@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument(
         "--rungs", choices=("whole", "rung"), help="search with rungs of this schedule (evolution.fidelity.schedule)"
     )
+    parser.add_argument("--lanes", type=int, default=1, help="number of trainings in a worker process")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--seconds-per-epoch", default="0.4", help="duration of an epoch of the simulated worker, in seconds"
@@ -58,7 +59,7 @@ def main() -> None:
         for workload in (SIMULATED, *real):
             faults = [fault for fault in options.faults if fault not in workload.without]
             wanted = dict.fromkeys(faults, options.each) if workload is SIMULATED else shares(real[workload], faults)
-            search = StormSearch(workload, options.rungs)
+            search = StormSearch(workload, options.rungs, options.lanes)
             plan = StormPlan(wanted, search, seed=options.seed, seconds_per_epoch=options.seconds_per_epoch)
             run_storm(Path(folder), plan, results)
     sys.exit(results.print_table())

@@ -40,7 +40,7 @@ def check_network(folder: Path, macro: str, number: int) -> dict[str, Any]:
     side = SIDES[macro]
     sampled = Space(PRESETS[macro], Task(side, 1, 10)).sample(KeyedRng(number, "export", macro), lambda _: False)
     assign = _assignment(folder, macro, sampled, number)
-    reports = list(loop.train(assign, lambda: StopRequest.NONE))
+    reports = [report for report in loop.train(assign, lambda: StopRequest.NONE) if report is not None]
     line: dict[str, Any] = {"macro": macro, "number": number, "code": str(sampled.architecture)}
     try:
         files = export_model(_request(folder, assign, sampled, reports))

@@ -65,6 +65,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
         SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),
         SoakStep("plugins", [*plugins, "--out", out("plugins")]),
         SoakStep("rungs", [program("chaos.py"), "--rungs", "whole", "--each", "4", "--out", out("rungs")]),
+        SoakStep("lanes", [program("chaos.py"), "--lanes", "4", "--each", "4", "--out", out("lanes")]),
         SoakStep("own-rungs", [program("chaos.py"), "--rungs", "rung", "--each", "4", "--out", out("own-rungs")]),
     ]
 

@@ -128,7 +128,8 @@ def train_by_loop(assign: Any, options: argparse.Namespace, next_batch: Callable
         return StopRequest.NONE
 
     for report in train(assign, stop_request, device=options.device):
-        encode(report)
+        if report is not None:
+            encode(report)
 
 
 def train_bare(assign: Any, options: argparse.Namespace, next_batch: Callable[[], None]) -> None:

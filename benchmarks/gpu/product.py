@@ -226,17 +226,19 @@ def daemon_log(home: Home) -> list[str]:
 
 
 def compare_workers(context: Context) -> None:
-    """Run the same search with one worker and with four, and compare the fingerprints."""
+    """Run the same search with one worker, four workers and four lanes of one, and compare the fingerprints."""
     fingerprints = {}
-    for workers in (1, 4 if context.gpu else 2):
-        home = Home(f"workers-{workers}")
+    several = 4 if context.gpu else 2
+    for kind, workers in (("one", 1), ("several", several), ("lanes", several)):
+        home = Home(f"workers-{kind}")
         name = home.create(search_spec(context, "equal", 12 if context.gpu else 6, epochs=1))
         started = time.monotonic()
-        with running(home.start("run", name, *device_options(context, workers))) as search:
+        options = [*device_options(context, workers), *(["--lanes", str(workers)] if kind == "lanes" else [])]
+        with running(home.start("run", name, *options)) as search:
             wait_for(context, search, lambda search=search: search.poll() is not None)
-        fingerprints[workers] = home.run("query", "fingerprint", name).strip()
+        fingerprints[kind] = home.run("query", "fingerprint", name).strip()
         seconds = round(time.monotonic() - started, 1)
-        context.facts.add("runs", {"workers": workers, "seconds": seconds, "fingerprint": fingerprints[workers]})
+        context.facts.add("runs", {"workers": kind, "seconds": seconds, "fingerprint": fingerprints[kind]})
     equal = len(set(fingerprints.values())) == 1
     context.facts.bar("fingerprints of one and several workers", "equal" if equal else "differ", "equal", met=equal)
 

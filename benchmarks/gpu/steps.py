@@ -32,7 +32,7 @@ STEPS = (
     Step(PRODUCT, "devices", 20, "`devices --explain` finds the GPU free"),
     Step(PRODUCT, "tests", 60, "the GPU tests: same bits twice and resumed, no synchronisation"),
     Step(PRODUCT, "search", 120, "a search of 48: a killed worker, and another process that comes and goes"),
-    Step(PRODUCT, "workers", 60, "one and four workers give equal fingerprints"),
+    Step(PRODUCT, "workers", 60, "one worker, four workers and four lanes give equal fingerprints"),
     Step(PRODUCT, "memory", 45, "trainings that run out of memory are tried again, alone and then in halves"),
     Step(TRAINING, "machine", 20, "versions, driver and GPU"),
     Step(TRAINING, "bits", 75, "24 random networks: captured steps, again, and called steps have equal bits"),
@@ -44,8 +44,8 @@ STEPS = (
     ),
     Step(TRAINING, "pipeline", 45, "images/s: our loop, and a DataLoader with PIL"),
     Step(TRAINING, "depthwise", 35, "depthwise convolutions in both layouts: failures, bits, times"),
-    Step(TRAINING, "streams", 35, "several captured candidates in one process, each on a stream of its own"),
-    Step(TRAINING, "processes", 40, "several processes on one GPU without MPS"),
+    Step(TRAINING, "lanes", 35, "several candidates by turns in one process, each on a stream of its own: speed, bits"),
+    Step(TRAINING, "processes", 50, "several processes on one GPU, without MPS and with it"),
 )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import product
@@ -31,6 +33,8 @@ from networks import (
 from recording import Context, run_program
 from torch.nn.functional import conv2d
 
+from eatnas_training.data.resident import ResidentPart
+from eatnas_training.lane_state import LaneState
 from eatnas_training.numerics import resolve_precision, use_deterministic_arithmetic
 from eatnas_training.steps import StepRunner
 
@@ -38,6 +42,9 @@ BITS_CODES = 24
 BITS_STEPS = 10
 BATCHES = (64, 512)
 LANES = (1, 2, 4, 8)
+LANE_STEPS = 12
+"""Steps after which the bits are compared: some are called, and on a GPU some are replayed."""
+MPS_CONTROL = "nvidia-cuda-mps-control"
 CHANNELS = (1, 2, 3, 5, 12, 13, 24, 48, 61, 96, 144, 288, 576, 960)
 """The kernel sizes of depthwise convolutions: the sizes of the spaces, and unusual ones."""
 SIDES = {12: 14, 24: 14, 48: 7, 96: 32, 144: 32, 288: 16, 576: 8, 960: 4}
@@ -259,50 +266,82 @@ def measure_depthwise(context: Context, shape: dict[str, Any], layout: str, dtyp
     return {f"{layout} ms": round(1000 * seconds, 3), f"{layout} equal": have_same_bits(*gradients)}
 
 
-def run_streams(context: Context) -> None:
-    """Replay the graphs of several candidates in one process, each on a separate stream."""
-    if not context.gpu:
-        context.skip("only a GPU has streams")
+def run_lanes(context: Context) -> None:
+    """Train several candidates by turns in one process, as the option `--lanes` does; compare speed and bits."""
     prepare()
     device, facts = context.device, context.facts
-    precision = resolve_precision(device, "auto")
-    for space in spaces_of(gpu=True):
-        images, alone = make_images(space, device), 0.0
-        for count in LANES:
+    for space in spaces_of(gpu=context.gpu):
+        images, alone, expected = make_images(space, device, 20_000 if context.gpu else 256), 0.0, None
+        for count in LANES if context.gpu else LANES[:2]:
             if context.seconds_left < 0:
                 facts.set("stopped_early", True)
                 return
-            steps = [HandStep(CODES["median"], space, images, batch_size=64, precision=precision) for _ in range(count)]
-            for step in steps:
-                step.capture()
-            streams = [torch.cuda.Stream() for _ in steps]
-
-            def replay_all(steps: list[HandStep] = steps, streams: list[torch.cuda.Stream] = streams) -> None:
-                for step, stream in zip(steps, streams, strict=True):
-                    with torch.cuda.stream(stream):
-                        step.step()
-
-            rate = count * 64 / seconds_of(replay_all, device, 1.2)
+            lanes = RunningLanes(space, device, images, count)
+            for _ in range(LANE_STEPS):
+                lanes.take_turns()
+            states = [state_of(runner.state.model) for runner in lanes.runners]
+            expected = expected or states[0]
+            equal = all(have_same_bits(expected, state) for state in states)
+            rate = count * 64 / seconds_of(lanes.take_turns, device, 1.2 if context.gpu else 0.1)
             alone = alone or rate
             times = round(rate / alone, 2)
-            facts.add("streams", {"space": space, "candidates": count, "images/s": round(rate), "times one": times})
+            row = {"space": space, "candidates": count, "images/s": round(rate), "times one": times, "equal": equal}
+            facts.add("lanes", row)
+            facts.bar(f"bits of {count} candidates in {space}", equal, "equal to those of one alone", met=equal)
             if space == "eatnas-small" and count == LANES[-1]:
                 facts.bar("8 candidates / one", times, "at least 4", met=times >= 4, must=False)
 
 
+class RunningLanes:
+    """Equal trainings in the lanes of this process."""
+
+    def __init__(self, space: str, device: str, images: ResidentPart, count: int) -> None:
+        self._context = LaneState(device, count)
+        self.runners = []
+        for lane in range(count):
+            with self._context(lane):
+                self.runners.append(make_runner(CODES["median"], space, device, images, batch_size=64))
+
+    def take_turns(self) -> None:
+        """Train a batch in each lane."""
+        for lane, runner in enumerate(self.runners):
+            with self._context(lane):
+                next_step(runner)
+
+
 def run_processes(context: Context) -> None:
-    """Run our loop in several processes at once by `benchmarks/training.py`."""
+    """Run our loop in several processes at once by `benchmarks/training.py`, without MPS and with it."""
     if not context.gpu:
         context.skip("a processor has one slot for each core")
     if context.root is None:
         context.skip("needs the files of FashionMNIST")
+    measure_processes(context, "without MPS", {})
+    if shutil.which(MPS_CONTROL) is None:
+        context.facts.set("with MPS", "not installed")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        environment = {**os.environ, **variables}
+        started = subprocess.run([MPS_CONTROL, "-d"], env=environment, capture_output=True, text=True, check=False)
+        if started.returncode:
+            context.facts.set("with MPS", f"did not start: {started.stderr.strip()}")
+            return
+        try:
+            measure_processes(context, "with MPS", variables)
+        finally:
+            subprocess.run([MPS_CONTROL], input="quit\n", env=environment, capture_output=True, text=True, check=False)
+
+
+def measure_processes(context: Context, name: str, variables: dict[str, str]) -> None:
+    """Measure four processes at once, with further environment variables."""
     program = Path(__file__).parents[1] / "training.py"
-    options = ["--root", context.root, "--batch-size", "64", "--kinds", "loop", "--packed", "4"]
-    command = [sys.executable, str(program), "--device", context.device, *options, "--seconds", "3", "--rounds", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    options = ["--root", str(context.root), "--batch-size", "64", "--kinds", "loop", "--packed", "4"]
+    command = [sys.executable, str(program), "--device", context.device, *options, "--seconds", "2", "--rounds", "2"]
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     print(done.stdout, done.stderr[-2000:])
-    context.facts.set("output", done.stdout.strip().splitlines())
-    context.facts.bar("the benchmark's exit status", done.returncode, "0", met=done.returncode == 0)
+    context.facts.set(name, done.stdout.strip().splitlines())
+    context.facts.bar(f"the benchmark's exit status {name}", done.returncode, "0", met=done.returncode == 0)
 
 
 if __name__ == "__main__":
@@ -314,7 +353,7 @@ if __name__ == "__main__":
             "speed": measure_speed,
             "pipeline": compare_pipeline,
             "depthwise": sweep_depthwise,
-            "streams": run_streams,
+            "lanes": run_lanes,
             "processes": run_processes,
         },
     )

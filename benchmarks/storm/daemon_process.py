@@ -23,8 +23,8 @@ BENCHMARKS = Path(__file__).parents[1]
 class DaemonProcess:
     """A running daemon, its latest state, and every worker that it has started."""
 
-    def __init__(self, home: Path, program: tuple[str, ...]) -> None:
-        command = [sys.executable, "-m", "storm.served_daemon", str(home), *program]
+    def __init__(self, home: Path, program: tuple[str, ...], lanes: int = 1) -> None:
+        command = [sys.executable, "-m", "storm.served_daemon", str(home), str(lanes), *program]
         with (home / "daemon.err").open("ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, cwd=BENCHMARKS)
         self.state = DaemonState()

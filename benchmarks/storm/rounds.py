@@ -80,7 +80,7 @@ def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: 
     settings = plan.search.new_home(home, seed)
     expected = undisturbed_fingerprint(home.parents[1], seed, plan.search)
     program = plan.search.workload.worker_program(plan.seconds_per_epoch)
-    storm = Storm(settings, program, random.Random(seed))
+    storm = Storm(settings, program, random.Random(seed), plan.search.lanes)
     try:
         while queue and not storm.daemon.ended:
             fault = queue.pop()

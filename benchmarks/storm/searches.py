@@ -42,6 +42,8 @@ class StormSearch:
     workload: Workload
     rungs: str | None = None
     """The schedule of a search with rungs; None: no rungs."""
+    lanes: int = 1
+    """The number of trainings in a worker process."""
 
     def new_home(self, folder: Path, seed: int) -> Settings:
         """Create a home with the search."""

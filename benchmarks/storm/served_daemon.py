@@ -1,6 +1,6 @@
 """The daemon under attack: supervises one search and prints the state of its slots whenever it changes.
 
-python -m storm.served_daemon HOME PROGRAM...    # in the folder of the benchmarks
+python -m storm.served_daemon HOME LANES PROGRAM...    # in the folder of the benchmarks
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from eatnas_daemon.daemon_lock import hold_record
 from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.lanes import LaneLauncher
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
@@ -23,7 +25,7 @@ DATABASE_BUSY_SECONDS = 1.0
 TIMEOUTS = Timeouts(lease=3.0, silence=3.0, stop=10.0, suspension=2.5)
 
 
-def serve(home: str, program: list[str]) -> None:
+def serve(home: str, lanes: int, program: list[str]) -> None:
     """Supervise the search until it ends. The file `clock` moves the wall clock by the seconds that it contains."""
     settings = load_settings({}, home)
     clock = settings.home / "clock"
@@ -43,8 +45,8 @@ def serve(home: str, program: list[str]) -> None:
         supervisor = Supervisor(
             open_record(settings.database_url, busy_seconds=DATABASE_BUSY_SECONDS),
             settings,
-            Launcher(settings.logs, program),
-            slots=SLOTS,
+            Launcher(settings.logs, program) if lanes == 1 else lane_launcher(settings.logs, program, lanes),
+            slots=max(SLOTS, lanes),
             host_name="storm",
             only="s",
             timeouts=TIMEOUTS,
@@ -52,6 +54,10 @@ def serve(home: str, program: list[str]) -> None:
         )
         supervisor.run(report)
     print(DaemonState(at=time.monotonic(), finished=supervisor.finished).to_json(), flush=True)
+
+
+def lane_launcher(logs: Path, program: list[str], lanes: int) -> LaneLauncher:
+    return LaneLauncher(Launcher(logs, program), lanes, on_processor=True)
 
 
 def slot_state(slot: Slot) -> SlotState:
@@ -66,4 +72,4 @@ def slot_state(slot: Slot) -> SlotState:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2:])
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -30,17 +30,19 @@ MAX_AIM_SECONDS = 0.4
 class Storm:
     """The search, its daemon, and the measurements after a fault."""
 
-    def __init__(self, settings: Settings, program: tuple[str, ...], random_source: random.Random) -> None:
-        self.settings, self.program, self.random = settings, program, random_source
+    def __init__(
+        self, settings: Settings, program: tuple[str, ...], random_source: random.Random, lanes: int = 1
+    ) -> None:
+        self.settings, self.program, self.random, self.lanes = settings, program, random_source, lanes
         self.engine = open_record(settings.database_url)
         self._former_daemons: list[DaemonProcess] = []
         self.set_clock_offset(0.0)
-        self.daemon = DaemonProcess(settings.home, program)
+        self.daemon = DaemonProcess(settings.home, program, lanes)
 
     def restart_daemon(self) -> None:
         """Start the next daemon after the present one has ended."""
         self._former_daemons.append(self.daemon)
-        self.daemon = DaemonProcess(self.settings.home, self.program)
+        self.daemon = DaemonProcess(self.settings.home, self.program, self.lanes)
 
     def workers_left(self) -> list[psutil.Process]:
         """Return the workers of all daemons that are still running."""

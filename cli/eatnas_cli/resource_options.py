@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eatnas_daemon.daemon_options import DaemonOptions
+from eatnas_daemon.daemon_options import MAX_LANES, DaemonOptions
 
 Slots = Annotated[
     int | None,
@@ -32,6 +32,12 @@ MaxPerDevice = Annotated[
     int | None,
     typer.Option(
         "--max-per-device", min=1, help="Maximum number of workers on one GPU. Default: as many as fit into its memory."
+    ),
+]
+Lanes = Annotated[
+    int | None,
+    typer.Option(
+        "--lanes", min=1, max=MAX_LANES, help="Candidates that one worker process trains at once on a GPU. Default: 1."
     ),
 ]
 AllowedHolders = Annotated[
@@ -76,6 +82,7 @@ def daemon_options(
     devices: DeviceNames = None,
     exclude: ExcludedDevices = None,
     max_per_device: MaxPerDevice = None,
+    lanes: Lanes = None,
     allow: AllowedHolders = None,
     policy: SharingPolicy = None,
     launcher: WorkerLauncherName = None,
@@ -89,6 +96,7 @@ def daemon_options(
         devices=tuple(devices or ()),
         exclude=tuple(exclude or ()),
         max_per_device=max_per_device,
+        lanes=lanes,
         allow=tuple(allow or ()),
         policy=policy,
         launcher=launcher,

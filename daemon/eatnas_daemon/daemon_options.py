@@ -25,8 +25,10 @@ from eatnas_db.worker_settings import (
 
 READY_PREFIX: Final = "daemon is running"
 """The beginning of the line that a daemon prints when it is ready: it handles signals and starts workers."""
+MAX_LANES: Final = 16
+"""Each lane takes two of the 32 streams that torch has for a GPU."""
 POLICIES: Final = ("yield", "stay")
-_LOCAL_OPTIONS: Final = ("devices", "exclude", "max_per_device", "allow", "policy")
+_LOCAL_OPTIONS: Final = ("devices", "exclude", "max_per_device", "lanes", "allow", "policy")
 _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
 
 
@@ -41,6 +43,7 @@ class DaemonOptions:
     devices: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_per_device: int | None = None
+    lanes: int | None = None
     allow: tuple[str, ...] = ()
     policy: str | None = None
     launcher: str | None = None
@@ -49,6 +52,8 @@ class DaemonOptions:
     gpus_per_worker: float | None = None
 
     def __post_init__(self) -> None:
+        if self.lanes is not None and not 1 <= self.lanes <= MAX_LANES:
+            raise ConflictError(f"--lanes {self.lanes}: expected a number from 1 to {MAX_LANES}")
         if self.policy not in (None, *POLICIES):
             raise ConflictError(f"--policy {self.policy}: expected {' or '.join(POLICIES)}")
         if self.launcher not in (None, *LAUNCHERS):
@@ -67,7 +72,7 @@ class DaemonOptions:
         """Return the options as command-line arguments."""
         single: list[tuple[str, str | float | None]]
         single = [("--slots", self.slots), ("--max-per-device", self.max_per_device), ("--policy", self.policy)]
-        single += [("--launcher", self.launcher), ("--address", self.address)]
+        single += [("--lanes", self.lanes), ("--launcher", self.launcher), ("--address", self.address)]
         single += [("--cpus-per-worker", self.cpus_per_worker), ("--gpus-per-worker", self.gpus_per_worker)]
         repeated = [("--devices", self.devices), ("--exclude", self.exclude), ("--allow", self.allow)]
         pairs = [(option, value) for option, value in single if value is not None]

@@ -46,6 +46,7 @@ from eatnas_daemon.ray_cluster.requests import WorkerNeeds
 from eatnas_daemon.ray_cluster.versions import find_address, require_ray
 from eatnas_daemon.search_progress import ProgressPrinter, describe_failures
 from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.lanes import LaneLauncher
 from eatnas_daemon.workers.launcher import Launcher, WorkerLauncher
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
@@ -247,17 +248,17 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
         return _DevicePlan(launcher, cpu_slots)
     if nvml.error is not None:
         monitor.interval_seconds = DRIVERLESS_SECONDS
-    gpus = count_usable_gpus(devices, device_options)
+    gpus, lanes = count_usable_gpus(devices, device_options), options.lanes or 1
     scheduler = GpuScheduler(
         monitor,
         device_options,
         KeyedRng(time.time_ns(), "yield", os.getpid()),
         policy=SharingPolicy(options.policy or SharingPolicy.YIELD),
         max_workers=None if on_cpu else options.slots,
-        # Each worker on a GPU also keeps a core busy.
-        workers_per_device=max(1, cores // max(1, gpus)),
+        # Each worker process on a GPU also keeps a core busy. Lanes are workers of one process.
+        workers_per_device=lanes if lanes > 1 else max(1, cores // max(1, gpus)),
     )
-    return _DevicePlan(launcher, cpu_slots, gpus, scheduler)
+    return _DevicePlan(launcher if lanes == 1 else LaneLauncher(launcher, lanes), cpu_slots, gpus, scheduler)
 
 
 def _followers(settings: Settings) -> list[Follower]:
@@ -322,6 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             devices=tuple(parsed.devices),
             exclude=tuple(parsed.exclude),
             max_per_device=parsed.max_per_device,
+            lanes=parsed.lanes,
             allow=tuple(parsed.allow),
             policy=parsed.policy,
             launcher=parsed.launcher,
@@ -354,6 +356,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", action="append", default=[], help="devices to use; default: all")
     parser.add_argument("--exclude", action="append", default=[], help="devices to leave alone")
     parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")
+    parser.add_argument("--lanes", type=_positive, help="number of candidates that a worker on a GPU trains by turns")
     parser.add_argument("--allow", action="append", default=[], help="users and programs to share a GPU with")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="launcher of the workers; default: local")
     parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")

@@ -49,8 +49,11 @@ def train(
     monotonic: Clock = time.monotonic,
     wall_clock: Clock = time.time,
     step_seconds: float = STEP_SECONDS,
-) -> Iterator[Report]:
-    """Train one candidate, and call `stop_request` between batches. The last report is Finished, Released or Failed."""
+) -> Iterator[Report | None]:
+    """Train one candidate, and call `stop_request` between batches. The last report is Finished, Released or Failed.
+
+    Yields None after each batch, when another training of this process may have its turn.
+    """
     training = Training(assign, stop_request, device, monotonic, wall_clock)
     training.step_seconds = step_seconds
     try:
@@ -88,9 +91,8 @@ class Training:
         self.stop_request, self.monotonic, self.wall_clock = stop_request, monotonic, wall_clock
         self.runner = StepRunner(assign, device, monotonic)
         self._token = (assign.candidate, assign.attempt)
-        self._ancestor_seconds = 0.0
+        self._ancestor_seconds, self.step_seconds = 0.0, STEP_SECONDS
         self._reported_at, self._saved_at = -math.inf, monotonic()
-        self.step_seconds = STEP_SECONDS
         self.ranks: RankGroup | None = None
 
     @property
@@ -98,7 +100,7 @@ class Training:
         """The seconds in steps since the assignment, including the steps of ancestors that are trained again."""
         return self.runner.device_seconds + self._ancestor_seconds
 
-    def run(self) -> Iterator[Report]:
+    def run(self) -> Iterator[Report | None]:
         """Train until the end or a stop request. Does not catch exceptions, which `train` reports."""
         runner, recipe = self.runner, self.runner.recipe
         yield Phase(*self._token, "loading")
@@ -195,7 +197,7 @@ class Training:
     def _identity(self) -> str:
         return identity_of(self.assign, self.runner.recipe, self.runner.data.digest)
 
-    def _inherit(self) -> Generator[Report, None, bool]:
+    def _inherit(self) -> Generator[Report | None, None, bool]:
         """Train missing ancestors again, and start from the parent's weights. Return False if stopped."""
         parent, missing = (self.parent, []) if self.parent else find_nearest_ancestor(self.assign)
         for ancestor in missing:
@@ -211,8 +213,8 @@ class Training:
             for report in retraining.run():
                 if isinstance(report, Progress):
                     yield replace(report, candidate=self.assign.candidate, attempt=self.assign.attempt)
-                elif isinstance(report, Phase):
-                    yield Phase(*self._token, "restoring")
+                elif report is None or isinstance(report, Phase):
+                    yield report and Phase(*self._token, "restoring")
                 elif isinstance(report, Released):
                     yield Released(*self._token, self.device_seconds + retraining.device_seconds)
                     return False
@@ -223,7 +225,7 @@ class Training:
         self.runner.build(parent)
         return True
 
-    def _evaluate(self) -> Generator[Report, None, tuple[float, float] | None]:
+    def _evaluate(self) -> Generator[Report | None, None, tuple[float, float] | None]:
         """Return loss and accuracy on the held-out images, or None if stopped."""
         count = len(self.runner.data.held_out.labels)
         sums = torch.zeros_like(self.runner.state.sums)
@@ -256,7 +258,7 @@ class Training:
             if (request := self.stop_request()) is not StopRequest.NONE:
                 yield from self._stop(request)
                 break
-            yield from self._progress()
+            yield from filter(None, self._progress())  # no other training may compute meanwhile
         return None
 
     def _epoch_report(self, validation: tuple[float, float] | None) -> EpochDone:
@@ -307,7 +309,8 @@ class Training:
             self.runner.read_sums(self.runner.state.sums)
         yield Released(*self._token, self.device_seconds)
 
-    def _progress(self) -> Iterator[Report]:
+    def _progress(self) -> Iterator[Report | None]:
+        yield None
         now = self.monotonic()
         if now - self._reported_at < PROGRESS_SECONDS:
             return

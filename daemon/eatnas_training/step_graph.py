@@ -102,9 +102,16 @@ class TableSteps:
         self.graph.run(lambda: train(*self._tables.read()), optimizer)
 
 
-@cache
 def _side_stream(device: str) -> torch.cuda.Stream:
-    """Return the one stream for all captures of this process, because each stream has its own workspaces."""
+    """Return the stream of all captures that are replayed on the current stream.
+
+    Each stream has workspaces of its own, which captured steps of two lanes must not share.
+    """
+    return _stream_beside(device, torch.cuda.current_stream(device).cuda_stream)
+
+
+@cache
+def _stream_beside(device: str, _stream: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 

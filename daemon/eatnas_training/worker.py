@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,8 +17,10 @@ import torch
 
 from eatnas_db.domain.arithmetic import is_portable, recorded_settings
 from eatnas_db.text_encoding import let_output_escape
-from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Report
+from eatnas_protocol.messages import Assign, Finished, Phase, Progress, Ready, Report
 from eatnas_training import loop, selftest
+from eatnas_training.lane_state import LaneState
+from eatnas_training.lanes import train_by_turns
 from eatnas_training.numerics import require_avx2, resolve_precision
 from eatnas_training.programs import training as programs_training
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
@@ -60,14 +63,22 @@ class MemoryMarker:
             torch.cuda.empty_cache()
 
 
-def _trainer_of(assign: Assign) -> Callable[..., Iterator[Report]]:
+def _trainer_of(assign: Assign) -> Callable[..., Iterator[Report | None]]:
     return programs_training.train if assign.training.get("program") else loop.train
 
 
-def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) -> Iterator[Report]:
-    """Train one candidate. On a GPU, also measure the peak of memory, and free the memory afterwards."""
+def train(
+    assign: Assign, stop_request: Callable[[], StopRequest], device: str, *, lanes: int = 1
+) -> Iterator[Report | None]:
+    """Train one candidate. On a GPU, also measure the peak of memory, and free the memory afterwards.
+
+    `lanes`: the number of trainings in this process. With several, nobody can tell whose peak it is.
+    """
     if device == "cpu":
         yield from _trainer_of(assign)(assign, stop_request, device=device)
+        return
+    if lanes > 1:
+        yield from _train_in_lane(assign, stop_request, device, lanes)
         return
     images_bytes = 0
     try:
@@ -88,17 +99,36 @@ def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) 
             torch.cuda.empty_cache()
 
 
+def _train_in_lane(
+    assign: Assign, stop_request: Callable[[], StopRequest], device: str, lanes: int
+) -> Iterator[Report | None]:
+    """Train one candidate of several on a GPU, and report a share of the memory that they hold together."""
+    for report in _trainer_of(assign)(assign, stop_request, device=device):
+        if isinstance(report, Progress):
+            yield replace(report, memory_bytes=report.memory_bytes // lanes)
+        else:
+            yield report
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.current_stream(device).synchronize()  # another lane may get the memory
+        torch.cuda.empty_cache()
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="eatnas_training.worker", description=__doc__)
+    parser.add_argument("--in-fd", type=int, action="append", required=True, help="one for each lane, as --out-fd")
+    parser.add_argument("--out-fd", type=int, action="append", required=True)
+    parser.add_argument("--turn-fd", type=int, help="file for the number of the lane whose turn it is")
+    parser.add_argument("--device", default="cpu", help="device to train on, cpu or cuda:N")
+    return parser.parse_args()
+
+
 def main() -> None:
     """Train the assigned candidates until the supervisor sends `Exit` or closes its end."""
-    parser = argparse.ArgumentParser(prog="eatnas_training.worker", description=__doc__)
-    parser.add_argument("--in-fd", type=int, required=True)
-    parser.add_argument("--out-fd", type=int, required=True)
-    parser.add_argument("--device", default="cpu", help="device to train on, cpu or cuda:N")
     let_output_escape()
-    options = parser.parse_args()
+    options = _parse_arguments()
     device: str = options.device
-    protocol = WorkerProtocol(options.in_fd, options.out_fd)
-    handle_signals(protocol)
+    lanes = [WorkerProtocol(*pipes) for pipes in zip(options.in_fd, options.out_fd, strict=True)]
+    handle_signals(*lanes)
     torch.set_num_threads(1)  # until the recipe of an assignment sets the number
     try:
         if is_portable(os.environ):
@@ -116,14 +146,18 @@ def main() -> None:
             settings=recorded_settings(os.environ),
         )
     except Exception as error:
-        protocol.send_unavailable(selftest.describe_failure(device, error))
+        for lane in lanes:
+            lane.send_unavailable(selftest.describe_failure(device, error))
         raise
 
-    def trainer(assign: Assign, stop_request: Callable[[], StopRequest]) -> Iterator[Report]:
+    def trainer(assign: Assign, stop_request: Callable[[], StopRequest]) -> Iterator[Report | None]:
         marker.free()
-        yield from train(assign, stop_request, device)
+        yield from train(assign, stop_request, device, lanes=len(lanes))
 
-    protocol.run(ready, trainer)
+    if options.turn_fd is None:
+        lanes[0].run(ready, trainer)
+    elif not train_by_turns(lanes, ready, trainer, options.turn_fd, LaneState(device, len(lanes))):
+        sys.exit(1)
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         os._exit(0)  # A user's own training function has left threads, for which the interpreter would wait.
 

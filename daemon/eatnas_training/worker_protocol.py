@@ -13,10 +13,10 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Final, assert_never, cast
+from typing import Final, TextIO, assert_never, cast
 
 from eatnas_db.domain.states import FailureKind
 from eatnas_protocol.framing import Decoder, encode
@@ -48,8 +48,11 @@ class StopRequest(IntEnum):
     CANCEL = 2
 
 
-Trainer = Callable[[Assign, Callable[[], StopRequest]], Iterator[Report]]
-"""Trains one candidate and yields reports. It calls its second argument between batches."""
+Trainer = Callable[[Assign, Callable[[], StopRequest]], Iterator[Report | None]]
+"""Trains one candidate and yields reports. It calls its second argument between batches.
+
+It yields None where another training of this process may have its turn.
+"""
 
 
 class WorkerProtocol:
@@ -62,19 +65,41 @@ class WorkerProtocol:
         self._current = (0, 0)
         self._stop_requests: dict[tuple[int, int], StopRequest] = {}
         self._exiting = False
+        self.takes_turns = False
+        """Whether this is one of several lanes of the process."""
+        self.broken = False
+        """Whether a training has left the process in a state in which no training can go on."""
         self._lease_seconds: float | None = None
         self._received_at = monotonic()
 
     def run(self, ready: Ready, trainer: Trainer) -> None:
         """Send `ready`, then train assignments until `Exit`, a closed pipe or the end of the lease."""
+        for trains in self.turns(ready, trainer):
+            if not trains:
+                select.select([self._in_fd], [], [], POLL_SECONDS)
+
+    def turns(self, ready: Ready, trainer: Trainer) -> Iterator[bool]:
+        """Do the same as `run`, and yield when another lane may have its turn: whether this one has a training."""
         self._send(ready)
         while not self._exiting:
-            self._receive(POLL_SECONDS)
+            self._receive(0)
             while self._assignments and not self._exiting:
-                self._train(self._assignments.popleft(), trainer)
+                yield from self._train(self._assignments.popleft(), trainer)
+            if not self._exiting:
+                yield False
         # `Exit` arrived together with these assignments, before their trainings began.
         for assign in self._assignments:
             self._send(Released(assign.candidate, assign.attempt, device_seconds=0.0))
+
+    @property
+    def in_fd(self) -> int:
+        """The descriptor that is readable when a command has arrived."""
+        return self._in_fd
+
+    def close(self) -> None:
+        """Close both descriptors, which tells the supervisor that this lane has ended."""
+        os.close(self._in_fd)
+        os.close(self._out_fd)
 
     def send_unavailable(self, reason: str) -> None:
         """Report that this worker cannot train. Call this instead of `run`."""
@@ -90,18 +115,23 @@ class WorkerProtocol:
         request = self._stop_requests[self._current]
         return max(request, StopRequest.RELEASE) if self._exiting else request
 
-    def _train(self, assign: Assign, trainer: Trainer) -> None:
+    def _train(self, assign: Assign, trainer: Trainer) -> Iterator[bool]:
         self._current = (assign.candidate, assign.attempt)
         self._stop_requests.setdefault(self._current, StopRequest.NONE)
         ended = False
         try:
-            with _output_to(Path(assign.log_file)):
+            with _output_to(Path(assign.log_file)) as output:
                 for report in trainer(assign, self.stop_request):
+                    if report is None:
+                        if self.takes_turns:
+                            with output.paused():
+                                yield True
+                        continue
                     _log(report)
                     self._send(report)
                     ended = isinstance(report, FinalReport)
                     if isinstance(report, Failed) and report.fatal:
-                        self.exit()
+                        self._break()
         except Exception as error:
             # A trainer reports the exceptions that it expects. After any other exception, the state of this process is
             # unknown.
@@ -109,9 +139,13 @@ class WorkerProtocol:
                 traceback.print_exc()
             else:
                 self._send(_failure(assign, error))
-            self.exit()
+            self._break()
         finally:
             self._stop_requests.pop(self._current, None)
+
+    def _break(self) -> None:
+        self.broken = True
+        self.exit()
 
     def _receive(self, seconds: float) -> None:
         """Handle the commands that have arrived. Wait up to `seconds` for the first one."""
@@ -167,33 +201,62 @@ class WorkerProtocol:
             self.exit()
 
 
-def handle_signals(protocol: WorkerProtocol) -> None:
-    """Exit on SIGTERM after releasing the training; ignore SIGINT, because Ctrl-C also reaches the supervisor."""
+def handle_signals(*protocols: WorkerProtocol) -> None:
+    """Exit on SIGTERM after releasing the trainings; ignore SIGINT, because Ctrl-C also reaches the supervisor."""
+
+    def exit_all() -> None:
+        for protocol in protocols:
+            protocol.exit()
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: protocol.exit())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: exit_all())
+
+
+class _TrainingLog:
+    """The log file of a candidate, to which stdout and stderr of this process go while it trains.
+
+    `streams`: each stream with a copy of its descriptor.
+    """
+
+    def __init__(self, log: int, streams: Sequence[tuple[TextIO, int]]) -> None:
+        self._log, self._streams = log, streams
+
+    def begin(self) -> None:
+        for stream, _ in self._streams:
+            stream.flush()
+            os.dup2(self._log, stream.fileno())
+
+    def end(self) -> None:
+        for stream, copy in self._streams:
+            with contextlib.suppress(OSError):
+                stream.flush()
+            os.dup2(copy, stream.fileno())
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave stdout and stderr to other trainings."""
+        self.end()
+        yield
+        self.begin()
 
 
 @contextlib.contextmanager
-def _output_to(log_file: Path) -> Iterator[None]:
+def _output_to(log_file: Path) -> Iterator[_TrainingLog]:
     try:
         log_file.parent.mkdir(exist_ok=True)
         log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError:  # on a full disk the log is lost, but the training goes on
-        yield
+        yield _TrainingLog(-1, ())
         return
     saved = [(stream, os.dup(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream]
+    output = _TrainingLog(log, saved)
     try:
-        for stream, _ in saved:
-            stream.flush()
-            os.dup2(log, stream.fileno())
-        yield
+        output.begin()
+        yield output
     finally:
-        os.close(log)
-        for stream, copy in saved:
-            with contextlib.suppress(OSError):
-                stream.flush()
-            os.dup2(copy, stream.fileno())
-            os.close(copy)
+        output.end()
+        for descriptor in (log, *(copy for _, copy in saved)):
+            os.close(descriptor)
 
 
 def _log(report: Report) -> None:

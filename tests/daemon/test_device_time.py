@@ -19,7 +19,7 @@ def train_in(slots, device=GPU, threads=1):
     number = len(slots) + 1
     leased = SimpleNamespace(token=LeaseToken(number, 1))
     message = SimpleNamespace(training={"threads": threads, "batch_size": 64})
-    process = SimpleNamespace(send=lambda message: None, cpu_seconds=0.0, memory_bytes=100)
+    process = SimpleNamespace(send=lambda message: None, cpu_seconds=0.0, memory_bytes=100, pid=number)
     slot = Slot(number, device)
     slot.worker = WorkerState(process, device, last_message_at=0.0, placement=PlacementCheck(verified=True))
     slot.worker.assign(SimpleNamespace(leased=leased, message=message, expected_bytes=0), now=0.0)

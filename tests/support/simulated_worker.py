@@ -24,6 +24,7 @@ from eatnas_db.domain.arithmetic import recorded_settings
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Ready, Released, Report
 from eatnas_training import checkpoint
+from eatnas_training.lanes import train_by_turns
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 SIMULATED_WORKER: Final = (__file__,)
@@ -37,16 +38,17 @@ BATCHES: Final = 1
 class Behavior:
     """The duration of an epoch, and the candidates that fail in their second epoch.
 
-    `crash_on`: kill the worker, at the first attempt. `hang_on`: block, ignore SIGTERM and keep a child process, at
-    the first attempt. `fail_on`: raise, at every attempt. `fatal_on`: raise at the first attempt, and again while the
-    worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out of memory at the first
-    `out_of_memory_attempts` attempts. `peak_bytes`: the GPU memory that each training reports. `needs_file`:
-    a file without which the data cannot be read. `diverge`: every training diverges.
+    `crash_on`: kill the worker, at the first attempt. `segfault_on`: the same with SIGSEGV. `hang_on`: block, ignore
+    SIGTERM and keep a child process, at the first attempt. `fail_on`: raise, at every attempt. `fatal_on`: raise at
+    the first attempt, and again while the worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out
+    of memory at the first `out_of_memory_attempts` attempts. `peak_bytes`: the GPU memory that each training reports.
+    `needs_file`: a file without which the data cannot be read. `diverge`: every training diverges.
     """
 
     seconds_per_epoch: float
     scramble: bool
     crash_on: int | None
+    segfault_on: int | None
     hang_on: int | None
     fail_on: int | None
     fatal_on: int | None
@@ -63,7 +65,7 @@ class Behavior:
         return self.seconds_per_epoch * (200 + KeyedRng(candidate, "pace").randbelow(1601)) / 1000
 
 
-def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Report]:
+def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Report | None]:
     """Yield the reports of one simulated training."""
     fatal = assign.candidate == behavior.fatal_on and assign.attempt == 1
     try:
@@ -82,7 +84,7 @@ def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior)
             raise
 
 
-def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Report]:
+def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Report | None]:
     candidate, attempt = assign.candidate, assign.attempt
     started = time.monotonic()
     architecture = Architecture.from_code(assign.code)
@@ -119,6 +121,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
             if remaining <= 0:
                 break
             time.sleep(min(remaining, SLICE_SECONDS))
+            yield None
         rows.append(_epoch(assign, architecture, epoch, epochs, behavior.seconds(candidate)))
         yield rows[-1]
         yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
@@ -145,12 +148,12 @@ class KillAtWrite:
         self._folder: str | None = None
         sys.addaudithook(self._audit)
 
-    def reports(self, assign: Assign, reports: Iterator[Report]) -> Iterator[Report]:
+    def reports(self, assign: Assign, reports: Iterator[Report | None]) -> Iterator[Report | None]:
         """Yield the same reports while this process lives."""
         active = (assign.candidate, assign.attempt) == (self._candidate, 1)
         self._folder = assign.checkpoint_folder.rstrip("/") if active else None
         for report in reports:
-            if active:
+            if active and report is not None:
                 self._count_write()
             yield report
         self._folder = None
@@ -170,6 +173,8 @@ def _fail(candidate: int, attempt: int, behavior: Behavior) -> None:
     first = attempt == 1
     if candidate == behavior.crash_on and first:
         os.kill(os.getpid(), signal.SIGKILL)
+    if candidate == behavior.segfault_on and first:
+        os.kill(os.getpid(), signal.SIGSEGV)
     if candidate == behavior.hang_on and first:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         subprocess.run(["sleep", "600"], start_new_session=True, check=False)
@@ -246,14 +251,16 @@ def _restore(assign: Assign, content: bytes, rows: list[EpochDone]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="simulated_worker.py", description=__doc__)
-    parser.add_argument("--in-fd", type=int, required=True)
-    parser.add_argument("--out-fd", type=int, required=True)
+    parser.add_argument("--in-fd", type=int, action="append", required=True)
+    parser.add_argument("--out-fd", type=int, action="append", required=True)
+    parser.add_argument("--turn-fd", type=int)
     parser.add_argument("--device", default="cpu", help="device to report in Ready; nothing runs on it")
     parser.add_argument("--seconds-per-epoch", type=float, default=0.0)
     parser.add_argument(
         "--scramble", action="store_true", help="vary the duration of an epoch from candidate to candidate"
     )
     parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--segfault-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--hang-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--fail-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--fatal-on", type=int, metavar="CANDIDATE")
@@ -272,10 +279,11 @@ def main() -> None:
     """Train the assigned candidates until the supervisor sends `Exit` or closes its end."""
     options = _options()
     behavior = Behavior(**{field: getattr(options, field) for field in Behavior.__dataclass_fields__})
-    protocol = WorkerProtocol(options.in_fd, options.out_fd)
-    handle_signals(protocol)
+    lanes = [WorkerProtocol(*pipes) for pipes in zip(options.in_fd, options.out_fd, strict=True)]
+    handle_signals(*lanes)
     if options.unavailable is not None:
-        protocol.send_unavailable(options.unavailable)
+        for lane in lanes:
+            lane.send_unavailable(options.unavailable)
         sys.exit(1)
     ready = Ready(
         pid=os.getpid(),
@@ -287,11 +295,14 @@ def main() -> None:
     )
     killer = None if options.kill_on is None else KillAtWrite(options.kill_on, options.kill_at_write)
 
-    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Report]:
+    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Report | None]:
         reports = train(assign, wanted, behavior)
         return reports if killer is None else killer.reports(assign, reports)
 
-    protocol.run(ready, trainer)
+    if options.turn_fd is None:
+        lanes[0].run(ready, trainer)
+    elif not train_by_turns(lanes, ready, trainer, options.turn_fd):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def after_calls(calls: int, request: StopRequest) -> Callable[[], StopRequest]:
 class Reports(list[Report]):
     """The reports of a training, and the folder of its checkpoints."""
 
-    def __init__(self, reports: Iterable[Report], folder: str) -> None:
-        super().__init__(reports)
+    def __init__(self, reports: Iterable[Report | None], folder: str) -> None:
+        super().__init__(report for report in reports if report is not None)
         self.folder = folder
 
     def of(self, kind: type[R]) -> list[R]:
@@ -61,7 +61,8 @@ def released_in_training(assign: Assign, batches: int) -> Reports:
         return StopRequest.RELEASE if training and next(calls) > batches else StopRequest.NONE
 
     for report in loop.train(assign, request):
-        reports.append(report)
+        if report is not None:
+            reports.append(report)
     return reports
 
 

@@ -86,7 +86,7 @@ from dataclasses import asdict
 from eatnas_protocol.messages import Assign
 from eatnas_training import loop
 from eatnas_training.worker_protocol import StopRequest
-for report in loop.train(Assign(**json.load(sys.stdin)), lambda: StopRequest.NONE):
+for report in filter(None, loop.train(Assign(**json.load(sys.stdin)), lambda: StopRequest.NONE)):
     print(json.dumps([type(report).__name__, asdict(report)]))
 """
 
@@ -193,7 +193,7 @@ def test_training_waits_while_the_disk_is_full(assignment: MakeAssignment) -> No
     reports: list[Report] = []
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
-        for report in loop.train(assign, no_request):
+        for report in filter(None, loop.train(assign, no_request)):
             reports.append(report)
             if [report.phase for report in reports if isinstance(report, Phase)].count("disk full") == 2:
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from sqlalchemy import Connection
@@ -138,9 +139,12 @@ class Recorder:
 
     def _lease_progress(self) -> dict[LeaseToken, LeaseProgress]:
         progress: dict[LeaseToken, LeaseProgress] = {}
+        processes = Counter(slot.worker.process.pid for slot in self._slots if slot.worker is not None and slot.busy)
         for slot in self._slots:
             training = slot.training
-            if training is not None and training.progress is not None:
-                time = training.time
-                progress[training.token] = LeaseProgress(training.images_per_second, time.share, time.step_seconds)
+            if slot.worker is not None and training is not None and training.progress is not None:
+                time, speed = training.time, training.images_per_second
+                if speed is not None:  # lanes of a process count the seconds of their own turns only
+                    speed /= max(1, processes[slot.worker.process.pid])
+                progress[training.token] = LeaseProgress(speed, time.share, time.step_seconds)
         return progress

@@ -116,6 +116,9 @@ class WorkerPool:
             if worker.process.pending:
                 worker.last_message_at = now
                 continue
+            if worker.process.waits_for_turn:
+                worker.last_message_at = now
+                worker.stop_by = None if worker.stop_by is None else now + self._timeouts.stop
             failure = worker.overdue(now, self._timeouts)
             if failure is None:
                 continue
@@ -153,7 +156,9 @@ class WorkerPool:
                 continue
             if slot.on_gpu:
                 self._gpu_scheduler.add_worker(process.pid)
-            slot.start_worker(process, now, arithmetic)
+            shares_process = any(process.pid == other.process.pid for other in self.workers if other.placement.verified)
+            worker = slot.start_worker(process, now, arithmetic)
+            worker.placement.verified = worker.placement.verified or shares_process
             self._selector.register(process.report_fd, selectors.EVENT_READ)
             process.send(Heartbeat(self._timeouts.lease))
 

@@ -20,6 +20,8 @@ class _Demand:
 
     training: RunningTraining
     units: int
+    pid: int
+    """The process, whose trainings take turns and count only their own."""
 
     @property
     def in_steps(self) -> bool:
@@ -41,12 +43,13 @@ def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None
             continue
         units = 1 if slot.on_gpu else slot.device.cores or cores
         threads = int(training.assignment.message.training.get("threads", 1))
-        by_device[slot.device.uuid].append(_Demand(training, min(threads, units)))
+        pid = 0 if slot.worker is None else slot.worker.process.pid
+        by_device[slot.device.uuid].append(_Demand(training, min(threads, units), pid))
         capacity[slot.device.uuid] = units
     for uuid, demands in by_device.items():
-        used = sum(demand.units for demand in demands if demand.in_steps)
+        used = {demand.pid: demand.units for demand in demands if demand.in_steps}
         for demand in demands:
             # A training outside steps gets a share too, because it may start and finish steps before the next call.
-            total = used if demand.in_steps else used + demand.units
+            total = sum({demand.pid: demand.units, **used}.values())
             share = min(1.0, capacity[uuid] / total)
             demand.training.time.observe(seconds if demand.in_steps else 0.0, share)

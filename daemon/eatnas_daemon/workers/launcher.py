@@ -17,6 +17,8 @@ from eatnas_db.interpreter import python_command
 
 TRAINING_PROGRAM: Final = ("-m", "eatnas_training.worker")
 """The arguments with which the Python interpreter starts a worker."""
+Pipes = tuple[int, int]
+"""The supervisor's ends of a worker's pipes: for commands and for reports."""
 
 
 class WorkerLauncher(Protocol):
@@ -56,29 +58,46 @@ class Launcher:
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
         """Start a worker that sees only its own device. It sends `Ready` when it can train. Raises `OSError`."""
+        process, [(command_fd, report_fd)] = self.start(slot, device)
+        return WorkerProcess(process, command_fd, report_fd)
+
+    def start(
+        self, slot: int, device: DeviceSnapshot, *, lanes: int = 1, turn_fd: int | None = None
+    ) -> tuple[subprocess.Popen[bytes], list[Pipes]]:
+        """Start a worker with a pair of pipes for each lane. Raises `OSError`.
+
+        `turn_fd`: see `eatnas_protocol.lane_turns`; a worker with one lane needs none.
+        """
         environment = os.environ if self.environment is None else self.environment
-        worker_in, command_fd = os.pipe()
-        report_fd, worker_out = os.pipe()
-        arguments = ["--in-fd", str(worker_in), "--out-fd", str(worker_out), "--device", torch_device_name(device)]
+        own, inherited = [], [] if turn_fd is None else [turn_fd]
+        arguments = [] if turn_fd is None else ["--turn-fd", str(turn_fd)]
+        worker_fds: list[int] = []
         try:
+            for _ in range(lanes):
+                worker_in, command_fd = os.pipe()
+                report_fd, worker_out = os.pipe()
+                own.append((command_fd, report_fd))
+                worker_fds += [worker_in, worker_out]
+                arguments += ["--in-fd", str(worker_in), "--out-fd", str(worker_out)]
             with self._open_log(slot) as log:
                 process = subprocess.Popen(
-                    python_command(*self.program, *arguments),
+                    python_command(*self.program, *arguments, "--device", torch_device_name(device)),
                     env={**worker_variables(environment, self.arithmetic), **worker_environment(device)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(worker_in, worker_out),
+                    pass_fds=(*worker_fds, *inherited),
                     start_new_session=True,
                 )
         except OSError:
-            os.close(command_fd)
-            os.close(report_fd)
+            for pipes in own:
+                for descriptor in pipes:
+                    os.close(descriptor)
             raise
         finally:
-            os.close(worker_in)
-            os.close(worker_out)
-        return WorkerProcess(process, command_fd, report_fd)
+            for descriptor in worker_fds:
+                os.close(descriptor)
+        return process, own
 
     def _open_log(self, slot: int) -> BinaryIO:
         try:

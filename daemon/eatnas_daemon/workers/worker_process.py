@@ -69,8 +69,13 @@ class WorkerProcess:
         return 0.0
 
     @property
+    def waits_for_turn(self) -> bool:
+        """Return whether the process computes another training, so that this worker cannot report."""
+        return False
+
+    @property
     def loss_reason(self) -> str | None:
-        """Return the reason why a process on another machine ended; None if it is unknown or the process is local."""
+        """Return why another machine or another lane has ended the process; None if that is not known or not so."""
         return None
 
     def find_device(self, ready: Ready) -> DeviceSnapshot | None:

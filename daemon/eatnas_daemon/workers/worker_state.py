@@ -160,7 +160,7 @@ class WorkerState:
         return True
 
     def note_loss(self) -> None:
-        """Store the reason why a process on another machine ended, if its end has no other cause."""
+        """Store why another machine or another lane has ended the process, if its end has no other cause."""
         reason = self.process.loss_reason
         if reason is not None and self.kill_reason is None:
             self.kill_reason = WorkerFailure(FailureKind.LOST, reason)

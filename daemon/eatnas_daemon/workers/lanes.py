@@ -1,0 +1,135 @@
+"""Workers that share a process: it trains several candidates by turns, and each of its lanes looks like a worker.
+
+The supervisor sees a `WorkerProcess` for each lane. Only a kill affects all lanes of a process: the lane whose turn it
+was has failed, and the trainings of the others were lost with it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from eatnas_daemon.devices.model import CPU, CPU_DEVICE, DeviceSnapshot
+from eatnas_daemon.workers.launcher import Launcher, Pipes
+from eatnas_daemon.workers.worker_process import WorkerProcess
+from eatnas_protocol.lane_turns import NOBODY, read_turn
+from eatnas_protocol.messages import Command, Exit
+
+
+class LaneGroup:
+    """A process, the pipes of its lanes that have no worker yet, and whose turn it is."""
+
+    def __init__(self, launcher: Launcher, slot: int, device: DeviceSnapshot, lanes: int) -> None:
+        self._turns = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the last lane
+        try:
+            self.process, pipes = launcher.start(slot, device, lanes=lanes, turn_fd=self._turns.fileno())
+        except OSError:
+            self._turns.close()
+            raise
+        self._unused = list(enumerate(pipes))
+        self.open_lanes = 0
+        """Workers whose pipes are open."""
+
+    @property
+    def accepts_workers(self) -> bool:
+        """Return whether another worker can have a lane."""
+        return bool(self._unused) and self.process.poll() is None
+
+    @property
+    def turn(self) -> int:
+        """Return the number of the lane whose turn it is, or was when the process ended."""
+        return NOBODY if self._turns.closed else read_turn(self._turns.fileno())
+
+    def add_worker(self) -> LaneProcess:
+        """Return the worker of the next lane."""
+        number, pipes = self._unused.pop(0)
+        self.open_lanes += 1
+        return LaneProcess(self, number, pipes)
+
+    def close_lane(self) -> None:
+        """Note that a worker has ended; the process takes no further ones, and ends with its last lane."""
+        self.open_lanes -= 1
+        for _, pipes in self._unused:
+            for descriptor in pipes:
+                os.close(descriptor)
+        self._unused.clear()
+        if not self.open_lanes:
+            self._turns.close()
+
+
+class LaneProcess(WorkerProcess):
+    """The worker of one lane."""
+
+    def __init__(self, group: LaneGroup, number: int, pipes: Pipes) -> None:
+        super().__init__(group.process, *pipes)
+        self._group, self._number = group, number
+        self._was_asked_to_exit = False
+        self._cause: str | None = None
+
+    @property
+    def waits_for_turn(self) -> bool:
+        """Return whether another lane has its turn, so that this one cannot report."""
+        return self._group.turn not in (NOBODY, self._number)
+
+    @property
+    def loss_reason(self) -> str | None:
+        """Return why the process ended, if another lane is the cause."""
+        return self._cause
+
+    def send(self, command: Command) -> None:
+        """See `WorkerProcess.send`."""
+        self._was_asked_to_exit = self._was_asked_to_exit or isinstance(command, Exit)
+        super().send(command)
+
+    def kill(self) -> None:
+        """Kill the process with all of its lanes."""
+        if self._group.process.returncode is None:  # Another process may have the pid by now.
+            super().kill()
+
+    def reap(self, now: float) -> int | None:
+        """See `WorkerProcess.reap`. A lane that was asked to exit ends without its process."""
+        if self._was_asked_to_exit and self._group.open_lanes > 1 and self._group.process.poll() is None:
+            self._close_pipes()
+            return 0
+        return super().reap(now)
+
+    def _close_pipes(self) -> None:
+        status, turn = self._group.process.returncode, self._group.turn
+        if status and turn not in (NOBODY, self._number):
+            self._cause = "the process was lost while it trained another candidate"
+        super()._close_pipes()
+        self._group.close_lane()
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLauncher:
+    """Starts one process for several workers of a GPU.
+
+    `on_processor`: also for those on the processor, where they gain nothing, because they compute one after another.
+    """
+
+    launcher: Launcher
+    lanes: int
+    on_processor: bool = False
+    groups: dict[tuple[str, str], LaneGroup] = field(default_factory=dict)
+    """The newest process of each device and arithmetic."""
+
+    def log_file(self, slot: int) -> Path:
+        """Return the file for the output of a slot's workers that belongs to no candidate."""
+        return self.launcher.log_file(slot)
+
+    def with_arithmetic(self, arithmetic: str) -> LaneLauncher:
+        """Return a launcher for recipes of another arithmetic."""
+        return replace(self, launcher=self.launcher.with_arithmetic(arithmetic))
+
+    def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
+        """Start a worker in a lane of a running process, or in the first lane of a new one. Raises `OSError`."""
+        if device.kind == CPU and not self.on_processor:
+            return self.launcher.launch(slot, device)
+        key = device.uuid, self.launcher.arithmetic
+        group = self.groups.get(key)
+        if group is None or not group.accepts_workers:
+            group = self.groups[key] = LaneGroup(self.launcher, slot, device, self.lanes)
+        return group.add_worker()

@@ -1,0 +1,20 @@
+"""The file by which a process with several lanes shows whose turn it is; the supervisor can read it after its death."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+NOBODY: Final = -1
+_BYTES: Final = 8
+
+
+def encode_turn(lane: int) -> bytes:
+    """Return the content of the file while the lane of this number has its turn."""
+    return lane.to_bytes(_BYTES, "little", signed=True)
+
+
+def read_turn(turn_fd: int) -> int:
+    """Return the number of the lane whose turn it is, or was when the process died; `NOBODY` between two turns."""
+    content = os.pread(turn_fd, _BYTES, 0)
+    return int.from_bytes(content, "little", signed=True) if len(content) == _BYTES else NOBODY

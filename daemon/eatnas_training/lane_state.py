@@ -1,0 +1,29 @@
+"""The state of torch that each lane of a process has for itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+class LaneState:
+    """What torch has once for a thread, and each lane for itself: the number of threads, and a GPU's current stream."""
+
+    def __init__(self, device: str, lanes: int) -> None:
+        self._threads = [torch.get_num_threads()] * lanes
+        self._streams = [None if device == "cpu" else _new_stream(device) for _ in range(lanes)]
+
+    @contextlib.contextmanager
+    def __call__(self, lane: int) -> Iterator[None]:
+        """Compute with the state of a lane, and keep what its training changes."""
+        if torch.get_num_threads() != self._threads[lane]:
+            torch.set_num_threads(self._threads[lane])
+        with torch.cuda.stream(self._streams[lane]):
+            yield
+        self._threads[lane] = torch.get_num_threads()
+
+
+def _new_stream(device: str) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

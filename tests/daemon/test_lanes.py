@@ -1,0 +1,97 @@
+"""Lanes: several trainings of one process, each of which looks like a worker to the supervisor."""
+
+import time
+
+import pytest
+from sqlalchemy import select
+
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.lanes import LaneLauncher
+from eatnas_daemon.workers.launcher import TRAINING_PROGRAM, Launcher
+from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_db.database.engine import open_record
+from eatnas_db.schema.trainings import attempt
+from support.searches import FAST_WORKER, create_home, fetch_rows, fingerprint_of, supervise_search
+from support.simulated_worker import SIMULATED_WORKER
+from support.slots import is_training, running_pid
+
+LANES = 4
+QUICK = Timeouts(tick=0.02, database=0.1, silence=2.0, stop=3.0, restart=0.05)
+
+
+def supervise_lanes(settings, program=FAST_WORKER, *, slots=LANES, on_tick=lambda _: None, **options):
+    """Supervise the search with one process for all slots; return the search's fingerprint."""
+    engine = open_record(settings.database_url)
+    launcher = LaneLauncher(Launcher(settings.logs, program), LANES, on_processor=True)
+    Supervisor(engine, settings, launcher, slots=slots, host_name="here", only="s", **options).run(on_tick)
+    return fingerprint_of(engine)
+
+
+def attempts_of(settings):
+    return fetch_rows(settings, select(attempt.c.candidate_id, attempt.c.outcome, attempt.c.failure))
+
+
+def test_lanes_share_a_process_and_give_the_same_history(tmp_path):
+    settings = create_home(tmp_path / "lanes")
+    pids = set()
+    fingerprint = supervise_lanes(
+        settings, on_tick=lambda supervisor: pids.update(map(running_pid, supervisor.slots)), slots=LANES
+    )
+    assert len(pids - {None}) == 1
+    assert fingerprint == supervise_search(create_home(tmp_path / "alone"), slots=1)
+
+
+def test_crash_counts_against_the_candidate_at_its_turn_alone(tmp_path):
+    """A crash counts against the candidate whose turn it was; the others start again as after a lost worker."""
+    settings = create_home(tmp_path / "crash")
+    fingerprint = supervise_lanes(settings, (*FAST_WORKER, "--segfault-on", "3"), timeouts=QUICK)
+    failures = [row for row in attempts_of(settings) if row.failure is not None]
+    assert {row.candidate_id: row.failure for row in failures if row.failure != "lost"} == {3: "signal"}
+    assert {row.failure for row in failures if row.candidate_id != 3} <= {"lost"}
+    assert fingerprint == supervise_search(create_home(tmp_path / "calm"), slots=1)
+
+
+@pytest.mark.slow
+def test_hanging_lane_is_killed_and_blamed_alone(tmp_path):
+    settings = create_home(tmp_path / "hang")
+    supervise_lanes(settings, (*FAST_WORKER, "--hang-on", "2"), timeouts=QUICK)
+    failures = [row for row in attempts_of(settings) if row.failure is not None]
+    assert {row.candidate_id: row.failure for row in failures if row.failure != "lost"} == {2: "hang"}
+
+
+@pytest.mark.slow
+def test_fatal_failure_of_a_lane_replaces_the_process(tmp_path):
+    settings = create_home(tmp_path / "fatal")
+    supervise_lanes(settings, (*FAST_WORKER, "--fatal-on", "3"), timeouts=QUICK)
+    failures = [row for row in attempts_of(settings) if row.failure is not None]
+    assert {row.candidate_id: row.failure for row in failures if row.failure != "lost"} == {3: "exception"}
+
+
+@pytest.mark.slow
+def test_one_lane_stops_without_the_others(tmp_path):
+    """A lane that is replaced leaves the process to the other trainings, and its candidate fails no attempt."""
+    settings = create_home(tmp_path / "stop")
+    process = []
+
+    def stop_one(supervisor):
+        training = [slot for slot in supervisor.slots if is_training(slot)]
+        if not process and len(training) > 1:
+            process.extend(running_pid(slot) for slot in training)
+            training[1].replace_worker("a test", time.monotonic(), QUICK)
+
+    program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
+    fingerprint = supervise_lanes(settings, program, on_tick=stop_one, timeouts=QUICK)
+    assert len(set(process)) == 1
+    assert [row for row in attempts_of(settings) if row.failure is not None] == []
+    assert fingerprint == supervise_search(create_home(tmp_path / "calm"), slots=1)
+
+
+@pytest.mark.slow
+def test_trainings_have_the_bits_of_trainings_alone(tmp_path):
+    """Real trainings by turns, in bits that their neighbours do not change."""
+    changes = {"training__batch_size": 64, "budget__candidates": 6, "evolution__population": 4}
+    changes |= {"data__train_images": 256, "evolution__tournament": 2, "evolution__lag": 3, "training__epochs": 2}
+    settings = create_home(tmp_path / "lanes", **changes)
+    assert supervise_lanes(settings, TRAINING_PROGRAM) == supervise_search(
+        create_home(tmp_path / "alone", **changes), slots=1, program=TRAINING_PROGRAM
+    )
