@@ -1,18 +1,16 @@
-"""Print the advice about a planned search in lines of at most 80 columns."""
+"""Print the advice about a planned search."""
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-import typer
 from sqlalchemy import Engine
 
 from eatnas_cli.printing import Layout, show
+from eatnas_cli.sentences import print_command, print_sentence
 from eatnas_daemon.data_sets import DataDescription
 from eatnas_db.database.engine import opened_engine
 from eatnas_db.domain.macro import Task
@@ -24,12 +22,10 @@ from eatnas_db.search_advice import SOURCE_TRAININGS, SearchAdvice, advise
 from eatnas_db.settings import Settings
 from eatnas_db.spaces import space_of_spec
 
-WIDTH: Final = 80
 SHOWN_SOURCES: Final = 10
 SOURCE_COLUMNS: Final = ("search", "scores", "correlation", "error", "networks", "verdict")
 LONG: Final = "eatnas-db "
-"""The beginning of a line with a command. Such a line is wrapped in a way that a shell accepts."""
-QUOTED: Final = re.compile("'[^']*'")
+"""The beginning of a command, which gets lines of its own."""
 
 
 def advise_on(
@@ -55,20 +51,14 @@ def advise_on(
         )
 
 
-def print_wrapped(text: str) -> None:
-    """Print a paragraph in lines of at most 80 columns."""
-    for line in textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False):
-        typer.echo(line)
-
-
 def print_advice(advice: SearchAdvice) -> None:
     """Print the facts about a planned search, and which facts are missing."""
     for sentence in _describe_scores(advice):
-        print_wrapped(sentence)
+        print_sentence(sentence)
     smaller = advice.smaller
     if smaller is not None:
         side = smaller.resolution
-        print_wrapped(
+        print_sentence(
             f"a smaller task ({side}x{side}, {smaller.train_images} images, {_count(smaller.epochs, 'epoch')}): a "
             f"training costs {smaller.share:.1%} of a training of this task, so a search of {SOURCE_TRAININGS} "
             f"candidates costs as much as {smaller.trainings:.1f} candidates of this task"
@@ -76,16 +66,13 @@ def print_advice(advice: SearchAdvice) -> None:
     if advice.sources:
         reference = next((source.reference for source in advice.sources if source.reference), None)
         compared = f", compared with {reference} of this task" if reference else ""
-        print_wrapped(f"finished searches that may be sources (transfer.start: model){compared}:")
+        print_sentence(f"finished searches that may be sources (transfer.start: model){compared}:")
         show(advice.sources[:SHOWN_SOURCES], SOURCE_COLUMNS, layout=Layout(wide=True))
     for sentence in advice.missing:
         text, start, command = sentence.partition(LONG)
-        print_wrapped(text)
+        print_sentence(text.rstrip())
         if start:
-            # A line must not be broken at a space inside a quoted word.
-            words = QUOTED.sub(lambda match: match[0].replace(" ", "\0"), start + command)
-            lines = textwrap.wrap(words, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
-            typer.echo("  " + " \\\n      ".join(lines).replace("\0", " "))
+            print_command(start + command)
 
 
 def _describe_scores(advice: SearchAdvice) -> list[str]:

@@ -10,7 +10,9 @@ from eatnas_cli.tables import terminal_width, text_width
 from eatnas_db.text_encoding import escape_controls
 
 _COMMAND: Final = re.compile("`[^`]*`")
+_QUOTED: Final = re.compile("'[^']*'")
 _KEPT_SPACE: Final = "\0"
+_INDENT, _CONTINUED = "  ", "      "
 
 
 def print_sentence(text: str, *, error: bool = False) -> None:
@@ -25,6 +27,22 @@ def print_sentence(text: str, *, error: bool = False) -> None:
 def print_note(text: str) -> None:
     """Print a note on stderr."""
     print_sentence(f"note: {text}", error=True)
+
+
+def print_command(command: str) -> None:
+    """Print a command that a shell reads, indented, on stdout."""
+    width = terminal_width()
+    line = escape_controls(command)
+    sys.stdout.writelines(f"{part}\n" for part in ([_INDENT + line] if width is None else fold_command(line, width)))
+    sys.stdout.flush()
+
+
+def fold_command(command: str, width: int) -> list[str]:
+    """Return the indented lines of a command, continued by backslashes; a word in single quotes stays whole."""
+    kept = _QUOTED.sub(lambda match: match[0].replace(" ", _KEPT_SPACE), command)
+    first, *others = fold_sentence(kept, width - len(f"{_CONTINUED} \\"))
+    lines = [_INDENT + first, *(_CONTINUED + line for line in others)]
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
 def fold_sentence(text: str, width: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from eatnas_cli.advice import advise_on, print_advice, print_wrapped
+from eatnas_cli.advice import advise_on, print_advice
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, PlannedSlots, SpecChanges
 from eatnas_cli.printing import Format, show_one
@@ -83,6 +83,6 @@ def _print_plan(
         show_one({"start": list(planned.start), **asdict(advice)}, format)
         return
     for sentence in planned.start:
-        print_wrapped(sentence)
+        print_sentence(sentence)
     print_advice(advice)
-    print_wrapped("nothing was created; the same command without --plan creates the search")
+    print_sentence("nothing was created; the same command without --plan creates the search")

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from eatnas_cli.advice import advise_on, print_advice, print_wrapped
+from eatnas_cli.advice import advise_on, print_advice
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, SpecChanges, SpecFile
 from eatnas_cli.printing import Format, show_one
-from eatnas_cli.sentences import print_note
+from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_daemon.data_sets import DataDescription
 from eatnas_daemon.devices.capacity import count_slots, find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
@@ -73,23 +73,23 @@ def estimate(
     final = _estimate_final(parsed, task, description, seconds_per_epoch)
     advice = advise_on(ctx.obj, parsed, task, description, spec, changes or ())
     if format is Format.TABLE:
-        print_wrapped(
+        print_sentence(
             f"{seconds:.1f} s per candidate on {device.label} (median of {samples}); "
             f"{parsed.budget.candidates} candidates on {count} slots: {_describe_hours(hours)}"
         )
         if parsed.evolution.fidelity is not None:
-            print_wrapped(
+            print_sentence(
                 f"rungs: a candidate is trained for {_epochs_with_rungs(parsed):.1f} of {parsed.training.epochs} "
                 f"epochs on average, if {parsed.evolution.fidelity.keep:.0%} continue at each rung"
             )
         if trainings.reevaluation:
-            print_wrapped(
+            print_sentence(
                 f"re-evaluation of the best {parsed.reevaluation.top}, {trainings.reevaluation} trainings: "
                 f"{_describe_hours(reevaluation_hours)}; together {_describe_hours(hours + reevaluation_hours)}"
             )
-        print_wrapped(_describe_final(final))
+        print_sentence(_describe_final(final))
         if paper_hours is not None:
-            print_wrapped(
+            print_sentence(
                 f"the search of the EAT-NAS paper ({PAPER_GPU_HOURS} GPU hours on a TITAN X): {paper_hours[0]:,.0f} to "
                 f"{paper_hours[1]:,.0f} hours on {device.label}, at {measured.images_per_second:,.0f} images/s"
             )
