@@ -11,6 +11,7 @@ import typer
 
 from eatnas_cli.command_tools import list_tools, root_command, run_tool
 from eatnas_cli.lazy_group import new_app
+from eatnas_db.database.engine import kept_engines
 from eatnas_db.distributions import WHOLE, installed_versions, require_module
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import Settings
@@ -30,7 +31,8 @@ def mcp(ctx: typer.Context) -> None:
     require_module("mcp")
     import anyio
 
-    anyio.run(_serve, ctx.obj)
+    with kept_engines():
+        anyio.run(_serve, ctx.obj)
 
 
 async def _serve(settings: Settings) -> None:

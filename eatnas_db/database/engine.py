@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,15 +51,24 @@ _SERVER_SETTINGS: Final = {
 }
 
 
-def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_seconds: float | None = None) -> Engine:
+def create_engine_for(
+    url: str,
+    busy_seconds: float = BUSY_SECONDS,
+    answer_seconds: float | None = None,
+    *,
+    kept: bool = False,
+) -> Engine:
     """Create an engine; the database need not hold a record. Raises `RecordError` for an unusable database.
+
+    `kept`: a process keeps it for hours. Then a transaction on SQLite opens the file that has the name at that time,
+    and a connection to a server is tested before it is used again.
 
     On SQLite the engine begins transactions instead of the driver, which would take the write lock too late and commit
     a migration in parts.
     """
     file = sqlite_file(url)
     if file is None:
-        engine = _create_postgresql_engine(url, busy_seconds)
+        engine = _create_postgresql_engine(url, busy_seconds, pre_ping=kept)
         if answer_seconds is not None:
             limit_answers(engine, answer_seconds)
         return engine
@@ -72,6 +82,7 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_secon
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
         creator=lambda: sqlite3.connect(address, uri=True, timeout=busy_seconds, check_same_thread=False),
+        poolclass=NullPool if kept else None,
         json_serializer=storable_json,
         json_deserializer=read_json,
     )
@@ -107,12 +118,23 @@ def open_record(
     `busy_seconds`: the time that a transaction waits for the locks of other programs. `answer_seconds`: the time that
     a statement waits for a server that sends nothing; None: no limit.
     """
+    _require_file(url, mounts)
+    engine = create_engine_for(url, busy_seconds, answer_seconds)
+    _require_version(engine)
+    return engine
+
+
+def _require_file(url: str, mounts: Path) -> None:
+    """Raise `RecordError` if a record's file does not exist, or is on a file system of the network."""
     file = sqlite_file(url)
     if file is not None:
         refuse_network_file_system(file, mounts)
         if not file.exists():
             raise RecordError(f"no record at {file}; run `eatnas-db init` to create one")
-    engine = create_engine_for(url, busy_seconds, answer_seconds)
+
+
+def _require_version(engine: Engine) -> None:
+    """Raise `RecordError` unless a database holds a record of this program's version."""
     revision, place = current_revision(engine), describe_location(engine)
     if revision is None:
         raise RecordError(f"{place} holds no eatnas-db record; run `eatnas-db init` to create one")
@@ -122,7 +144,6 @@ def open_record(
             f"the record in {place} has {'an older' if is_older else 'a newer'} version ({revision}; this program: "
             f"{REVISION}); {'run `eatnas-db db upgrade`' if is_older else 'update eatnas-db to open it'}"
         )
-    return engine
 
 
 def current_revision(engine: Engine) -> str | None:
@@ -153,11 +174,63 @@ def write_record(url: str, write: Callable[[Connection], T]) -> T:
 @contextmanager
 def opened_engine(url: str) -> Iterator[Engine]:
     """Open a record for several transactions. Raises `RecordError`."""
+    if _KEPT_ENGINES.is_on:
+        yield _KEPT_ENGINES.open(url)
+        return
     engine = open_record(url)
     try:
         yield engine
     finally:
         engine.dispose()
+
+
+class _KeptEngines:
+    """The engines of a process that answers many requests: one for each record, with its compiled statements."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self._lock = threading.RLock()  # a signal handler may dispose at any time
+        self._engines: dict[tuple[str, bool], Engine] = {}
+
+    def open(self, url: str) -> Engine:
+        """Return the engine of a record, which is checked again. Raises `RecordError`."""
+        _require_file(url, MOUNTS)
+        file = sqlite_file(url)
+        if file is not None:
+            require_single_name(file)
+        key = url, file is None or may_write(file)
+        with self._lock:
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._engines[key] = create_engine_for(url, answer_seconds=ANSWER_SECONDS, kept=True)
+        _require_version(engine)
+        return engine
+
+    def dispose(self) -> None:
+        """Close the connections that no thread uses, and forget the engines."""
+        self.is_on = False
+        with self._lock:
+            for engine in self._engines.values():
+                engine.dispose()
+            self._engines.clear()
+
+
+_KEPT_ENGINES: Final = _KeptEngines()
+
+
+@contextmanager
+def kept_engines() -> Iterator[None]:
+    """Let all threads of this process open each record with one engine. The engines are disposed at the end."""
+    _KEPT_ENGINES.is_on = True
+    try:
+        yield
+    finally:
+        dispose_kept_engines()
+
+
+def dispose_kept_engines() -> None:
+    """Dispose the engines of `kept_engines`, of a process that ends in another place."""
+    _KEPT_ENGINES.dispose()
 
 
 def _leave_transactions_to_engine(connection: sqlite3.Connection, _record: object) -> None:
@@ -194,7 +267,7 @@ def _require_utf8(connection: PsycopgConnection[Any], place: str) -> None:
         )
 
 
-def _create_postgresql_engine(url: str, busy_seconds: float) -> Engine:
+def _create_postgresql_engine(url: str, busy_seconds: float, *, pre_ping: bool) -> Engine:
     require_supported_database(url)
     require_parsable_url(url, "the database URL")
     try:
@@ -205,6 +278,7 @@ def _create_postgresql_engine(url: str, busy_seconds: float) -> Engine:
         engine = create_engine(
             address.set(drivername="postgresql+psycopg"),
             isolation_level="READ COMMITTED",
+            pool_pre_ping=pre_ping,
             execution_options={"eatnas_sender": uuid.uuid4().hex},
             connect_args={
                 "application_name": "eatnas-db",

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -26,14 +26,23 @@ from eatnas_cli.command_tools import list_tools
 from eatnas_cli.web.access import AccessRules, is_loopback
 from eatnas_cli.web.openapi import path_of
 from eatnas_cli.web.server import build_app
+from eatnas_db.database.engine import kept_engines, opened_engine
 from eatnas_db.database.transactions import transaction
 from eatnas_db.schema.record import VERSION_TABLE
+from support.postgres import Server
 from support.reader import run_as_reader, without_write_permission
 from support.recorded_search import Record, make_record
 from support.tool_answers import ANSWERS
 
 TOKEN = "a-token-for-the-tests"
 PATHS = {tool.name: path_of(tool) for tool in list_tools()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engines() -> Iterator[None]:
+    """Let the requests of this module share their engines, as in a server."""
+    with kept_engines():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +90,21 @@ def test_requests_at_the_same_time_get_their_own_answers(record: Record, client:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda name: client.get(PATHS[name], params=ANSWERS[name][0]).text, names))
     assert answers == [client.get(PATHS[name], params=ANSWERS[name][0]).text for name in names]
+
+
+def test_requests_share_one_engine(record: Record) -> None:
+    with opened_engine(record.settings.database_url) as first, opened_engine(record.settings.database_url) as second:
+        assert first is second
+
+
+def test_server_answers_again_after_database_was_disconnected(postgres: Server, tmp_path: Path) -> None:
+    record = make_record(tmp_path / "home", lambda _: postgres.new_database(), births=2)
+    client, url = new_client(record), make_url(record.settings.database_url)
+    answer = client.get("/api/search/list").json()
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{url.database}'")
+    assert client.get("/api/search/list").json() == answer
+    record.engine.dispose()
+    postgres.drop(record.settings.database_url)
 
 
 def test_unchanged_answer_is_not_sent_again(client: TestClient) -> None:

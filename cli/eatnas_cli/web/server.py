@@ -23,6 +23,7 @@ from eatnas_cli.web.access import AccessControl, AccessRules
 from eatnas_cli.web.answers import error_answer
 from eatnas_cli.web.api import api_routes
 from eatnas_cli.web.pages import page_routes
+from eatnas_db.database.engine import dispose_kept_engines, kept_engines
 from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
 
@@ -101,7 +102,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 def run_server(app: ASGIApp, listener: socket.socket) -> None:
     """Answer requests until Ctrl-C or SIGTERM, and then end the process at once with status 0."""
     settings: dict[str, Any] = {"access_log": False, "log_level": "warning", "lifespan": "off", "server_header": False}
-    with suppress(KeyboardInterrupt):
+    with kept_engines(), suppress(KeyboardInterrupt):
         asyncio.run(_Server(uvicorn.Config(app, **settings)).serve(sockets=[listener]))
     _end_process()
 
@@ -115,6 +116,7 @@ class _Server(uvicorn.Server):
 
 
 def _end_process() -> NoReturn:
+    dispose_kept_engines()
     sys.stdout.flush()
     sys.stderr.flush()
     # Exit without waiting for threads with long queries, which only read.
