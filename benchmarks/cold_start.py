@@ -8,11 +8,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
-from eatnas_cli.demo import DEMO_SMALL
-from eatnas_cli.init import make_home
-from eatnas_daemon.search_creation import create_search_from_spec
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from eatnas_db.settings import load_settings
+from support.recorded_search import make_record
 
 REPETITIONS = 15
 HELP_BASELINE = "import typer"
@@ -27,18 +28,24 @@ def run_seconds(command: list[str], environment: dict[str, str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def default_url(home: Path) -> str:
+    """Return the URL of the SQLite file of a home."""
+    return load_settings({}, str(home)).database_url
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        settings = load_settings({}, folder)
-        make_home(settings)
-        create_search_from_spec(settings, {"name": "cold", **DEMO_SMALL}, slots=2)
+        make_record(Path(folder), default_url, name="trained")
+        make_record(Path(folder, "new"), default_url, name="untrained", births=0)
         eatnas = [sys.executable, "-m", "eatnas_cli", "--home", folder]
+        untrained = [sys.executable, "-m", "eatnas_cli", "--home", f"{folder}/new"]
         baselines = {code: [sys.executable, "-c", code] for code in ("pass", HELP_BASELINE, QUERY_BASELINE)}
         commands = {
             "eatnas-db --help": ([*eatnas, "--help"], HELP_BASELINE),
             "eatnas-db query --help": ([*eatnas, "query", "--help"], HELP_BASELINE),
-            "eatnas-db query best": ([*eatnas, "query", "best", "cold"], QUERY_BASELINE),
-            "eatnas-db query lineage": ([*eatnas, "query", "lineage", "1"], QUERY_BASELINE),
+            "eatnas-db query best": ([*eatnas, "query", "best", "trained"], QUERY_BASELINE),
+            "  of an untrained search": ([*untrained, "query", "best", "untrained"], QUERY_BASELINE),
+            "eatnas-db query lineage": ([*eatnas, "query", "lineage", "12"], QUERY_BASELINE),
             "eatnas-db daemon status": ([*eatnas, "daemon", "status"], QUERY_BASELINE),
         }
         # As in an installed package, modules are compiled once: the first run of each is not counted.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from eatnas_db.domain.architecture import Architecture, PrimitiveValue, text_digest
+from eatnas_db.domain.change import Change
 from eatnas_db.domain.cost import Cost
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
@@ -23,19 +24,6 @@ MAX_PROPOSALS: Final = 2000
 """A space counts as exhausted after this many proposals."""
 UNSHRUNK_PROPOSALS: Final = 64
 """The number of first draws that are used unchanged. A later draw over a limit is shrunk until it fits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The values of one primitive before and after a mutation; `block` counts from 1."""
-
-    block: int
-    primitive: str
-    before: PrimitiveValue
-    after: PrimitiveValue
-
-    def __str__(self) -> str:
-        return f"block {self.block} {self.primitive} {_format(self.before)} → {_format(self.after)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +239,3 @@ def list_changes(before: Architecture, after: Architecture) -> tuple[Change, ...
         for primitive in new_block.primitives
         if old_block.value(primitive) != new_block.value(primitive)
     )
-
-
-def _format(value: PrimitiveValue) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

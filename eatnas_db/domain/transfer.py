@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.change import Change
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import (
     MAX_PROPOSALS,
-    Change,
     DigestLookup,
     Proposal,
     Space,

@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Float, case, cast, func, select
 
-from eatnas_db.domain.space import Change
+from eatnas_db.domain.change import Change
 from eatnas_db.domain.states import Origin
 from eatnas_db.schema.candidates import candidate, mutation
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from eatnas_db.domain.change import Change
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.domain.space import Change, Space, apply_change
+from eatnas_db.domain.space import Space, apply_change
 from eatnas_db.domain.space_definition import SpaceDefinition
 from eatnas_db.testing.operators import require_no_torch
 from eatnas_training.building import build_with_plugins

@@ -14,16 +14,21 @@ from eatnas_cli.direct_conversion import convert_directly
 from eatnas_cli.lazy_group import LazyGroup
 from eatnas_cli.query.app import COMMANDS as QUERY_COMMANDS
 from eatnas_cli.search.app import COMMANDS as SEARCH_COMMANDS
+from eatnas_db.settings import load_settings
+from support.recorded_search import make_record
 
 HEAVY = {"alembic", "mlflow", "numpy", "pydantic", "rich", "ruamel.yaml", "torch"}
+QUICK = {*HEAVY, "jinja2", "sqlalchemy.dialects.postgresql", "statistics"}
 TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
 
 
 def loaded_by(home, *arguments):
-    """Return the modules that a command loads."""
+    """Return the modules that a command loads. It must not search their objects for garbage, which takes longer."""
     program = (
-        "import sys\nfrom eatnas_cli.app import main\n"
-        "try: main(sys.argv[1:])\nexcept SystemExit as left: assert not left.code, left.code\n"
+        "import gc, sys\nfrom eatnas_cli.__main__ import main\n"
+        "gc.collect()\ncollections = gc.get_stats()[2]['collections']\n"
+        "try: main()\nexcept SystemExit as left: assert not left.code, left.code\n"
+        "assert gc.get_stats()[2]['collections'] == collections and gc.get_freeze_count()\n"
         "print(*sys.modules, file=sys.stderr)"
     )
     command = [sys.executable, "-c", program, "--home", str(home), *arguments]
@@ -72,7 +77,17 @@ def test_help_loads_no_command(tmp_path, arguments):
     ],
 )
 def test_quick_command_loads_nothing_heavy(tiny, home, arguments):
-    assert not loaded_by(home, *arguments) & (HEAVY | {"sqlalchemy.dialects.postgresql", "statistics"})
+    assert not loaded_by(home, *arguments) & QUICK
+
+
+@pytest.mark.slow
+def test_ranking_loads_neither_spaces_nor_leases(tmp_path):
+    make_record(tmp_path, lambda home: load_settings({}, str(home)).database_url).engine.dispose()
+    assert not loaded_by(tmp_path, "query", "best", "small") & {
+        "eatnas_db.domain.space",
+        "eatnas_db.leases",
+        "eatnas_db.plugins",
+    }
 
 
 @pytest.mark.parametrize(("table", "name"), [(table, name) for table, names in TABLES.items() for name in names])

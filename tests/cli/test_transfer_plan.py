@@ -26,7 +26,7 @@ def test_plan_writes_nothing_and_prints_whole_sentences(tiny, without_mlflow, ea
     eatnas("run", "tiny", "--slots", "1")
     before = eatnas("search", "list", "--format", "json")
     text = eatnas("transfer", "tiny", file, "--plan")
-    assert any("a smaller task" in line and "candidates here" in line for line in text.splitlines())
+    assert any("a smaller task" in line and "candidates of this task" in line for line in text.splitlines())
     assert "the model uses 4 scores of tiny" in " ".join(text.split())
     assert "nothing was created" in text
     plan = json.loads(eatnas("transfer", "tiny", file, "--plan", "--format", "json"))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.change import Change
 from eatnas_db.domain.macro import PRESETS, Macro, Task
-from eatnas_db.domain.space import Change, apply_change
+from eatnas_db.domain.space import apply_change
 from eatnas_training import network
 from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec, inherit_weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eatnas_db.domain.space import Change
+from eatnas_db.domain.change import Change
 from support.inheritance import (
     EXACT,
     apply_changes,

@@ -6,9 +6,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eatnas_db.domain.architecture import DEPTHS, KERNELS, OPS, SKIPS, WIDTHS, Architecture, Block
+from eatnas_db.domain.change import Change
 from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.domain.space import Change, Space
+from eatnas_db.domain.space import Space
 from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec, inherit_weights
 from support.inheritance import (
     EVEN,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from sqlalchemy import Connection
 
 from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
@@ -13,7 +14,6 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns, rung_column
-from eatnas_cli.query.empty_answers import explain_empty
 from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.domain.objective import MULT_ADDS, PARAMS, VALIDATION_ACCURACY
@@ -22,7 +22,7 @@ from eatnas_db.queries.mutations import list_mutations_by_candidate
 from eatnas_db.queries.objective_front import list_objective_values
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import rank_candidates
-from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.settings import Settings
 
 app = new_app()
@@ -62,7 +62,7 @@ def print_best(
     with read_connection(settings.database_url) as connection:
         search = get_search(connection, name)
         rows = rank_candidates(connection, search.id, page)
-        empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
+        empty = "" if rows else _explain_empty(connection, search, page)
         ids = [row.id for row in rows]
         changed = list_mutations_by_candidate(connection, ids)
         metric = search.objective.metric
@@ -90,3 +90,11 @@ def print_best(
     records = [{**record, "changed": changed.get(record["id"], ())} for record in records]
     default = (*values_first, *measures, *started, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
     show(records, (*columns, *deviating, "changed", "code"), format, layout=layout, default=default, empty=empty)
+
+
+def _explain_empty(connection: Connection, search: SearchRecord, page: Page) -> str:
+    from eatnas_cli.query.empty_answers import (
+        explain_empty,  # loads the leases, which an answer with rows does not need
+    )
+
+    return explain_empty(connection, search, "scored candidate", page)
