@@ -183,13 +183,13 @@ def random_state() -> tuple[Any, ...]:
         ("ImageDataset((image for image in []), 2)", "not a map-style data set: generator"),
         ("ImageDataset([], 2)", "has no items"),
         ("ImageDataset(Items(), 2, 4)", "has 4 channels; only 1"),
-        ("ImageDataset(Items(), 2, 3, 8)", r"its shape is \[1, 8, 8\], and \[3, height"),
+        ("ImageDataset(Items(), 2, 3, 8)", r"its shape is \[1, 8, 8\]; return \[3, height"),
         ("ImageDataset(Items(), 2, 1, 9)", "8 × 8 pixels instead of 9 × 9"),
         ("random.random() and ImageDataset(Items(), 2)", "draws from the global generator of random"),
         ("exit(3)", "cannot be opened in .*SystemExit: 3"),
         (
             "setattr(Items, 'length', 2**25) or ImageDataset(Items(), 2)",
-            "need 2048 MiB .*and 1024 MiB is the limit; .*store the images as files and use ImageFolder or csv:PATH",
+            r"need 2048 MiB .*limit: 1024 MiB\); .*store the images as files and use ImageFolder or csv:PATH",
         ),
     ],
 )
