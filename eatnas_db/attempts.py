@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Update, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, insert, select, update
 
 from eatnas_db.database.bulk_insert import insert_rows
 from eatnas_db.domain.states import FailureKind, MemoryFallback
@@ -205,12 +205,12 @@ def count_known_seconds(connection: Connection, token: LeaseToken, reported: flo
     """Return the seconds in steps of an attempt that its daemon cannot report any more.
 
     They are the seconds of all epochs that it recorded, or `reported`, those at the last heartbeat, if they are more:
-    an epoch had begun.
+    an epoch had begun. The first epoch of a later attempt does not count, because an earlier attempt may have begun it:
+    its seconds include those before the checkpoint, which the earlier attempt is charged for.
     """
-    seconds = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
-        epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt
-    )
-    return max(reported, float(connection.execute(seconds).scalar_one()))
+    of_attempt = (epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt)
+    seconds = connection.execute(select(epoch.c.seconds).where(*of_attempt).order_by(epoch.c.number)).scalars().all()
+    return max(reported, float(sum(seconds if token.attempt == 1 else seconds[1:])))
 
 
 def record_attempt_event(

@@ -217,6 +217,21 @@ def test_lost_training_keeps_the_time_of_its_last_heartbeat(engine, search_facto
         assert connection.execute(select(search.c.device_seconds)).scalar_one() == 2 * expected
 
 
+def test_epoch_of_two_lost_attempts_is_charged_once(engine, search_factory, lease_factory):
+    """Lose an attempt in its first epoch, and the next one after it has finished this epoch from a checkpoint."""
+    search_id = search_factory()
+    for seconds, epochs in ((3.0, []), (1.0, [training_record.EpochRecord(0, 1.0, 0.5, 1.0, 0.5, 0.1, 4.0, 1.0)])):
+        token = lease_factory(search_id).token
+        progress = leases.LeaseProgress(images_per_second=None, device_share=1.0, step_seconds=seconds)
+        with transaction(engine) as connection:
+            training_record.record_epochs(connection, token, epochs, 1.0)
+            leases.record_heartbeat(connection, 1, {token: progress})
+            reclaim_leases(connection, 1, 3.0)
+    with read_transaction(engine) as connection:
+        assert connection.execute(select(attempt.c.device_seconds)).scalars().all() == [3.0, 1.0]
+        assert connection.execute(select(search.c.device_seconds)).scalar_one() == 4.0
+
+
 def test_births_are_gapless_and_population_size_is_constant(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     while (leased := lease_factory(search_id)) is not None:
