@@ -229,11 +229,11 @@ def compare_workers(context: Context) -> None:
     """Run the same search with one worker, four workers and four lanes of one, and compare the fingerprints."""
     fingerprints = {}
     several = 4 if context.gpu else 2
-    for kind, workers in (("one", 1), ("several", several), ("lanes", several)):
+    for kind, workers in (("one", 1), ("several", several), *([("lanes", several)] if context.gpu else [])):
         home = Home(f"workers-{kind}")
         name = home.create(search_spec(context, "equal", 12 if context.gpu else 6, epochs=1))
         started = time.monotonic()
-        options = [*device_options(context, workers), *(["--lanes", str(workers)] if kind == "lanes" else [])]
+        options = ["--lanes", str(workers)] if kind == "lanes" else device_options(context, workers)
         with running(home.start("run", name, *options)) as search:
             wait_for(context, search, lambda search=search: search.poll() is not None)
         fingerprints[kind] = home.run("query", "fingerprint", name).strip()

@@ -54,6 +54,10 @@ class DaemonOptions:
     def __post_init__(self) -> None:
         if self.lanes is not None and not 1 <= self.lanes <= MAX_LANES:
             raise ConflictError(f"--lanes {self.lanes}: expected a number from 1 to {MAX_LANES}")
+        if self.uses_lanes and self.max_per_device is not None:
+            raise ConflictError(
+                f"--max-per-device has no effect with --lanes {self.lanes}, which limits the candidates on each GPU"
+            )
         if self.policy not in (None, *POLICIES):
             raise ConflictError(f"--policy {self.policy}: expected {' or '.join(POLICIES)}")
         if self.launcher not in (None, *LAUNCHERS):
@@ -67,6 +71,11 @@ class DaemonOptions:
     def uses_ray(self) -> bool:
         """Return whether the workers run in a Ray cluster."""
         return self.launcher == RAY
+
+    @property
+    def uses_lanes(self) -> bool:
+        """Return whether a worker process on a GPU trains several candidates at once."""
+        return (self.lanes or 1) > 1
 
     def arguments(self) -> list[str]:
         """Return the options as command-line arguments."""
@@ -83,12 +92,17 @@ class DaemonOptions:
 def change_options(previous: DaemonOptions, changes: DaemonOptions) -> DaemonOptions:
     """Return the previous options, replaced by the options that are given in `changes`.
 
-    If `changes` names another launcher, the options of the previous launcher are dropped.
+    If `changes` names another launcher, the options of the previous launcher are dropped. The number of lanes and the
+    maximum number of workers on a GPU replace each other.
     """
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
     if changes.launcher is not None:
         dropped = _LOCAL_OPTIONS if changes.uses_ray else _RAY_OPTIONS
         previous = replace(previous, **{name: getattr(DaemonOptions(), name) for name in dropped}, launcher=None)
+    if changes.uses_lanes:
+        previous = replace(previous, max_per_device=None)
+    elif changes.max_per_device is not None:
+        previous = replace(previous, lanes=None)
     return replace(previous, **given)
 
 

@@ -32,7 +32,7 @@ from eatnas_daemon.devices.capacity import count_usable_gpus
 from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.devices.monitor import DRIVER_TIMEOUT_SECONDS, DeviceMonitor
 from eatnas_daemon.devices.nvml import Nvml
-from eatnas_daemon.devices.options import parse_options
+from eatnas_daemon.devices.options import DeviceOptions, parse_options
 from eatnas_daemon.devices.probe import probe_cpu, probe_devices
 from eatnas_daemon.devices.sharing import SharingPolicy
 from eatnas_daemon.event_log import EventLog, open_log
@@ -243,6 +243,10 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
     )
     cores = devices[-1].cores
     cpu_slots = (options.slots or cores) if on_cpu else 0
+    if options.uses_lanes and not _may_use_gpus(device_options):
+        raise ConflictError(
+            f"--lanes {options.lanes} needs a GPU, but this daemon trains on the CPU only; leave it out"
+        )
     if device_options.included is not None and device_options.included <= {CPU}:
         monitor.close()
         return _DevicePlan(launcher, cpu_slots)
@@ -259,6 +263,11 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
         workers_per_device=lanes if lanes > 1 else max(1, cores // max(1, gpus)),
     )
     return _DevicePlan(launcher if lanes == 1 else LaneLauncher(launcher, lanes), cpu_slots, gpus, scheduler)
+
+
+def _may_use_gpus(options: DeviceOptions) -> bool:
+    """Return whether the options and the environment of a daemon leave it a GPU, even if another user has it now."""
+    return not options.use_cpu if options.included is None else not options.included <= {CPU}
 
 
 def _followers(settings: Settings) -> list[Follower]:

@@ -3,13 +3,19 @@
 import time
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from eatnas_daemon.daemon_options import DaemonOptions
+from eatnas_daemon.main import supervise
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.lanes import LaneLauncher
 from eatnas_daemon.workers.launcher import TRAINING_PROGRAM, Launcher
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.errors import ConflictError
+from eatnas_db.queries.holds import list_holds
+from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
 from support.searches import FAST_WORKER, create_home, fetch_rows, fingerprint_of, supervise_search
 from support.simulated_worker import SIMULATED_WORKER
@@ -49,6 +55,32 @@ def test_crash_counts_against_the_candidate_at_its_turn_alone(tmp_path):
     assert {row.candidate_id: row.failure for row in failures if row.failure != "lost"} == {3: "signal"}
     assert {row.failure for row in failures if row.candidate_id != 3} <= {"lost"}
     assert fingerprint == supervise_search(create_home(tmp_path / "calm"), slots=1)
+
+
+def test_lanes_without_a_gpu_are_refused(tmp_path):
+    settings = create_home(tmp_path / "home")
+    with pytest.raises(ConflictError, match="--lanes 2 needs a GPU, but this daemon may use the CPU only"):
+        supervise(settings, DaemonOptions(lanes=2, devices=("cpu",)), only="s")
+
+
+def test_search_by_a_program_is_set_aside(tmp_path):
+    """A program keeps its process until it ends, so the other lanes could not stop meanwhile."""
+    settings = create_home(tmp_path / "home")
+    engine, holds = open_record(settings.database_url), []
+    with transaction(engine) as connection:
+        spec = connection.execute(select(search.c.spec)).scalar_one()
+        training = {**spec["training"], "program": "package:train"}
+        connection.execute(update(search).values(spec={**spec, "training": training}))
+
+    def stop_with_a_hold(supervisor):
+        with read_transaction(engine) as connection:
+            holds[:] = list_holds(connection, 1)
+        if holds or attempts_of(settings):
+            supervisor.stop()
+
+    supervise_lanes(settings, on_tick=stop_with_a_hold, timeouts=QUICK)
+    assert holds[0].reason.startswith("training.program: a program keeps a process for itself")
+    assert attempts_of(settings) == []
 
 
 @pytest.mark.slow

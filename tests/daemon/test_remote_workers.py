@@ -184,6 +184,9 @@ def test_a_bridge_that_cannot_start_is_explained(tmp_path):
         ({"gpus_per_worker": 1.0}, "--gpus-per-worker needs --launcher ray"),
         ({"launcher": "ray", "devices": ("0",)}, "--devices has no effect with --launcher ray"),
         ({"launcher": "ray", "policy": "stay"}, "--policy has no effect with --launcher ray"),
+        ({"launcher": "ray", "lanes": 4}, "--lanes has no effect with --launcher ray"),
+        ({"lanes": 4, "max_per_device": 2}, "--max-per-device has no effect with --lanes 4"),
+        ({"lanes": 17}, "--lanes 17: expected a number from 1 to 16"),
         ({"launcher": "ray", "address": "ray://head:10001"}, "Ray Client is not supported"),
         ({"launcher": "ray", "address": "head"}, "expected HOST:PORT"),
         ({"launcher": "ray", "address": "head:99999"}, "expected HOST:PORT"),
@@ -205,6 +208,12 @@ def test_another_launcher_drops_the_options_of_the_first():
     assert remote == DaemonOptions(slots=3, launcher="ray", address="h:1")
     assert change_options(remote, DaemonOptions(slots=4)) == DaemonOptions(slots=4, launcher="ray", address="h:1")
     assert change_options(remote, DaemonOptions(launcher="local")) == DaemonOptions(slots=3, launcher="local")
+
+
+def test_lanes_and_maximum_number_of_workers_replace_each_other():
+    lanes, limited = DaemonOptions(slots=3, lanes=8), DaemonOptions(slots=3, max_per_device=2)
+    assert change_options(lanes, DaemonOptions(max_per_device=2)) == limited
+    assert change_options(limited, DaemonOptions(lanes=8)) == lanes
 
 
 def test_settings_complete_the_options_of_their_launcher():

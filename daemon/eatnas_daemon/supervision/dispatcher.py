@@ -146,6 +146,11 @@ class Dispatcher:
 
         Return the slots that stay idle.
         """
+        if row.spec["training"].get("program") is not None:
+            lanes = [slot for slot in idle if _trains_in_lane(slot)]
+            if lanes:
+                rest = [slot for slot in idle if slot not in lanes]
+                return lanes + self._lease_beside_lanes(connection, row, rest, dispatch, wall)
         arithmetic = arithmetic_of(row.spec)
         able = [slot for slot in idle if slot.worker is not None and slot.worker.arithmetic == arithmetic]
         others = [slot for slot in idle if slot not in able]
@@ -156,6 +161,22 @@ class Dispatcher:
         if others and not still_able:
             others = self._replace_one(connection, row, others, arithmetic, wall)
         return still_able + others
+
+    def _lease_beside_lanes(
+        self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
+    ) -> list[Slot]:
+        """Lease candidates of a user's own program for slots without lanes. Return the slots that stay idle.
+
+        A program keeps its process until it ends, so the other lanes of a process could neither train nor stop. A
+        daemon that has only lanes sets the search aside.
+        """
+        if all(_trains_in_lane(slot) for slot in self._slots) and self._holds.max_leases(row.id, wall) != 0:
+            reason = (
+                "training.program: a program keeps a process for itself, but this daemon trains several candidates in "
+                "each; restart the daemon without --lanes"
+            )
+            self._holds.set_aside(connection, row.id, reason, wall)
+        return self._lease_to_able(connection, row, idle, dispatch, wall) if idle else []
 
     def _lease_on_several(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], devices: int, dispatch: Dispatch, wall: float
@@ -272,6 +293,11 @@ class Dispatcher:
             batch_size=row.spec["training"]["batch_size"],
             precision=slot.worker.precision(row.spec["training"]["precision"]),
         )
+
+
+def _trains_in_lane(slot: Slot) -> bool:
+    """Return whether the slot's worker shares its process, or will: the next worker on a GPU where others do."""
+    return slot.on_gpu if slot.worker is None else slot.worker.process.takes_turns
 
 
 def _next_arithmetic(slot: Slot) -> str | None:

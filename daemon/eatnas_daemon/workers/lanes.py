@@ -69,6 +69,11 @@ class LaneProcess(WorkerProcess):
         self._cause: str | None = None
 
     @property
+    def takes_turns(self) -> bool:
+        """See `WorkerProcess.takes_turns`."""
+        return True
+
+    @property
     def waits_for_turn(self) -> bool:
         """Return whether another lane has its turn, so that this one cannot report."""
         return self._group.turn not in (NOBODY, self._number)

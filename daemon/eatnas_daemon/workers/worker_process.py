@@ -69,6 +69,11 @@ class WorkerProcess:
         return 0.0
 
     @property
+    def takes_turns(self) -> bool:
+        """Return whether the process trains several candidates by turns."""
+        return False
+
+    @property
     def waits_for_turn(self) -> bool:
         """Return whether the process computes another training, so that this worker cannot report."""
         return False
