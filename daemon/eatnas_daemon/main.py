@@ -244,9 +244,8 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
     cores = devices[-1].cores
     cpu_slots = (options.slots or cores) if on_cpu else 0
     if options.uses_lanes and not _may_use_gpus(device_options):
-        raise ConflictError(
-            f"--lanes {options.lanes} needs a GPU, but this daemon trains on the CPU only; leave it out"
-        )
+        monitor.close()
+        raise ConflictError(f"--lanes {options.lanes} needs a GPU, but this daemon may use the CPU only")
     if device_options.included is not None and device_options.included <= {CPU}:
         monitor.close()
         return _DevicePlan(launcher, cpu_slots)
