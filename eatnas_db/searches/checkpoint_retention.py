@@ -19,6 +19,7 @@ from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.retained_fronts import RetainedFronts
 from eatnas_db.searches.retention import (
     NOBODY,
+    CheckpointKey,
     delete_rows,
     drop_unneeded_checkpoints,
     is_kept,
@@ -38,10 +39,8 @@ _CONCERNED: Final = union(
     select(candidate.c.id).where(
         _OF_SEARCH, candidate.c.left > bindparam("visible_before"), candidate.c.left <= bindparam("visible")
     ),
-    # The parents of births that were unsettled; they may belong to another search.
-    select(candidate.c.parent_id).where(
-        _OF_SEARCH, candidate.c.birth >= bindparam("settled_before"), candidate.c.parent_id.is_not(None)
-    ),
+    # The parents of births that were unsettled, or null; they may belong to another search.
+    select(candidate.c.parent_id).where(_OF_SEARCH, candidate.c.birth >= bindparam("settled_before")),
 )
 _FITTEST: Final = (
     select(candidate.c.id)
@@ -116,8 +115,9 @@ class CheckpointRetention:
         objectives = stored_metrics(connection).is_not(None).label("has_objectives")
         is_open = search.c.finished_at.is_(None)
         others = or_(search.c.id.in_(tuple(self._known)), search.c.id > self._last_id)
-        wanted = or_(search.c.id.in_(select(search.c.id).where(is_open)), others)
-        query = select(*columns, objectives, is_open.label("is_open")).where(wanted)
+        # A union, because planners read the whole table for an OR.
+        wanted = union(select(search.c.id).where(is_open), select(search.c.id).where(others))
+        query = select(*columns, objectives, is_open.label("is_open")).where(search.c.id.in_(wanted))
         return [_SearchState(*row) for row in connection.execute(query)]
 
     def _drop_concerned(self, connection: Connection, changed: Sequence[_SearchState]) -> list[str]:
@@ -133,7 +133,8 @@ class CheckpointRetention:
                 "visible_before": min(before.visible, before.settled),
                 "visible": state.visible,
             }
-            concerned.update(connection.execute(_CONCERNED, window).scalars())
+            ids = connection.execute(_CONCERNED, window).scalars()
+            concerned.update(candidate_id for candidate_id in ids if candidate_id is not None)
             # Each birth that has been scored since moves the others down by one place at most.
             places = {"search_id": state.id, "limit": state.kept + state.born - before.settled}
             ranked = connection.execute(_FITTEST, places).scalars().all()
@@ -171,7 +172,7 @@ class CheckpointRetention:
         return delete_rows(
             connection,
             [
-                row.path
+                CheckpointKey(row.id, row.path)
                 for row in rows
                 if row.id not in fittest[row.search_id] and not is_kept(kept.get(row.search_id, NOBODY), row.id)
             ],

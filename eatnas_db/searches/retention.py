@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Float, Numeric, and_, case, cast, delete, func, or_, select
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from eatnas_db.database.batches import MAX_VALUES, split_in_batches
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
@@ -17,6 +18,8 @@ from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.retained_fronts import RetainedFronts
 
 NOBODY: Final = frozenset[int]()
+MAX_TOP: Final = 1_000_000_000
+"""A spec that was damaged by hand may state more than a database can count."""
 _STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
 _HELD: Final = (
     select(
@@ -45,6 +48,13 @@ The fittest candidates of a search keep their checkpoints, so they also have the
 """
 
 
+class CheckpointKey(NamedTuple):
+    """The primary key of a checkpoint."""
+
+    candidate_id: int
+    path: str
+
+
 def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | None = None) -> list[str]:
     """Delete the rows of the unneeded checkpoints of all searches, and return the paths to remove after the commit.
 
@@ -66,17 +76,19 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
     rows = connection.execute(unneeded).all()
     settled = {row.search_id: row.settled for row in rows if row.has_objectives}
     kept = (fronts or RetainedFronts()).list_kept(connection, settled)
-    return delete_rows(connection, [row.path for row in rows if not is_kept(kept.get(row.search_id, NOBODY), row.id)])
+    unneeded_rows = [row for row in rows if not is_kept(kept.get(row.search_id, NOBODY), row.id)]
+    return delete_rows(connection, [CheckpointKey(row.id, row.path) for row in unneeded_rows])
 
 
 def stored_top(connection: Connection) -> ColumnElement[float]:
     """Return the number of the fittest candidates of a search that keep their checkpoints, as its spec states it.
 
-    It is null if the spec was damaged by hand: an error would stop all searches.
+    It is null or at most `MAX_TOP` if the spec was damaged by hand: an error would stop all searches.
     """
     if is_postgresql(connection):
-        return case((func.json_typeof(_STORED_TOP) == "number", _STORED_TOP.as_float()))
-    return case((func.json_valid(search.c.spec) == 1, _STORED_TOP.as_float()))
+        top = func.least(cast(_STORED_TOP.as_string(), Numeric), MAX_TOP)
+        return case((func.json_typeof(_STORED_TOP) == "number", cast(top, Float)))
+    return case((func.json_valid(search.c.spec) == 1, func.min(_STORED_TOP.as_float(), MAX_TOP)))
 
 
 def stored_metrics(connection: Connection) -> ColumnElement[str | None]:
@@ -97,13 +109,23 @@ def is_outlived(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bo
     )
 
 
-def delete_rows(connection: Connection, paths: Sequence[str]) -> list[str]:
-    """Delete checkpoints by their paths, and return the paths of those that no other host deletes."""
-    # Another host may delete the same rows in another order.
-    free = select(checkpoint.c.path).where(checkpoint.c.path.in_(paths)).with_for_update(skip_locked=True)
-    dropped = list(connection.execute(free).scalars()) if paths else []
-    if dropped:
-        connection.execute(delete(checkpoint).where(checkpoint.c.path.in_(dropped)))
+def delete_rows(connection: Connection, rows: Sequence[CheckpointKey]) -> list[str]:
+    """Delete checkpoints, and return the paths of those that no other host deletes."""
+    dropped: list[str] = []
+    for batch in split_in_batches(rows, MAX_VALUES // 2):
+        # The candidates are the beginning of the table's index. Without them, the database would read the whole table.
+        are_given = (
+            checkpoint.c.candidate_id.in_({row.candidate_id for row in batch}),
+            checkpoint.c.path.in_({row.path for row in batch}),
+        )
+        # Another host may delete the same rows in another order.
+        free = select(checkpoint.c.candidate_id, checkpoint.c.path).where(*are_given)
+        free_rows = connection.execute(free.with_for_update(skip_locked=True)).all()
+        if free_rows:
+            of_candidates = checkpoint.c.candidate_id.in_({row.candidate_id for row in free_rows})
+            paths = {row.path for row in free_rows}
+            connection.execute(delete(checkpoint).where(of_candidates, checkpoint.c.path.in_(paths)))
+            dropped += paths
     return dropped
 
 

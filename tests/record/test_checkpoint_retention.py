@@ -94,3 +94,22 @@ def test_forgotten_state_is_read_again(engine, search_factory, lease_factory):
     with transaction(engine) as connection:
         assert sorted(retention.drop(connection)) == sorted(dropped)
     assert len(dropped) > 4
+
+
+@pytest.mark.parametrize("top", ['"two"', "1e300", "1e999"])
+def test_damaged_number_of_kept_candidates_stops_no_cleanup(engine, search_factory, lease_factory, top):
+    retention = CheckpointRetention()
+    damaged, whole = (search_factory(name, **SIZES, budget__candidates=30) for name in "ab")
+    spec = f"jsonb_set(spec::jsonb, '{{reevaluation,top}}', '{top}')::json"
+    if engine.dialect.name == "sqlite":
+        spec = f"json_set(spec, '$.reevaluation.top', json('{top}'))"
+    with transaction(engine) as connection:
+        connection.exec_driver_sql(f"UPDATE eatnas_search SET spec = {spec} WHERE id = {damaged}")
+        retention.drop(connection)
+    for number in range(12):
+        for search_id in (damaged, whole):
+            train(engine, search_id, lease_factory(search_id), (number / 20,))
+    with transaction(engine) as connection:
+        dropped = retention.drop(connection)
+        assert drop_unneeded_checkpoints(connection) == []
+    assert len([path for path in dropped if path.startswith(f"{whole}-")]) > 4

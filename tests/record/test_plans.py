@@ -13,6 +13,7 @@ from eatnas_db.domain.states import FailureKind
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
+from eatnas_db.searches.checkpoint_retention import CheckpointRetention
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResumptionRecord
@@ -52,6 +53,12 @@ def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
                 rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
                 plans_by_statement[statement] = "; ".join(row[column].strip() for row in rows)
     return plans_by_statement
+
+
+def list_scans(plans_by_statement: dict[str, str]) -> set[str]:
+    """Return the steps of plans that read a whole table."""
+    parts = {part for plan in plans_by_statement.values() for part in plan.split("; ")}
+    return {re.sub(r"^->\s+|  \(cost.*", "", part) for part in parts if re.match(r"SCAN|(->\s+)?Seq Scan", part)}
 
 
 def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None:
@@ -104,9 +111,7 @@ def test_candidate_statements_use_indexes_only(
         engine, lambda connection: life(connection, search_id, [leased for leased in both if leased])
     )
     assert len(plans_by_statement) > 20
-    parts = {part for plan in plans_by_statement.values() for part in plan.split("; ")}
-    scans = {re.sub(r"^->\s+|  \(cost.*", "", part) for part in parts if re.match(r"SCAN|(->\s+)?Seq Scan", part)}
-    assert {re.sub(" eatnas_checkpoint_1$", "", scan) for scan in scans} <= SMALL
+    assert {re.sub(" eatnas_checkpoint_1$", "", scan) for scan in list_scans(plans_by_statement)} <= SMALL
     (lease,) = [plan for statement, plan in plans_by_statement.items() if re.match(LEASING, statement)]
     assert "ix_eatnas_candidate_pending" in lease
     living = [plan for statement, plan in plans_by_statement.items() if statement.endswith('"left" IS NULL')]
@@ -119,3 +124,29 @@ def test_candidate_statements_use_indexes_only(
         assert "SCAN eatnas_checkpoint; SEARCH eatnas_candidate USING INTEGER PRIMARY KEY" in retention
         assert not re.search(r"uq_eatnas_candidate|ix_eatnas_candidate_(?!parent)", retention)
         assert retention.count("TEMP B-TREE") == 1
+
+
+def test_cleanup_of_changed_searches_scans_no_table(
+    engine: Engine,
+    search_factory: Callable[..., int],
+    lease_factory: Callable[..., LeasedCandidate | None],
+    score_factory: Callable[[LeasedCandidate, float], None],
+) -> None:
+    search_id = search_factory(evolution__population=2, evolution__lag=1, reevaluation__top=1, budget__candidates=40)
+    retention, dropped = CheckpointRetention(), list[str]()
+    for number in range(20):
+        leased = lease_factory(search_id)
+        assert leased is not None
+        with transaction(engine) as connection:
+            saved = CheckpointRecord(f"c{number}", "d", 1, 1, 0)
+            training_record.record_checkpoint(connection, leased.token, saved, 1.0)
+        score_factory(leased, number / 20)
+        with transaction(engine) as connection:
+            advance_search(connection, lock_search(connection, search_id), 3.0)
+            if number == 10:
+                retention.drop(connection)  # it reads all
+    plans_by_statement = plans(engine, lambda connection: dropped.extend(retention.drop(connection)))
+    assert len(dropped) > 4
+    assert any(statement.startswith("DELETE") for statement in plans_by_statement)
+    scans = {scan for scan in list_scans(plans_by_statement) if "eatnas_" in scan}
+    assert scans <= {"SCAN eatnas_search USING INDEX ix_eatnas_search_open"}
