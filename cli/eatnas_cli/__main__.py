@@ -3,19 +3,18 @@
 import gc
 import sys
 from pathlib import Path
-from typing import Final
-
-YOUNG_OBJECTS: Final = 50_000
-"""The number of new objects after which Python searches them for garbage: some megabytes."""
 
 
 def main() -> None:
     """Run the command line on the program's arguments.
 
     Almost all objects of a quick command belong to modules and live until the end. Python's search for garbage among
-    them would take a third of the command's time, most of it when the program exits.
+    them would take a third of the command's time, most of it when the program exits. A command that may run for hours
+    calls `collect_as_usual`.
     """
-    gc.set_threshold(YOUNG_OBJECTS)
+    from eatnas_db.garbage_collection import defer_collection
+
+    defer_collection()
     from eatnas_cli.app import main as run_command  # after the line above, because it loads most modules
 
     try:

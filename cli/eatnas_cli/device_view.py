@@ -15,6 +15,7 @@ from eatnas_cli.tables import lay_out
 from eatnas_daemon.devices.model import GIB, format_gib
 from eatnas_daemon.search_progress import is_supervised
 from eatnas_db.database.engine import read_connection
+from eatnas_db.garbage_collection import collect_as_usual
 from eatnas_db.queries.hosts import RecordedDevice, list_devices
 from eatnas_db.queries.training_activity import TrainingActivity, list_training_activity
 from eatnas_db.settings import Settings
@@ -57,6 +58,7 @@ def watch_devices(settings: Settings) -> None:
         return
     from rich.live import Live
 
+    collect_as_usual()
     with Live(auto_refresh=False, screen=False) as live:
         while True:
             live.update(draw(_read_rows(settings), time.time(), live.console.width), refresh=True)

@@ -14,6 +14,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_db.database.engine import kept_engines
 from eatnas_db.distributions import WHOLE, installed_versions, require_module
 from eatnas_db.errors import EatnasError
+from eatnas_db.garbage_collection import collect_as_usual
 from eatnas_db.settings import Settings
 from eatnas_protocol.long_texts import shorten_words
 
@@ -31,6 +32,7 @@ def mcp(ctx: typer.Context) -> None:
     require_module("mcp")
     import anyio
 
+    collect_as_usual()
     with kept_engines():
         anyio.run(_serve, ctx.obj)
 

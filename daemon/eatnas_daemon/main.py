@@ -54,6 +54,7 @@ from eatnas_db.distributions import TRAINING, require_module
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
+from eatnas_db.garbage_collection import collect_as_usual
 from eatnas_db.home_config import read_hooks, read_max_bytes, read_worker_settings
 from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retrainings
 from eatnas_db.settings import Settings, is_mlflow_on, load_settings
@@ -85,6 +86,7 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
     """
     # Until the supervisor handles signals, no training runs that would need a checkpoint, so exit at once.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
+    collect_as_usual()
     engine = open_record(settings.database_url)
     reported: str | None = None
     while _is_unfinished(engine, name):
@@ -119,6 +121,7 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
 def run_daemon(settings: Settings, options: DaemonOptions) -> None:
     """Supervise every search of a home until a signal arrives. Raises `EatnasError`."""
     ready = f"{READY_PREFIX}, pid {os.getpid()}; log file {settings.logs / 'daemon.log'}; press Ctrl-C to drain it"
+    collect_as_usual()
     with hold_record(settings):
         save_options(settings, options)
         supervise(settings, options, on_ready=lambda: print(ready, flush=True))

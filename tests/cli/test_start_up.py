@@ -81,6 +81,22 @@ def test_quick_command_loads_nothing_heavy(tiny, home, arguments):
 
 
 @pytest.mark.slow
+def test_long_commands_search_for_garbage_as_usual(tiny, home):
+    program = (
+        "import gc, sys\nusual = gc.get_threshold()\nfrom eatnas_cli.__main__ import main\n"
+        "for line in sys.argv[2:]:\n"
+        "    sys.argv = ['eatnas-db', '--home', sys.argv[2 if sys.argv[0] == 'eatnas-db' else 1], *line.split()]\n"
+        "    try: main()\n    except SystemExit: pass\n"
+        "    print(line, gc.get_threshold() == usual, file=sys.stderr)\n"
+    )
+    lines = ["search cancel tiny", "search watch tiny", "run tiny", "mcp"]
+    command = [sys.executable, "-c", program, str(home), *lines]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    answers = [line for line in done.stderr.splitlines() if line.endswith(("True", "False"))]
+    assert answers == [f"{line} {line != 'search cancel tiny'}" for line in lines], done.stderr
+
+
+@pytest.mark.slow
 def test_ranking_loads_neither_spaces_nor_leases(tmp_path):
     make_record(tmp_path, lambda home: load_settings({}, str(home)).database_url).engine.dispose()
     assert not loaded_by(tmp_path, "query", "best", "small") & {

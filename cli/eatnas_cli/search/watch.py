@@ -14,6 +14,7 @@ from eatnas_cli.options import SearchName
 from eatnas_cli.progress import Display
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
+from eatnas_db.garbage_collection import collect_as_usual
 from eatnas_db.queries.searches import get_search
 
 app = new_app()
@@ -28,6 +29,7 @@ def watch(ctx: typer.Context, name: SearchName) -> None:
     On a terminal it shows the budgets with the time left, the quality curve, the best candidates and the slots;
     otherwise it prints a line for each change.
     """
+    collect_as_usual()
     engine = open_record(ctx.obj.database_url)
     with read_transaction(engine) as connection:
         get_search(connection, name)

@@ -25,6 +25,7 @@ from eatnas_cli.web.api import api_routes
 from eatnas_cli.web.pages import page_routes
 from eatnas_db.database.engine import dispose_kept_engines, kept_engines
 from eatnas_db.errors import ConflictError
+from eatnas_db.garbage_collection import collect_as_usual
 from eatnas_db.settings import Settings
 
 SECURITY_HEADERS: Final = (
@@ -101,6 +102,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 def run_server(app: ASGIApp, listener: socket.socket) -> None:
     """Answer requests until Ctrl-C or SIGTERM, and then end the process at once with status 0."""
+    collect_as_usual()
     settings: dict[str, Any] = {"access_log": False, "log_level": "warning", "lifespan": "off", "server_header": False}
     with kept_engines(), suppress(KeyboardInterrupt):
         asyncio.run(_Server(uvicorn.Config(app, **settings)).serve(sockets=[listener]))
