@@ -68,7 +68,7 @@ def create_engine_for(
     """
     file = sqlite_file(url)
     if file is None:
-        engine = _create_postgresql_engine(url, busy_seconds, pre_ping=kept)
+        engine = _create_postgresql_engine(url, busy_seconds, kept=kept)
         if answer_seconds is not None:
             limit_answers(engine, answer_seconds)
         return engine
@@ -267,7 +267,7 @@ def _require_utf8(connection: PsycopgConnection[Any], place: str) -> None:
         )
 
 
-def _create_postgresql_engine(url: str, busy_seconds: float, *, pre_ping: bool) -> Engine:
+def _create_postgresql_engine(url: str, busy_seconds: float, *, kept: bool) -> Engine:
     require_supported_database(url)
     require_parsable_url(url, "the database URL")
     try:
@@ -278,7 +278,9 @@ def _create_postgresql_engine(url: str, busy_seconds: float, *, pre_ping: bool) 
         engine = create_engine(
             address.set(drivername="postgresql+psycopg"),
             isolation_level="READ COMMITTED",
-            pool_pre_ping=pre_ping,
+            pool_pre_ping=kept,
+            # A server's number of threads limits its connections. With another limit, a request would wait for one.
+            max_overflow=-1 if kept else 10,
             execution_options={"eatnas_sender": uuid.uuid4().hex},
             connect_args={
                 "application_name": "eatnas-db",

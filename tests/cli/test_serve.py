@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from eatnas_cli.command_tools import list_tools
 from eatnas_cli.web.access import AccessRules, is_loopback
 from eatnas_cli.web.openapi import path_of
 from eatnas_cli.web.server import build_app
-from eatnas_db.database.engine import kept_engines, opened_engine
+from eatnas_db.database.engine import kept_engines, opened_engine, read_connection
 from eatnas_db.database.transactions import transaction
 from eatnas_db.schema.record import VERSION_TABLE
 from support.postgres import Server
@@ -95,6 +95,12 @@ def test_requests_at_the_same_time_get_their_own_answers(record: Record, client:
 def test_requests_share_one_engine(record: Record) -> None:
     with opened_engine(record.settings.database_url) as first, opened_engine(record.settings.database_url) as second:
         assert first is second
+
+
+def test_more_readers_than_pooled_connections_read_at_once(postgres_record_url: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(20):  # a server has 40 threads
+            stack.enter_context(read_connection(postgres_record_url))
 
 
 def test_server_answers_again_after_database_was_disconnected(postgres: Server, tmp_path: Path) -> None:
