@@ -68,17 +68,25 @@ def _trainer_of(assign: Assign) -> Callable[..., Iterator[Report | None]]:
 
 
 def train(
-    assign: Assign, stop_request: Callable[[], StopRequest], device: str, *, lanes: int = 1
+    assign: Assign,
+    stop_request: Callable[[], StopRequest],
+    device: str,
+    *,
+    count_trainings: Callable[[], int] | None = None,
 ) -> Iterator[Report | None]:
     """Train one candidate. On a GPU, also measure the peak of memory, and free the memory afterwards.
 
-    `lanes`: the number of trainings in this process. With several, nobody can tell whose peak it is.
+    `count_trainings` returns the number of trainings in this process, if it has several lanes. The peak is then not
+    measured, because nobody can tell whose it is.
     """
     if device == "cpu":
         yield from _trainer_of(assign)(assign, stop_request, device=device)
         return
-    if lanes > 1:
-        yield from _train_in_lane(assign, stop_request, device, lanes)
+    if count_trainings is not None:
+        yield from share_memory(_trainer_of(assign)(assign, stop_request, device=device), count_trainings)
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.current_stream(device).synchronize()  # another lane may get the memory
+            torch.cuda.empty_cache()
         return
     images_bytes = 0
     try:
@@ -99,18 +107,16 @@ def train(
             torch.cuda.empty_cache()
 
 
-def _train_in_lane(
-    assign: Assign, stop_request: Callable[[], StopRequest], device: str, lanes: int
-) -> Iterator[Report | None]:
-    """Train one candidate of several on a GPU, and report a share of the memory that they hold together."""
-    for report in _trainer_of(assign)(assign, stop_request, device=device):
+def share_memory(reports: Iterator[Report | None], count_trainings: Callable[[], int]) -> Iterator[Report | None]:
+    """Yield the reports of one training of several, with an equal share of the memory that they hold together.
+
+    The shares add up to the whole. The supervisor takes any further memory for that of another user's process.
+    """
+    for report in reports:
         if isinstance(report, Progress):
-            yield replace(report, memory_bytes=report.memory_bytes // lanes)
+            yield replace(report, memory_bytes=report.memory_bytes // max(1, count_trainings()))
         else:
             yield report
-    with contextlib.suppress(RuntimeError):
-        torch.cuda.current_stream(device).synchronize()  # another lane may get the memory
-        torch.cuda.empty_cache()
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -150,9 +156,11 @@ def main() -> None:
             lane.send_unavailable(selftest.describe_failure(device, error))
         raise
 
+    count_trainings = None if options.turn_fd is None else lambda: sum(lane.trains for lane in lanes)
+
     def trainer(assign: Assign, stop_request: Callable[[], StopRequest]) -> Iterator[Report | None]:
         marker.free()
-        yield from train(assign, stop_request, device, lanes=len(lanes))
+        yield from train(assign, stop_request, device, count_trainings=count_trainings)
 
     if options.turn_fd is None:
         lanes[0].run(ready, trainer)

@@ -67,6 +67,8 @@ class WorkerProtocol:
         self._exiting = False
         self.takes_turns = False
         """Whether this is one of several lanes of the process."""
+        self.trains = False
+        """Whether a training has begun and not ended."""
         self.broken = False
         """Whether a training has left the process in a state in which no training can go on."""
         self._lease_seconds: float | None = None
@@ -118,7 +120,7 @@ class WorkerProtocol:
     def _train(self, assign: Assign, trainer: Trainer) -> Iterator[bool]:
         self._current = (assign.candidate, assign.attempt)
         self._stop_requests.setdefault(self._current, StopRequest.NONE)
-        ended = False
+        self.trains, ended = True, False
         try:
             with _output_to(Path(assign.log_file)) as output:
                 for report in trainer(assign, self.stop_request):
@@ -141,6 +143,7 @@ class WorkerProtocol:
                 self._send(_failure(assign, error))
             self._break()
         finally:
+            self.trains = False
             self._stop_requests.pop(self._current, None)
 
     def _break(self) -> None:
