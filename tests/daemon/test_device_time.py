@@ -1,10 +1,12 @@
 """Device time: seconds in steps are divided among the trainings that use a device at once."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
+from eatnas_daemon.supervision.recorder import list_lease_progress
 from eatnas_daemon.workers.device_time import share_device_time
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.worker_state import PlacementCheck, WorkerState
@@ -89,3 +91,15 @@ def test_processor_shares_what_exceeds_its_cores(threads, expected):
     for slot in slots:
         progress(slot, 4.0)
     assert seconds_of(slots) == pytest.approx(list(expected))
+
+
+def test_only_lanes_of_one_process_share_its_speed():
+    """Trainings on two nodes may have processes of one pid."""
+    slots = []
+    for device in (GPU, GPU, replace(GPU, uuid="GPU-of-another-node")):
+        slot = train_in(slots, device)
+        slot.worker.process.pid = 7
+        for batch, seconds in ((1, 1.0), (2, 2.0)):
+            receive(slot, Progress, 0, batch, 2, seconds)
+    speeds = [progress.images_per_second for progress in list_lease_progress(slots).values()]
+    assert speeds == [32.0, 32.0, 64.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
@@ -70,7 +70,7 @@ class Recorder:
         self._dispatcher.lock_searches(connection, wall, everything=bool(dead) or waits_otherwise)
         stale = self._fencing.stale_slots(connection, wall) if changed or heartbeat else []
         if heartbeat:
-            leases.record_heartbeat(connection, self._host.id, self._lease_progress())
+            leases.record_heartbeat(connection, self._host.id, list_lease_progress(self._slots))
             hosts.touch_host(connection, self._host.id, wall)
         if changed or heartbeat:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
@@ -137,14 +137,18 @@ class Recorder:
             if worker is not None and any(isinstance(report, Ready) for report in worker.reports):
                 worker.worker_id = None
 
-    def _lease_progress(self) -> dict[LeaseToken, LeaseProgress]:
-        progress: dict[LeaseToken, LeaseProgress] = {}
-        processes = Counter(slot.worker.process.pid for slot in self._slots if slot.worker is not None and slot.busy)
-        for slot in self._slots:
-            training = slot.training
-            if slot.worker is not None and training is not None and training.progress is not None:
-                time, speed = training.time, training.images_per_second
-                if speed is not None:  # lanes of a process count the seconds of their own turns only
-                    speed /= max(1, processes[slot.worker.process.pid])
-                progress[training.token] = LeaseProgress(speed, time.share, time.step_seconds)
-        return progress
+
+def list_lease_progress(slots: Sequence[Slot]) -> dict[LeaseToken, LeaseProgress]:
+    """Return the progress of all trainings that have reported any."""
+    progress: dict[LeaseToken, LeaseProgress] = {}
+    busy = [slot for slot in slots if slot.busy]
+    # On several nodes, two processes can have the same pid.
+    sharing = Counter((slot.device.uuid, slot.worker.process.pid) for slot in busy if slot.worker is not None)
+    for slot in slots:
+        training = slot.training
+        if slot.worker is not None and training is not None and training.progress is not None:
+            time, speed = training.time, training.images_per_second
+            if speed is not None:  # lanes of a process count the seconds of their own turns only
+                speed /= max(1, sharing[slot.device.uuid, slot.worker.process.pid])
+            progress[training.token] = LeaseProgress(speed, time.share, time.step_seconds)
+    return progress
