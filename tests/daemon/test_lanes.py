@@ -1,14 +1,20 @@
 """Lanes: several trainings of one process, each of which looks like a worker to the supervisor."""
 
+import os
+import signal
 import time
+from pathlib import Path
+from selectors import DefaultSelector
 
 import pytest
 from sqlalchemy import select, update
 
 from eatnas_daemon.daemon_options import DaemonOptions
+from eatnas_daemon.gpus.worker_scheduler import NO_GPUS
 from eatnas_daemon.main import supervise
 from eatnas_daemon.supervision.supervisor import Supervisor
-from eatnas_daemon.workers.lanes import LaneLauncher
+from eatnas_daemon.supervision.worker_pool import WorkerPool
+from eatnas_daemon.workers.lanes import LaneLauncher, create_turn_file
 from eatnas_daemon.workers.launcher import TRAINING_PROGRAM, Launcher
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
@@ -17,6 +23,7 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.queries.holds import list_holds
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
+from eatnas_protocol.messages import Ready
 from support.searches import FAST_WORKER, create_home, fetch_rows, fingerprint_of, supervise_search
 from support.simulated_worker import SIMULATED_WORKER
 from support.slots import is_training, running_pid
@@ -81,6 +88,47 @@ def test_search_by_a_program_is_set_aside(tmp_path):
     supervise_lanes(settings, on_tick=stop_with_a_hold, timeouts=QUICK)
     assert holds[0].reason.startswith("training.program: a program keeps a process for itself")
     assert attempts_of(settings) == []
+
+
+BLOCKED = """
+import os, sys, time
+from eatnas_protocol.lane_turns import encode_turn
+os.pwrite(int(sys.argv[sys.argv.index("--turn-fd") + 1]), encode_turn(0), 0)
+time.sleep(600)
+"""
+"""A worker that stays in the turn of its first lane."""
+
+
+def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
+    """A lane may hang after its last training, when the supervisor waits for no report of it."""
+    launcher, timeouts = LaneLauncher(Launcher(tmp_path, ("-c", BLOCKED)), 2, on_processor=True), Timeouts()
+    with DefaultSelector() as selector:
+        pool = WorkerPool(launcher, NO_GPUS, selector, timeouts, cpu_slots=2, now=0.0, cores=1)
+        pool.launch(0.0)
+        try:
+            idle, waiting = pool.workers
+            for worker in pool.workers:
+                worker.receive(Ready(1, {}, "cpu", "AVX2"), 0.0)
+            while not waiting.process.waits_for_turn:
+                time.sleep(0.01)
+            pool.kill_overdue(timeouts.loading)
+            assert idle.kill_reason is None
+            pool.kill_overdue(timeouts.loading + 1.0)
+            assert idle.kill_reason.kind == "lost"
+            assert (idle.process.close(), waiting.process.close()) == (-signal.SIGKILL, -signal.SIGKILL)
+            assert waiting.process.loss_reason == "the process was lost while it trained another candidate"
+        finally:
+            for worker in pool.workers:
+                worker.process.kill()
+
+
+def test_turns_need_no_disk():
+    """On a full disk trainings go on, so a turn must not be written there."""
+    turn_fd = create_turn_file()
+    try:
+        assert Path(f"/proc/self/fd/{turn_fd}").readlink().name.startswith("memfd:turn")
+    finally:
+        os.close(turn_fd)
 
 
 @pytest.mark.slow

@@ -119,6 +119,8 @@ class WorkerPool:
             if worker.process.waits_for_turn:
                 worker.last_message_at = now
                 worker.stop_by = None if worker.stop_by is None else now + self._timeouts.stop
+            elif worker.ready is not None and worker.training is None and not worker.process.holds_turn:
+                worker.last_message_at = now
             failure = worker.overdue(now, self._timeouts)
             if failure is None:
                 continue
@@ -156,7 +158,11 @@ class WorkerPool:
                 continue
             if slot.on_gpu:
                 self._gpu_scheduler.add_worker(process.pid)
-            shares_process = any(process.pid == other.process.pid for other in self.workers if other.placement.verified)
+            shares_process = any(
+                (process.pid, slot.device.uuid) == (other.process.pid, other.device.uuid)
+                for other in self.workers
+                if other.placement.verified
+            )
             worker = slot.start_worker(process, now, arithmetic)
             worker.placement.verified = worker.placement.verified or shares_process
             self._selector.register(process.report_fd, selectors.EVENT_READ)

@@ -7,6 +7,7 @@ was has failed, and the trainings of the others were lost with it.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,12 +23,13 @@ class LaneGroup:
     """A process, the pipes of its lanes that have no worker yet, and whose turn it is."""
 
     def __init__(self, launcher: Launcher, slot: int, device: DeviceSnapshot, lanes: int) -> None:
-        self._turns = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the last lane
+        turn_fd = create_turn_file()
         try:
-            self.process, pipes = launcher.start(slot, device, lanes=lanes, turn_fd=self._turns.fileno())
+            self.process, pipes = launcher.start(slot, device, lanes=lanes, turn_fd=turn_fd)
         except OSError:
-            self._turns.close()
+            os.close(turn_fd)
             raise
+        self._turn_fd: int | None = turn_fd
         self._unused = list(enumerate(pipes))
         self.open_lanes = 0
         """Workers whose pipes are open."""
@@ -40,7 +42,7 @@ class LaneGroup:
     @property
     def turn(self) -> int:
         """Return the number of the lane whose turn it is, or was when the process ended."""
-        return NOBODY if self._turns.closed else read_turn(self._turns.fileno())
+        return NOBODY if self._turn_fd is None else read_turn(self._turn_fd)
 
     def add_worker(self) -> LaneProcess:
         """Return the worker of the next lane."""
@@ -55,8 +57,17 @@ class LaneGroup:
             for descriptor in pipes:
                 os.close(descriptor)
         self._unused.clear()
-        if not self.open_lanes:
-            self._turns.close()
+        if not self.open_lanes and self._turn_fd is not None:
+            os.close(self._turn_fd)
+            self._turn_fd = None
+
+
+def create_turn_file() -> int:
+    """Return a descriptor of a file without a name, in memory where possible, because a full disk must end no turn."""
+    if sys.platform == "linux":
+        return os.memfd_create("turn")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 class LaneProcess(WorkerProcess):
@@ -77,6 +88,11 @@ class LaneProcess(WorkerProcess):
     def waits_for_turn(self) -> bool:
         """Return whether another lane has its turn, so that this one cannot report."""
         return self._group.turn not in (NOBODY, self._number)
+
+    @property
+    def holds_turn(self) -> bool:
+        """See `WorkerProcess.holds_turn`."""
+        return self._group.turn == self._number
 
     @property
     def loss_reason(self) -> str | None:

@@ -79,6 +79,11 @@ class WorkerProcess:
         return False
 
     @property
+    def holds_turn(self) -> bool:
+        """Return whether the other trainings of the process wait for this worker."""
+        return False
+
+    @property
     def loss_reason(self) -> str | None:
         """Return why another machine or another lane has ended the process; None if that is not known or not so."""
         return None

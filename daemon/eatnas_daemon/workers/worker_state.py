@@ -264,7 +264,12 @@ class WorkerState:
             if silence <= timeouts.loading:
                 return None
             return WorkerFailure(FailureKind.HANG, f"the worker was not ready within {timeouts.loading:g} s")
-        return None if self.training is None else _overdue_training(self.training, silence, timeouts)
+        if self.training is not None:
+            return _overdue_training(self.training, silence, timeouts)
+        if not self.process.holds_turn or silence <= timeouts.loading:
+            return None
+        message = f"the worker has no training, but did not let the others of its process go on for {silence:.0f} s"
+        return WorkerFailure(FailureKind.LOST, message)
 
 
 def _overdue_training(training: RunningTraining, silence: float, timeouts: Timeouts) -> WorkerFailure | None:
