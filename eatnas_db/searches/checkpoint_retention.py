@@ -96,9 +96,12 @@ class CheckpointRetention:
 
     def drop(self, connection: Connection) -> list[str]:
         """Delete the rows of the checkpoints that nothing needs any more, and return their paths."""
+        states = self._list_states(connection)
+        if any(state.settled < self._known.get(state.id, state).settled for state in states):
+            self.forget()  # Somebody has restored a backup of the record.
+            states = self._list_states(connection)
         reads_all = self.reads_all
         self._cleanups += 1
-        states = self._list_states(connection)
         changed = [state for state in states if self._known.get(state.id) != state]
         if reads_all:
             dropped = drop_unneeded_checkpoints(connection, self._fronts)

@@ -3,10 +3,11 @@
 import random
 
 import pytest
-from sqlalchemy import event, insert, select
+from sqlalchemy import event, insert, select, update
 
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import FailureKind
+from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.checkpoint_retention import CheckpointRetention
@@ -113,3 +114,16 @@ def test_damaged_number_of_kept_candidates_stops_no_cleanup(engine, search_facto
         dropped = retention.drop(connection)
         assert drop_unneeded_checkpoints(connection) == []
     assert len([path for path in dropped if path.startswith(f"{whole}-")]) > 4
+
+
+def test_cleanup_after_a_restored_backup_reads_everything(engine, search_factory, lease_factory):
+    retention = CheckpointRetention()
+    search_id = search_factory(**SIZES, objective=list(METRICS), budget__candidates=30)
+    for number in range(12):
+        train(engine, search_id, lease_factory(search_id), (number / 20, number / 20, 1.0))
+    with transaction(engine) as connection:
+        retention.drop(connection)
+        connection.execute(update(search).values(settled=1, born=2))  # as an older copy of the record states
+        retention.drop(connection)
+        connection.execute(update(search).values(settled=12, born=14))
+        assert retention.drop(connection) == drop_unneeded_checkpoints(connection) == []
