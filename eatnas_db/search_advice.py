@@ -18,7 +18,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.searches import SearchRecord
-from eatnas_db.schema.searches import search
+from eatnas_db.schema.searches import MAXIMUM_NAME_LENGTH, search
 from eatnas_db.score_noise import (
     PlannedTask,
     PopulationSpread,
@@ -258,14 +258,18 @@ def _repeat_command(record: SearchRecord) -> str:
     return f"eatnas-db search reevaluate {shlex.quote(record.name)} --seeds {REPEATED_SEEDS} && {run}"
 
 
+def _fitting_name(name: str, ending: str) -> str:
+    return name[: MAXIMUM_NAME_LENGTH - len(ending)] + ending
+
+
 def _pilot_command(spec: SearchSpec, known: _Known, file: str, changes: Sequence[str]) -> str:
     """Return a command that makes a small search of the planned task, without its sources, or that continues one."""
-    number, name = 1, f"{spec.name}-pilot"
+    number, name = 1, _fitting_name(spec.name, "-pilot")
     while name in known.is_finished:
         if not known.is_finished[name]:
             return shlex.join(["eatnas-db", "run", name])
         number += 1
-        name = f"{spec.name}-pilot-{number}"
+        name = _fitting_name(spec.name, f"-pilot-{number}")
     own = {"name": name, "budget.candidates": str(PILOT_CANDIDATES)}
     if spec.transfer.start == "model":  # such a search needs a source
         own |= {"transfer.start": "perturbations", "transfer.sources": "[]"}

@@ -10,7 +10,7 @@ from eatnas_cli.tables import terminal_width, text_width
 from eatnas_db.text_encoding import escape_controls
 
 _COMMAND: Final = re.compile("`[^`]*`")
-_QUOTED: Final = re.compile("'[^']*'")
+_QUOTED: Final = re.compile("'[^']*'|\"[^\"]*\"")
 _KEPT_SPACE: Final = "\0"
 _INDENT, _CONTINUED = "  ", "      "
 
@@ -38,7 +38,7 @@ def print_command(command: str) -> None:
 
 
 def fold_command(command: str, width: int) -> list[str]:
-    """Return the indented lines of a command, continued by backslashes; a word in single quotes stays whole."""
+    """Return the indented lines of a command, continued by backslashes; quoted words stay whole."""
     kept = _QUOTED.sub(lambda match: match[0].replace(" ", _KEPT_SPACE), command)
     first, *others = fold_sentence(kept, width - len(f"{_CONTINUED} \\"))
     lines = [_INDENT + first, *(_CONTINUED + line for line in others)]

@@ -42,8 +42,9 @@ def test_format_needs_a_plan(tiny, eatnas_within, spec):
     assert "add --plan" in message
 
 
-def test_printed_command_keeps_quoted_words_whole(capsys):
-    file = "a folder whose name has many words in it/with a spec of a long name as well.yaml"
+@pytest.mark.parametrize("name", ["a folder", "somebody's folder"])
+def test_printed_command_keeps_quoted_words_whole(capsys, name):
+    file = f"{name} whose name has many words in it/with a spec of a long name as well.yaml"
     command = f"eatnas-db search create {shlex.quote(file)} --set name=pilot"
     print_advice(SearchAdvice(None, None, None, 3, None, (), (f"This trains a pilot: {command}",)))
     sentence, printed = capsys.readouterr().out.split("\n", 1)
