@@ -106,6 +106,19 @@ def test_ranking_loads_neither_spaces_nor_leases(tmp_path):
     }
 
 
+@pytest.mark.slow
+def test_module_of_each_command_imports_alone():
+    """The process that runs the commands of other tests has imported all modules, which hides a missing import."""
+    program = (
+        "import sys\nfrom importlib import import_module\n"
+        "for module in sys.argv[1:]:\n"
+        "    for name in [name for name in sys.modules if name.startswith('eatnas_')]: del sys.modules[name]\n"
+        "    import_module(module)\n"
+    )
+    modules = sorted({command.module for table in TABLES.values() for command in table.values()})
+    subprocess.run([sys.executable, "-c", program, *modules], check=True)
+
+
 @pytest.mark.parametrize(("table", "name"), [(table, name) for table, names in TABLES.items() for name in names])
 def test_listed_help_is_first_line_of_command(table, name):
     lazy = TABLES[table][name]

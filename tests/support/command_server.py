@@ -159,6 +159,8 @@ def run_command(arguments: list[str], folder: str, environment: dict[str, str]) 
     except BaseException:
         traceback.print_exc()
     finally:
+        # An interpreter that ends waits for its threads first, so a command that would hang there hangs here too.
+        import_module("threading")._shutdown()
         import_module("atexit")._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
