@@ -251,21 +251,22 @@ def record_failure(
     traceback: str = "",
     device_seconds: float = 0.0,
     step_seconds: float | None = None,
+    next_alone: bool = False,
     now: float,
 ) -> CandidateState:
-    """End an attempt without a score. `domain.failure_policy` decides the candidate's new state, which is returned.
+    """End an attempt without a score, and return the state that `domain.failure_policy` gives the candidate.
 
     Raises `StaleLeaseError`.
     """
-    held = require_lease(connection, token)
+    held, progressed = require_lease(connection, token), has_progressed(connection, token)
     message, traceback = to_storable(message), to_storable(traceback)
-    progressed = has_progressed(connection, token)
     decision = decide_after_failure(
         kind,
         progressed=progressed,
         own_failures=held.own_failures,
         lost_attempts=held.lost_attempts,
         memory_fallback=held.memory_fallback,
+        next_alone=next_alone,
     )
     edge = Transition.FAIL if decision.gives_up else Transition.RECLAIM
     _move(connection, edge, token, now, {"failure": kind, "message": message}, **_columns_after(decision, now))
@@ -304,12 +305,7 @@ def _columns_after(decision: FailureDecision, now: float) -> dict[str, Any]:
 
 
 def release(
-    connection: Connection,
-    token: LeaseToken,
-    device_seconds: float,
-    now: float,
-    *,
-    step_seconds: float | None = None,
+    connection: Connection, token: LeaseToken, device_seconds: float, now: float, *, step_seconds: float | None = None
 ) -> None:
     """Return an unfinished candidate to pending; its checkpoints are kept. Raises `StaleLeaseError`."""
     search_id = _move(connection, Transition.RELEASE, token, now)

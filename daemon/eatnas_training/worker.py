@@ -16,8 +16,9 @@ from typing import Final
 import torch
 
 from eatnas_db.domain.arithmetic import is_portable, recorded_settings
+from eatnas_db.domain.states import FailureKind
 from eatnas_db.text_encoding import let_output_escape
-from eatnas_protocol.messages import Assign, Finished, Phase, Progress, Ready, Report
+from eatnas_protocol.messages import Assign, Failed, Finished, Phase, Progress, Ready, Report
 from eatnas_training import loop, selftest
 from eatnas_training.lane_state import LaneState
 from eatnas_training.lanes import train_by_turns
@@ -83,7 +84,7 @@ def train(
         yield from _trainer_of(assign)(assign, stop_request, device=device)
         return
     if count_trainings is not None:
-        yield from share_memory(_trainer_of(assign)(assign, stop_request, device=device), count_trainings)
+        yield from train_beside(_trainer_of(assign)(assign, stop_request, device=device), count_trainings)
         with contextlib.suppress(RuntimeError):
             torch.cuda.current_stream(device).synchronize()  # another lane may get the memory
             torch.cuda.empty_cache()
@@ -107,13 +108,17 @@ def train(
             torch.cuda.empty_cache()
 
 
-def share_memory(reports: Iterator[Report | None], count_trainings: Callable[[], int]) -> Iterator[Report | None]:
+def train_beside(reports: Iterator[Report | None], count_trainings: Callable[[], int]) -> Iterator[Report | None]:
     """Yield the reports of one training of several, with an equal share of the memory that they hold together.
 
-    The shares add up to the whole. The supervisor takes any further memory for that of another user's process.
+    The shares add up to the whole. The supervisor takes any further memory for that of another user's process. CUDA
+    reports an error at the next call of any training, so with several, nobody can tell whose it is.
     """
     for report in reports:
-        if isinstance(report, Progress):
+        if isinstance(report, Failed) and report.fatal and count_trainings() > 1:
+            message = f"another training of the process may be the cause: {report.message}"
+            yield replace(report, kind=FailureKind.LOST, message=message)
+        elif isinstance(report, Progress):
             yield replace(report, memory_bytes=report.memory_bytes // max(1, count_trainings()))
         else:
             yield report

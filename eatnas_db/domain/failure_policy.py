@@ -40,13 +40,20 @@ class FailureDecision:
 
 
 def decide_after_failure(
-    kind: FailureKind, *, progressed: bool, own_failures: int, lost_attempts: int, memory_fallback: MemoryFallback
+    kind: FailureKind,
+    *,
+    progressed: bool,
+    own_failures: int,
+    lost_attempts: int,
+    memory_fallback: MemoryFallback,
+    next_alone: bool = False,
 ) -> FailureDecision:
     """Decide how a candidate continues after a failed attempt. The arguments are its counters before the failure.
 
     An attempt counts against the candidate only if the candidate caused the failure and recorded no epoch or
     checkpoint (`progressed`). Kills and reboots never count, except 20 in a row without progress. A candidate that
-    runs out of memory is tried with the next memory fallback, and fails after the last one.
+    runs out of memory is tried with the next memory fallback, and fails after the last one. With `next_alone`, another
+    training on the device may be the cause, so the next attempt has the device to itself.
     """
     out_of_memory = kind == FailureKind.OUT_OF_MEMORY
     last_fallback = memory_fallback == MemoryFallback.HALVED
@@ -63,6 +70,8 @@ def decide_after_failure(
     )
     if out_of_memory and not last_fallback:
         memory_fallback = MemoryFallback(memory_fallback + 1)
+    if next_alone:
+        memory_fallback = max(memory_fallback, MemoryFallback.ALONE)
     backoff_seconds = BACKOFF_SECONDS * 2 ** (own_failures - 2) if own_failures >= 2 and not gives_up else 0.0
     return FailureDecision(
         gives_up=gives_up,

@@ -14,7 +14,8 @@ _MESSAGES: Final = {
     "tested": "attempt {attempt} was evaluated once on the test part: accuracy {fitness}",
     "failed": "the candidate failed in attempt {attempt}: {failure}",
     "taken_back": "attempt {attempt} ended without a score: {failure}; the candidate waits for another attempt",
-    "to_be_alone": "the training ran out of memory; the next attempt will have its device to itself",
+    "to_be_alone": "memory or another training on the device may be the cause; the next attempt will have "
+    "its device to itself",
     "to_be_halved": "the training ran out of memory again; the next attempt will train each batch in two halves, "
     "which is recorded as a deviation",
     "released": "attempt {attempt} was stopped on request; the training will continue from its checkpoint",

@@ -22,6 +22,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.domain.states import MemoryFallback
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.holds import list_holds
 from eatnas_db.queries.searches import get_search, list_search_summaries
@@ -201,6 +202,17 @@ def test_failure_with_any_text_is_recorded(stage, text):
     assert row.failure == "exception"
     assert row.message.encode()
     assert "\0" not in row.message
+
+
+def test_failure_that_another_training_may_cause_is_retried_alone(stage):
+    token = stage.start_training()
+    stage.send(as_text(FAILED, **token, kind="lost", fatal=True))
+    stage.tick()
+    assert stage.attempt(token).outcome == "lost"
+    with read_transaction(stage.engine) as connection:
+        query = select(candidate.c.thrift).where(candidate.c.id == token["candidate"])
+        assert connection.execute(query).scalar_one() == MemoryFallback.ALONE
+    stage.replace_worker()
 
 
 def test_worker_with_another_ready_message_is_reported(stage):

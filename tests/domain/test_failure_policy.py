@@ -4,13 +4,14 @@ from eatnas_db.domain.failure_policy import decide_after_failure
 from eatnas_db.domain.states import FailureKind, MemoryFallback
 
 
-def decide(kind, *, progressed=False, own_failures=0, lost_attempts=0, fallback=MemoryFallback.NONE):
+def decide(kind, *, progressed=False, own_failures=0, lost_attempts=0, fallback=MemoryFallback.NONE, **options):
     return decide_after_failure(
         kind,
         progressed=progressed,
         own_failures=own_failures,
         lost_attempts=lost_attempts,
         memory_fallback=fallback,
+        **options,
     )
 
 
@@ -35,6 +36,12 @@ def test_twentieth_lost_attempt_in_a_row_is_final(kind):
 @pytest.mark.parametrize("kind", [FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA])
 def test_failures_that_would_repeat_are_final(kind):
     assert decide(kind, progressed=True).gives_up
+
+
+@pytest.mark.parametrize("fallback", MemoryFallback)
+def test_next_attempt_is_alone_if_it_must_be(fallback):
+    decision = decide(FailureKind.LOST, fallback=fallback, next_alone=True)
+    assert (decision.gives_up, decision.memory_fallback) == (False, max(fallback, MemoryFallback.ALONE))
 
 
 def test_memory_fallbacks_are_used_up_one_by_one():

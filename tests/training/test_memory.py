@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eatnas_protocol.messages import Phase, Progress
-from eatnas_training.worker import share_memory
+from eatnas_protocol.messages import Failed, Phase, Progress
+from eatnas_training.worker import train_beside
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 
@@ -31,6 +31,14 @@ def test_trainings_of_a_process_share_its_memory():
     """The shares add up to the memory of the process, also if not all of its lanes train."""
     report, phase = Progress(1, 1, 0, 1, 2, 0.5, memory_bytes=6), Phase(1, 1, "saving")
     trainings = iter([1, 2, 3])
-    shared = list(share_memory(iter([report, None, report, phase, report]), lambda: next(trainings)))
+    shared = list(train_beside(iter([report, None, report, phase, report]), lambda: next(trainings)))
     assert shared[1::2] == [None, phase]
     assert [one.memory_bytes for one in shared[::2]] == [6, 3, 2]
+
+
+@pytest.mark.parametrize(("trainings", "kind"), [(1, "exception"), (2, "lost")])
+def test_cuda_error_next_to_other_trainings_blames_nobody(trainings, kind):
+    """CUDA reports an error at the next call of any training of the process."""
+    failed = Failed(1, 1, "exception", "CUDA error: device-side assert triggered", "", 0.5, fatal=True)
+    (report,) = train_beside(iter([failed]), lambda: trainings)
+    assert report.kind == kind

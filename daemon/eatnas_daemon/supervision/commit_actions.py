@@ -13,6 +13,7 @@ from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import list_partial_files
+from eatnas_db.domain.states import FailureKind
 from eatnas_protocol.messages import Cancel, Failed, Finished
 
 
@@ -56,7 +57,7 @@ def record_gpu_results(slots: list[Slot], gpu_scheduler: WorkerScheduler) -> Non
         for report in slot.worker.reports if slot.on_gpu and slot.worker is not None else ():
             if isinstance(report, Finished):
                 gpu_scheduler.record_success(slot.device.uuid)
-            elif isinstance(report, Failed) and report.fatal:
+            elif isinstance(report, Failed) and report.fatal and report.kind != FailureKind.LOST:
                 gpu_scheduler.record_failure(slot.device.uuid, report.candidate)
 
 

@@ -93,6 +93,7 @@ class ReportWriter:
             traceback=report.traceback,
             device_seconds=training.time.device_seconds,
             step_seconds=training.time.step_seconds,
+            next_alone=report.kind == FailureKind.LOST,
             now=now,
         )
 
