@@ -69,7 +69,7 @@ def _run_on_sqlite(file: Path, query: str, limit: int, seconds: float) -> QueryR
         try:
             cursor = connection.execute(query)
             rows = cursor.fetchmany(limit + 1)
-        # Before Python 3.12, sqlite3 raises Warning for a second statement, and Warning is no subclass of Error.
+        # Before Python 3.12, sqlite3 raises Warning for a second statement, and Warning is not a subclass of Error.
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise ConflictError(_describe_sqlite_error(str(error), seconds)) from None
         if cursor.description is None:

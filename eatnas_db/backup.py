@@ -54,8 +54,8 @@ class RestoreResult:
 def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
     """Copy one snapshot of a record into a file. Other programs may write to the record meanwhile.
 
-    Raises `RecordError` if `source` is no intact record, `NotFoundError` if the folder of `target` does not exist, and
-    `ConflictError` if `target` exists and `force` is false.
+    Raises `RecordError` if `source` is not an intact record, `NotFoundError` if the folder of `target` does not exist,
+    and `ConflictError` if `target` exists and `force` is false.
     """
     if not source.exists():
         raise RecordError(f"no record at {source}; run `eatnas-db init` to create one")

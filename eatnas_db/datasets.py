@@ -34,6 +34,6 @@ class ImageDataset:
         """The names of the classes, or None if only the labels define them."""
         if self.classes is None:
             return None
-        if isinstance(self.classes, int | Integral):  # also those of NumPy
+        if isinstance(self.classes, int | Integral):  # `Integral` covers NumPy's integers
             return tuple(map(str, range(int(self.classes))))
         return tuple(map(str, self.classes))

@@ -31,7 +31,7 @@ INSTALLED_BY: Final = {
 
 
 def explain_missing_module(error: ModuleNotFoundError) -> MissingPackageError | None:
-    """Return an error that names the requirement to install, or None if the module is no dependency of `eatnas-db`."""
+    """Return an error that names the requirement to install, or None if `eatnas-db` does not depend on the module."""
     module = (error.name or "").partition(".")[0]
     return _missing(module) if module in INSTALLED_BY else None
 

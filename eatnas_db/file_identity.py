@@ -59,6 +59,6 @@ def require_single_name(file: Path) -> None:
         return
     if names > 1:
         raise RecordError(
-            f"{file} has {names} names (hard links), with which SQLite loses data; find them with "
-            f"`find / -xdev -samefile {file}`, and remove all but the one next to its -wal file"
+            f"{file} has {names} names (hard links), and SQLite loses data if programs use several of them; find them "
+            f"with `find / -xdev -samefile {file}`, keep the one next to the -wal file, and remove the others"
         )

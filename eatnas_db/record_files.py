@@ -116,7 +116,9 @@ def read_manifest(folder: Path) -> Manifest:
         if not folder.exists():
             raise RecordError(f"{folder} does not exist; choose a folder of `db export`, or a file of scores")
         if not file.exists():
-            raise RecordError(f"{folder} is no exported record: it has no {MANIFEST}; choose a folder of `db export`")
+            raise RecordError(
+                f"{folder} is not an exported record: it has no {MANIFEST}; choose a folder of `db export`"
+            )
         content = json.loads(read_input(file, most_megabytes=MANIFEST_MEGABYTES).decode("utf-8"))
         tables = [TableContents(**table) for table in content["tables"]]
         manifest = Manifest(
@@ -248,7 +250,7 @@ def _require_file(file: Path) -> None:
     if not file.exists():
         raise RecordError(f"{file} is missing; export the record again")
     if not file.is_file():
-        raise RecordError(f"{file} is no file; export the record again")
+        raise RecordError(f"{file} is not a regular file; export the record again")
 
 
 def _read_lines(file: Path) -> Iterator[list[Any]]:

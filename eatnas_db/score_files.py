@@ -165,7 +165,7 @@ def _parse_code(place: _Place, text: str, space: Space) -> Architecture:
         space.macro.require_block_count(architecture)
     except InvalidArchitectureError as error:
         raise place.error(
-            "code", f"{_show(text)} is no architecture of space {space.macro.name}: {_shorten(str(error))}"
+            "code", f"{_show(text)} is not an architecture of space {space.macro.name}: {_shorten(str(error))}"
         ) from None
     return architecture
 

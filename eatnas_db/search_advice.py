@@ -1,4 +1,4 @@
-"""Advise about a planned search from its spec and the record: what its scores can resolve, and useful sources."""
+"""Advise about a planned search from its spec and the record: resolvable differences of scores, and useful sources."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def _fitting_name(name: str, ending: str) -> str:
 
 
 def _pilot_command(spec: SearchSpec, known: _Known, file: str, changes: Sequence[str]) -> str:
-    """Return a command that makes a small search of the planned task, without its sources, or that continues one."""
+    """Return a command that creates or continues a small search of the planned task without its sources."""
     number, name = 1, _fitting_name(spec.name, "-pilot")
     while name in known.is_finished:
         if not known.is_finished[name]:

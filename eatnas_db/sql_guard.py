@@ -148,7 +148,7 @@ def _parse(query: str, dialect: Dialect) -> exp.Query:
     if isinstance(statement, exp.Query):
         return statement
     if isinstance(statement, exp.Column):
-        raise ConflictError(f"the query is invalid: {statement.sql()!r} is no statement")
+        raise ConflictError(f"the query is invalid: {statement.sql()!r} is not a statement")
     raise ConflictError(REFUSED.format(f"this is {_keyword(query)}"))
 
 

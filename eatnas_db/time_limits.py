@@ -24,7 +24,7 @@ REPEAT_SECONDS: Final = 1.0
 class _Expired(BaseException):
     """Raised in the code of a plug-in when its time is over.
 
-    It is no `Exception`, so that the code does not handle it.
+    It is not an `Exception`, so that the code does not handle it.
     """
 
 

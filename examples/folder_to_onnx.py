@@ -82,7 +82,7 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
         known = image.mode != "I" or image.format in ("PNG", "PPM")
         known = known and (image.mode == "F" or image.format != "FITS")
         if not (known and values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"no white is defined for pixels of mode {image.mode}; save the image with 8 bits")
+            raise ValueError(f"the mode {image.mode} defines no value for white; save the image with 8 bits")
         grey = np.floor(values * 255 + 0.5).astype(np.uint8)
         image = Image.fromarray(255 - grey if tags.get(262) == 0 else grey)  # 0 is white
     return image.convert("RGB").convert(mode)

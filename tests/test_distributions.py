@@ -149,7 +149,7 @@ def strip_ages(text: str) -> str:
 
 
 @pytest.mark.slow
-def test_core_answers_queries_as_the_whole_does(core: Environment, tmp_path: Path, postgres_url: str) -> None:
+def test_core_gives_the_same_answers_as_the_whole(core: Environment, tmp_path: Path, postgres_url: str) -> None:
     for url, queries in ((f"sqlite:///{tmp_path / 'eatnas.db'}", QUERIES), (postgres_url, QUERIES[:3])):
         make_record(tmp_path, lambda _, url=url: url)
         for query in queries:
@@ -165,7 +165,7 @@ def test_core_answers_queries_as_the_whole_does(core: Environment, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_core_names_what_a_command_needs(core: Environment, tmp_path: Path) -> None:
+def test_core_names_the_package_that_a_command_needs(core: Environment, tmp_path: Path) -> None:
     record = make_record(tmp_path / "home", lambda folder: f"sqlite:///{folder / 'eatnas.db'}", births=10)
     for arguments, module in NEEDS_MORE:
         done = core.run(record.settings.database_url, *arguments, cwd=tmp_path)

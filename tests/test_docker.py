@@ -57,7 +57,7 @@ def test_the_image_runs_without_root_under_an_init() -> None:
     assert names.count("HEALTHCHECK") == names.count("CMD") == 1
 
 
-def test_runs_clean_up_what_they_download() -> None:
+def test_image_layers_keep_no_downloads() -> None:
     for run in arguments_of("RUN"):
         assert "apt-get install" not in run or "rm -rf /var/lib/apt/lists/*" in run
         assert len(re.findall("pip install", run)) == len(re.findall("pip install --no-cache-dir", run))

@@ -44,7 +44,7 @@ STEPS = (
     ),
     Step(TRAINING, "pipeline", 45, "images/s: our loop, and a DataLoader with PIL"),
     Step(TRAINING, "depthwise", 35, "depthwise convolutions in both layouts: failures, bits, times"),
-    Step(TRAINING, "lanes", 35, "several candidates by turns in one process, each on a stream of its own: speed, bits"),
+    Step(TRAINING, "lanes", 35, "several candidates in turn in one process, each on a stream of its own: speed, bits"),
     Step(TRAINING, "processes", 50, "several processes on one GPU, without MPS and with it"),
 )
 

@@ -267,7 +267,7 @@ def measure_depthwise(context: Context, shape: dict[str, Any], layout: str, dtyp
 
 
 def run_lanes(context: Context) -> None:
-    """Train several candidates by turns in one process, as the option `--lanes` does; compare speed and bits."""
+    """Train several candidates in turn in one process, as the option `--lanes` does; compare speed and bits."""
     prepare()
     device, facts = context.device, context.facts
     for space in spaces_of(gpu=context.gpu):

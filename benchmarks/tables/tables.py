@@ -23,12 +23,12 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         codes, levels = content["X"], content["levels"]
         scores = [content["sel"], content["true"], *(content[name] for name in ("short",) if name in content)]
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        sys.exit(f"{file} is no table: {error}; see docs/experiments/tables.md")
+        sys.exit(f"{file} is not a table: {error}; see docs/experiments/tables.md")
     fits = codes.ndim == 2 and len(codes) > 0 and codes.shape[1] == len(levels)
     if not fits or (codes < 0).any() or (codes >= levels).any():
-        sys.exit(f"{file} is no table: the codes in X do not fit the numbers of values in levels")
+        sys.exit(f"{file} is not a table: the codes in X do not fit the numbers of values in levels")
     if any(len(column) != len(codes) or not np.isfinite(column).all() for column in scores):
-        sys.exit(f"{file} is no table: sel, true and short need a finite score for each code in X")
+        sys.exit(f"{file} is not a table: sel, true and short need a finite score for each code in X")
     return content
 
 

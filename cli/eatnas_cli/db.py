@@ -63,7 +63,7 @@ def upgrade(ctx: typer.Context) -> None:
 def downgrade(
     ctx: typer.Context,
     revision: Annotated[
-        str, typer.Argument(metavar="REVISION|base", help="An older version, or `base` to delete everything.")
+        str, typer.Argument(metavar="REVISION|base", help="An older version, or `base` to remove the whole record.")
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Confirm the deletion of data.")] = False,
 ) -> None:

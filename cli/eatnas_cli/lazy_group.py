@@ -25,7 +25,7 @@ def new_app(**settings: Any) -> typer.Typer:
 class LazyCommand:
     """A command, or a group of commands, that a module defines as `app`.
 
-    `help`: the help of a group; of a single command the first line of its help.
+    `help`: the whole help of a group, or the first line of the help of a single command.
     """
 
     module: str

@@ -28,7 +28,7 @@ def to_json(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number. Booleans are no numbers."""
+    """Return whether a value is a number. Booleans do not count as numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -367,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", action="append", default=[], help="devices to use; default: all")
     parser.add_argument("--exclude", action="append", default=[], help="devices to leave alone")
     parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")
-    parser.add_argument("--lanes", type=_positive, help="number of candidates that a worker on a GPU trains by turns")
+    parser.add_argument("--lanes", type=_positive, help="number of candidates that a process on a GPU trains at once")
     parser.add_argument("--allow", action="append", default=[], help="users and programs to share a GPU with")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="launcher of the workers; default: local")
     parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")

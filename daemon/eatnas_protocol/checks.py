@@ -19,10 +19,10 @@ Check = Callable[[Any], bool]
 
 
 def check_report(message: Message) -> None:
-    """Raise `ValueError` if a message is no report, or if one of its fields has a wrong type or is out of range."""
+    """Raise `ValueError` if a message is not a report, or if one of its fields has a wrong type or is out of range."""
     name = type(message).__name__
     if not isinstance(message, Report):
-        raise ValueError(f"{name} is no report")
+        raise ValueError(f"{name} is not a report")
     kind: Any = type(message)
     for field, check in _checks(kind).items():
         value = getattr(message, field)

@@ -48,10 +48,11 @@ def leave() -> None:
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes. All tensors of one dtype are added in one piece.
+    """Replace each tensor by its sum over all processes. All tensors of one dtype are added in one operation.
 
-    In a single piece, every step adds in the same order. torch's DistributedDataParallel changes its pieces after the
-    first step of a process, so with more than two processes a resumed training would add in another order.
+    This keeps the order of the additions the same in every step. torch's DistributedDataParallel adds several buckets
+    of tensors, and divides them differently after the first step of a process. With more than two processes, a resumed
+    training would add in another order.
     """
     try:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):

@@ -9,7 +9,7 @@ import torch
 
 
 class LaneState:
-    """What torch has once for a thread, and each lane for itself: the number of threads, and a GPU's current stream."""
+    """The number of threads and the current stream of a GPU of each lane; torch has one of each for a thread."""
 
     def __init__(self, device: str, lanes: int) -> None:
         self._threads = [torch.get_num_threads()] * lanes
@@ -17,7 +17,7 @@ class LaneState:
 
     @contextlib.contextmanager
     def __call__(self, lane: int) -> Iterator[None]:
-        """Compute with the state of a lane, and keep what its training changes."""
+        """Compute with the state of a lane, and store the state that its training leaves."""
         if torch.get_num_threads() != self._threads[lane]:
             torch.set_num_threads(self._threads[lane])
         with torch.cuda.stream(self._streams[lane]):

@@ -78,7 +78,7 @@ def train(
     """Train one candidate. On a GPU, also measure the peak of memory, and free the memory afterwards.
 
     `count_trainings` returns the number of trainings in this process, if it has several lanes. The peak is then not
-    measured, because nobody can tell whose it is.
+    measured, because it belongs to no single training.
     """
     if device == "cpu":
         yield from _trainer_of(assign)(assign, stop_request, device=device)

@@ -99,7 +99,7 @@ class WorkerProtocol:
         return self._in_fd
 
     def close(self) -> None:
-        """Close both descriptors, which tells the supervisor that this lane has ended."""
+        """Close both descriptors, so that the supervisor notices the end of this lane."""
         os.close(self._in_fd)
         os.close(self._out_fd)
 

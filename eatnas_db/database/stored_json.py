@@ -15,7 +15,7 @@ MAX_SHOWN_CHARACTERS: Final = 60
 
 
 class DamagedJson(Mapping[str, Any]):
-    """A stored text that is not JSON, because somebody edited the record by hand. Every use raises an error."""
+    """A stored text that is not JSON, because somebody edited the record manually. Every use raises an error."""
 
     def __init__(self, text: str) -> None:
         self._text = text

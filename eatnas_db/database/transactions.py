@@ -25,7 +25,7 @@ T = TypeVar("T")
 READER_IDLE_SECONDS: Final = 600
 """The seconds that a read transaction may idle on a server.
 
-It blocks nobody, and its program may be processing a million rows.
+It blocks no other transaction, and its program may be processing a million rows.
 """
 CHANNEL: Final = f"{PREFIX}changes"
 """The PostgreSQL channel of change notifications."""

@@ -21,7 +21,7 @@ class DataState:
 
     `data_digest` covers the images in memory, or the names, sizes and classes of streamed images. Only streamed images
     have the other two digests: `files_digest` also covers modification times; `content_digest` covers the bytes, and is
-    None if nobody has read all files yet. `plugin` is the identity of the source of a plug-in's data set, otherwise
+    None until a process has read all files. `plugin` is the identity of the source of a plug-in's data set, otherwise
     None.
     """
 

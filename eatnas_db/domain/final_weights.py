@@ -56,7 +56,7 @@ def describe_source(spec: Mapping[str, Any], origin: str, code: str) -> str | No
 
     `spec` is the stored spec of its search.
     """
-    if origin != Origin.FINAL or not isinstance(spec, dict):  # a spec that was damaged by hand
+    if origin != Origin.FINAL or not isinstance(spec, dict):  # a spec that a manual change damaged
         return None
     source = source_of(spec["training"], code)
     return None if source is None else str(source)

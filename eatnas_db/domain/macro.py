@@ -49,7 +49,7 @@ class Macro(SpaceDefinition):
     inheritance: ClassVar[str | None] = "eatnas_training.inheritance.transfer:inherit_weights"
 
     def __post_init__(self, operators: tuple[Operator, ...]) -> None:
-        # `operators` is no dataclass field, because operators are not JSON values: `to_json` stores their names.
+        # `operators` is not a dataclass field, because operators are not JSON values: `to_json` stores their names.
         object.__setattr__(self, "operators", operators)
 
     @property

@@ -114,7 +114,8 @@ def require_metric_name(name: str) -> None:
     """Raise `ValueError` unless a user's own training function may report a metric with this name."""
     if re.fullmatch(METRIC_PATTERN, name) is None:
         raise ValueError(
-            f"{name!r} is no name of a metric: use up to 32 letters, digits, `_`, `.` and `-`, and begin with a letter"
+            f"{name!r} is not a valid name of a metric: use up to 32 letters, digits, `_`, `.` and `-`, and begin with "
+            "a letter"
         )
     if name in RESERVED_METRICS:
         raise ValueError(f"the metric {name} is reserved for the record; choose another name")

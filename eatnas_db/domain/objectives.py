@@ -78,7 +78,7 @@ def _read_objective(entry: Mapping[str, Any]) -> OptimizedMetric:
 
 
 def latency_settings(objectives: Iterable[OptimizedMetric]) -> LatencySettings | None:
-    """Return how latency is measured, or None if it is no objective. With latency, births depend on the machine."""
+    """Return how latency is measured, or None if it is not an objective. With latency, births depend on the machine."""
     return next((objective.latency for objective in objectives if objective.latency is not None), None)
 
 

@@ -117,7 +117,8 @@ class EvolutionSpec(SpecSection):
         "mutation", description="guided: a model of the scores so far proposes the networks"
     )
     acquisition: Literal["improvement", "improvement_per_second"] = Field(
-        "improvement", description="what guided births maximize: the expected improvement, or that per device second"
+        "improvement",
+        description="the quantity that guided births maximize, per birth or per device second",
     )
     lag: int | None = Field(
         None, ge=1, le=100_000, description="births in training at once; default: twice the slots, at least 4"

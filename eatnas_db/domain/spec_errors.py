@@ -48,7 +48,7 @@ def describe_unknown(word: str, known: Collection[str], noun: str) -> str:
 def _location(details: ErrorDetails) -> list[str]:
     location = list(map(str, details["loc"]))
     if location[:1] == ["space"] and len(location) > 1:
-        del location[1]  # pydantic's name for the branch of the union (str, MacroSpec), which is no key of the spec
+        del location[1]  # pydantic's name for the branch of the union (str, MacroSpec), which is not a key of the spec
     return location
 
 

@@ -25,7 +25,7 @@ def require_plain_options(value: Any, path: str = "", depth: int = 0) -> Any:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"the key {key!r} is no text; quote it")
+                raise ValueError(f"the key {key!r} is not a text; quote it")
             require_plain_options(inner, f"{path}.{key}".removeprefix("."), depth + 1)
     elif isinstance(value, list):
         for number, inner in enumerate(value):

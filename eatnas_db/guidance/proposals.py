@@ -86,7 +86,7 @@ class EvaluatedPool(NamedTuple):
     agreement: float
     scores: int
     parents_fitted: Reals
-    """The fitted means of the parents of the pool, and of the best scored code that is no parent."""
+    """The fitted means of the parents of the pool, and of the best scored code that is not a parent."""
 
     @property
     def hands_over(self) -> bool:

@@ -88,7 +88,7 @@ class _Offenders:
 def check_replay(engine: Engine, on_unchecked: NoteCallback = lambda _: None) -> Iterator[Violation]:
     """Replay each search with the functions that made its decisions, and yield the differences from the record.
 
-    `on_unchecked` is called for each search whose plug-in cannot be used, which is no fault of the record.
+    `on_unchecked` is called for each search whose plug-in cannot be used, which is not a fault of the record.
     """
     with read_transaction(engine) as connection:
         searches = list_searches(connection)

@@ -74,7 +74,7 @@ class SearchRecord:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether its spec, its macro or its task is not JSON, because somebody edited the record by hand."""
+        """Whether its spec, its macro or its task is not JSON, because somebody edited the record manually."""
         return any(isinstance(value, DamagedJson) for value in (self.spec, self.macro, self.task))
 
     def require_whole(self) -> None:

@@ -75,7 +75,7 @@ def parse_code(code: str, label: str, space: Space) -> Architecture:
     try:
         return space.parse(code)
     except InvalidArchitectureError as error:
-        raise ConflictError(f"{label} is no architecture of space {space.macro.name}: {error}") from None
+        raise ConflictError(f"{label} is not an architecture of space {space.macro.name}: {error}") from None
 
 
 def require_block_count(architecture: Architecture, label: str, space: Space) -> None:

@@ -29,7 +29,7 @@ from eatnas_db.searches.retention import (
 )
 
 CLEANUPS_UNTIL_ALL: Final = 360
-"""Every so many cleanups, one reads all checkpoints: another host may have failed to delete its share."""
+"""The interval of cleanups that read all checkpoints, because another host may have failed to delete its share."""
 
 _OF_SEARCH: Final = candidate.c.search_id == bindparam("search_id")
 _CONCERNED: Final = union(
@@ -113,7 +113,7 @@ class CheckpointRetention:
         return dropped
 
     def _list_states(self, connection: Connection) -> list[_SearchState]:
-        """Return the open searches, those that were open at the last cleanup, and those that are new."""
+        """Return the new searches, the open ones, and those that were open at the last cleanup."""
         columns = (search.c.id, search.c.born, search.c.settled, search.c.lag, stored_top(connection).label("top"))
         objectives = stored_metrics(connection).is_not(None).label("has_objectives")
         is_open = search.c.finished_at.is_(None)

@@ -83,7 +83,7 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
 def stored_top(connection: Connection) -> ColumnElement[float]:
     """Return the number of the fittest candidates of a search that keep their checkpoints, as its spec states it.
 
-    It is null or at most `MAX_TOP` if the spec was damaged by hand: an error would stop all searches.
+    It is null or at most `MAX_TOP` if a manual change damaged the spec: an error would stop all searches.
     """
     if is_postgresql(connection):
         top = func.least(cast(_STORED_TOP.as_string(), Numeric), MAX_TOP)
@@ -92,7 +92,7 @@ def stored_top(connection: Connection) -> ColumnElement[float]:
 
 
 def stored_metrics(connection: Connection) -> ColumnElement[str | None]:
-    """Return the several objectives of a search as text; null if it has one, or if its spec was damaged by hand."""
+    """Return the several objectives of a search as text; null if it has one, or if a manual change damaged its spec."""
     metrics = search.c.spec["objective"]["metrics"].as_string()
     return metrics if is_postgresql(connection) else case((func.json_valid(search.c.spec) == 1, metrics))
 

@@ -98,8 +98,8 @@ def make_origin(task: str, metric: str, direction: Direction | None) -> ScoreOri
         )
     if not task.strip() or not task.isprintable() or len(task) > MAX_TASK_LENGTH:
         raise ConflictError(
-            f"--task {task[:MAX_TASK_LENGTH]!r} is no name of a data set: it has 1 to {MAX_TASK_LENGTH} printable "
-            "characters"
+            f"--task {task[:MAX_TASK_LENGTH]!r} is not a valid name of a data set: use 1 to {MAX_TASK_LENGTH} "
+            "printable characters"
         )
     try:
         require_metric_name(metric)
@@ -124,8 +124,8 @@ def import_score_file(
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConflictError(
-            f"{name!r} is no name of a search: it has at most 64 letters, digits, `_`, `.` and `-`, and begins with a "
-            "letter or a digit; choose one with --name"
+            f"{name!r} is not a valid name of a search: it has at most 64 letters, digits, `_`, `.` and `-`, and "
+            "begins with a letter or a digit; choose one with --name"
         )
     content = read_score_file(file)
     searched = Space(find_space(space), task)

@@ -63,7 +63,7 @@ def _list_models(connection: Connection, source: SearchRecord, candidate_id: int
     models: list[Row[Any]] = list(connection.execute(query))
     if not models and candidate_id is not None:
         raise NotFoundError(
-            f"final.from: candidate {candidate_id} is no final model of search {source.name!r}, and has none there; "
+            f"final.from: candidate {candidate_id} is not a final model of search {source.name!r}, and has none there; "
             f"`eatnas-db query best {source.name}` lists its candidates"
         )
     if not models:

@@ -119,7 +119,7 @@ def fresh_endless(fresh_home, tmp_path_factory):
 
 @pytest.fixture
 def endless(home, fresh_endless):
-    """A home with a search called `tiny` that will not end, and that nobody has begun to train."""
+    """A home with a search called `tiny` that will not end, and of which no training has begun."""
     shutil.copytree(fresh_endless, home)
 
 

@@ -224,7 +224,7 @@ def test_status_shows_each_slot(daemon, eatnas, in_training):
 
 
 @pytest.mark.slow
-def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_started, in_training, home, until):
+def test_daemon_logs_a_deleted_home_and_ends(tiny, eatnas, eatnas_started, in_training, home, until):
     process = eatnas_started("daemon", "start", "--foreground", "--slots", "1")
     assert "daemon is running" in process.stdout.readline()
     in_training()

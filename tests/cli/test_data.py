@@ -50,7 +50,7 @@ def test_image_folder_is_prepared_with_and_without_a_resolution(settings: Settin
     assert len(list((settings.cache / "images").glob("*.npy"))) == 1
     table = run_command(data.app, settings, "prepare", "ImageFolder", "--root", root)
     assert "__MACOSX" in table
-    assert "holds no files, so it is no class" in table
+    assert "holds no files, so it is not a class" in table
 
 
 def test_unreadable_images_are_listed_and_refused_or_skipped(settings: Settings, root: Path) -> None:
@@ -78,7 +78,7 @@ def search(record: None, tmp_path: Path, root: Path, eatnas: Any) -> str:
     """Create a search over the images and return its digest."""
     (tmp_path / "spec.yaml").write_text(SPEC.replace("ROOT", str(root)))
     created = eatnas("search", "create", "spec.yaml", whole=True)
-    assert f"{root}/empty is skipped: holds no files, so it is no class" in created.stderr
+    assert f"{root}/empty is skipped: holds no files, so it is not a class" in created.stderr
     assert "__MACOSX" not in created.stderr
     digest: str = json.loads(eatnas("search", "show", "pets", "--format", "json"))["data_digest"]
     return digest

@@ -19,7 +19,7 @@ def eatnas(eatnas_within):
 
 @pytest.fixture
 def broken(record, eatnas, spec, home):
-    """Return a record in which rows were deleted by hand."""
+    """Return a record in which rows were deleted manually."""
     eatnas("search", "create", spec())
     with closing(sqlite3.connect(home / "eatnas.db")) as connection:
         connection.execute("DELETE FROM eatnas_candidate WHERE birth = 0")
@@ -135,7 +135,7 @@ def test_exported_record_is_imported_into_a_new_home(tiny, eatnas_within, home, 
     fingerprints = [eatnas_within("query", "fingerprint", "tiny", at=home) for home in (home, other)]
     assert fingerprints[0] == fingerprints[1]
     assert "not empty" in eatnas_within("db", "import", "out", at=other, expect=1)
-    assert "no exported record" in eatnas_within("db", "import", ".", at=tmp_path / "third", expect=1)
+    assert "is not an exported record" in eatnas_within("db", "import", ".", at=tmp_path / "third", expect=1)
     assert "absent.csv does not exist" in eatnas_within("db", "import", "absent.csv", at=tmp_path / "third", expect=1)
     assert not (tmp_path / "third").exists()
 

@@ -41,7 +41,7 @@ UNTRAINED = "none of its 2 candidates has a score (2 waiting); `eatnas-db run ti
         ("descendants 1 --where birth=7", "none of the 1 candidates of this family meets the conditions birth=7\n"),
     ],
 )
-def test_empty_answer_says_why(tiny, eatnas_within, question, words):
+def test_empty_answer_gives_the_reason(tiny, eatnas_within, question, words):
     arguments = [part.replace("~", " ") for part in question.split()]
     assert eatnas_within("query", *arguments) == words
     if "--curve" not in arguments:

@@ -153,7 +153,7 @@ def test_a_database_that_is_not_utf8_is_refused(postgres, encoding):
             use(postgres.url(name))
 
 
-def test_texts_are_exact_whatever_the_client_encoding(postgres_url):
+def test_client_encoding_does_not_change_texts(postgres_url):
     url = f"{postgres_url}&client_encoding=latin1"
     commands.upgrade(create_engine_for(url))
     engine = open_record(url)

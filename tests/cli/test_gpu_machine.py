@@ -46,7 +46,7 @@ def run_with_gpus(tmp_path, libraries, eatnas):
 
 @pytest.fixture
 def other_pid():
-    """Return the id of a process that is no worker."""
+    """Return the id of a process that is not a worker."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process.pid
         process.kill()

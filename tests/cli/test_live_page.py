@@ -141,7 +141,7 @@ def test_message_shortens_long_texts_of_the_request(client: TestClient) -> None:
     assert len(client.get(f"/search?name={long}").text) < 20_000
 
 
-def test_page_of_a_candidate_shows_what_the_command_answers(record: Record, client: TestClient) -> None:
+def test_candidate_page_shows_the_values_of_candidate_show(record: Record, client: TestClient) -> None:
     top = client.get("/live/search", params={"name": HOSTILE, "part": "top"}).json()["html"]
     candidate = int(top.partition("/candidate?candidate=")[2].partition('"')[0])
     page = client.get(f"/candidate?candidate={candidate}")

@@ -19,7 +19,7 @@ def tour():
 
 
 @pytest.mark.slow
-def test_every_command_of_the_tour_works(tmp_path, command_server):
+def test_commands_of_the_tour_succeed_and_print(tmp_path, command_server):
     copy_small_examples(tmp_path)
     environment = {**os.environ, "EATNAS_HOME": str(tmp_path / "home"), "EATNAS_MLFLOW": "off"}
     commands = tour()

@@ -48,7 +48,7 @@ def loaded_by(home, *arguments):
     ],
     ids=" ".join,
 )
-def test_short_help_option_works_for_every_command(eatnas_within, arguments):
+def test_short_help_option_prints_the_help(eatnas_within, arguments):
     assert eatnas_within(*arguments, "-h") == eatnas_within(*arguments, "--help")
     assert "-h, --help" in eatnas_within(*arguments, "-h")
 
@@ -159,7 +159,7 @@ def test_direct_conversion_gives_typers_values(converted, capsys, arguments, out
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "--number", "6"], ["a", "--number", "x"], ["a", "--share", "x"]])
-def test_direct_conversion_refuses_what_typer_refuses(converted, arguments):
+def test_direct_conversion_refuses_the_same_arguments_as_typer(converted, arguments):
     with pytest.raises(SystemExit) as left:
         converted.main(arguments)
     assert left.value.code == 2

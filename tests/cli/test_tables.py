@@ -69,7 +69,7 @@ def typed(home, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_tables_look_as_drawn(large, typed, width):
+def test_tables_equal_the_stored_drawings(large, typed, width):
     shown = "".join(f"$ {command.replace('~', ' ')}\n{typed(command, width)}\n" for command in SAME_EVERYWHERE)
     file = DRAWN / f"tables-{width}.txt"
     if not file.exists():

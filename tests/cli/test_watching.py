@@ -49,7 +49,7 @@ def watching(process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["--devices", "cpu"], ["--slots", "3", "--policy", "stay"]])
-def test_run_beside_a_daemon_names_its_unused_options(settings, tiny, eatnas_started, options):
+def test_run_next_to_a_daemon_names_its_unused_options(settings, tiny, eatnas_started, options):
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny", *options)
         assert f"; {' '.join(options)} has no effect while it runs\n" in process.stderr.readline()

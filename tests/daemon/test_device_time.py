@@ -83,7 +83,7 @@ def test_trainings_on_other_devices_share_nothing():
     ("threads", "expected"),
     [((1, 1), (4.0, 4.0)), ((1, 1, 1, 1), (2.0,) * 4), ((2, 2), (2.0, 2.0)), ((4,), (4.0,)), ((4, 1), (8 / 3, 8 / 3))],
 )
-def test_processor_shares_what_exceeds_its_cores(threads, expected):
+def test_trainings_share_time_if_threads_exceed_cores(threads, expected):
     slots = []
     for number in threads:
         receive(train_in(slots, CPU_DEVICE, number), Phase, "training")

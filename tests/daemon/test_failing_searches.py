@@ -48,7 +48,7 @@ def test_equal_failures_in_a_row_pause_a_search(tmp_path, home, supervise, fast)
     assert pauses[0].words.startswith("the search was paused: 4 births in a row failed for the same reason (diverged: ")
 
 
-def test_search_without_a_score_says_so(tmp_path, home, supervise, fast, capsys):
+def test_search_without_a_score_prints_the_last_failure(tmp_path, home, supervise, fast, capsys):
     settings = home(tmp_path / "home", budget__candidates=6)
     supervise(settings, program=(*fast, "--diverge"), timeouts=QUICK)
     printer = ProgressPrinter(open_record(settings.database_url), settings, "s")

@@ -172,7 +172,7 @@ def test_many_failures_are_collected_into_one_call(settings, engine, new_notifie
     assert [payload["candidates"] for payload in payloads(settings)][2:] == [[5]]
 
 
-def test_next_daemon_delivers_what_the_last_one_did_not(settings, engine, new_notifier):
+def test_next_daemon_delivers_undelivered_events(settings, engine, new_notifier):
     clock = Clock()
     notifier = new_notifier(monotonic=clock)
     for candidate in (1, 2):

@@ -168,7 +168,7 @@ def test_one_lane_stops_without_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_trainings_have_the_bits_of_trainings_alone(tmp_path):
-    """Real trainings by turns, in bits that their neighbours do not change."""
+    """Train real candidates in turn, and require the bits of a training alone."""
     changes = {"training__batch_size": 64, "budget__candidates": 6, "evolution__population": 4}
     changes |= {"data__train_images": 256, "evolution__tournament": 2, "evolution__lag": 3, "training__epochs": 2}
     settings = create_home(tmp_path / "lanes", **changes)

@@ -117,7 +117,7 @@ def test_a_transaction_is_repeated_once_after_a_deadlock(postgres):
 
 
 @pytest.mark.parametrize("on_server", [False, True])
-def test_a_task_waits_for_another_program_and_says_so(tmp_path, postgres, on_server):
+def test_task_that_waits_for_another_program_prints_a_note(tmp_path, postgres, on_server):
     url = postgres.new_database() if on_server else f"sqlite:///{tmp_path / 'a.db'}"
     engine, other = create_engine_for(url), create_engine_for(url)
     lines, entered, released = [], [], []

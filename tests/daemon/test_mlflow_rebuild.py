@@ -51,7 +51,7 @@ def test_torn_store_that_is_kept_can_be_recovered(engine, tmp_path, journal_mode
         assert connection.execute("SELECT count(*), min(text) FROM runs").fetchone() == (1000, "x" * 400)
 
 
-def test_store_does_not_get_the_journal_of_another(engine, tmp_path):
+def test_new_store_does_not_get_an_old_journal(engine, tmp_path):
     (tmp_path / "mlflow.db.old-1-journal").write_bytes(b"of a store that was deleted")
     (tmp_path / "mlflow.db").touch()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

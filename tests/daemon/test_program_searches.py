@@ -101,7 +101,7 @@ def test_search_by_a_program_is_recorded_like_any_other(tmp_path, site):
 
 
 @pytest.mark.slow
-def test_changed_program_sets_the_search_aside_until_it_is_back(tmp_path, site):
+def test_search_waits_until_the_recorded_program_is_back(tmp_path, site):
     settings = create(tmp_path / "home")
     file, seen = site / "words_program" / "__init__.py", []
     original = file.read_text()

@@ -81,7 +81,7 @@ def test_training_takes_all_slots_if_there_are_too_few():
     assert count_needed(2, [slot_on(on_gpu=True)]) == 1
 
 
-def test_slots_are_kept_free_until_there_are_enough():
+def test_slots_stay_free_until_a_training_has_enough():
     slots = [slot_on(1), slot_on(), slot_on(on_gpu=True)]
     assert split_for_training(slots[1:], 2, slots) == (None, [slots[2]])
     slots[0] = slot_on()

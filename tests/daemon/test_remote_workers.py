@@ -271,7 +271,7 @@ def test_errors_of_the_connection_are_explained_in_one_line(error, words):
     assert "\n" not in text
 
 
-def test_a_daemon_without_ray_names_the_command_that_installs_it(tmp_path):
+def test_daemon_without_ray_prints_the_install_command(tmp_path):
     settings = create_home(tmp_path / "home")
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['ray'] = None")
     variables = {**os.environ, "PYTHONPATH": str(tmp_path), "EATNAS_LAUNCHER": "ray", "EATNAS_MLFLOW": "off"}

@@ -59,5 +59,5 @@ def test_file_that_is_no_table_is_named(tmp_path):
     for name, column in damages.items():
         np.savez(tmp_path / f"{name}.npz", **{**whole, name: column})
     for name in (*damages, "text", "absent"):
-        with pytest.raises(SystemExit, match=rf"{name}\.npz is no table: "):
+        with pytest.raises(SystemExit, match=rf"{name}\.npz is not a table: "):
             Table.load(tmp_path / f"{name}.npz")

@@ -45,7 +45,7 @@ def test_commands_to_a_frozen_worker_never_block():
     os.close(worker_out)
 
 
-def test_worker_that_closes_its_pipe_and_stays_delays_nobody():
+def test_worker_with_a_closed_pipe_is_killed_after_a_wait():
     worker, worker_in, worker_out = start_sleeper()
     os.close(worker_out)
     assert worker.receive() == ([], True)

@@ -102,7 +102,7 @@ def test_symlink_or_fifo_as_lock_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "garbage", "[1]", '{"pid": "x"}'])
-def test_lock_holds_whatever_its_file_contains(tmp_path, content):
+def test_lock_holds_with_any_file_content(tmp_path, content):
     lock = acquire_lock(UUID, tmp_path)
     lock_path(UUID, tmp_path).write_text(content)
     assert str(find_lock_owner(UUID, tmp_path)) == "owner unknown, pid unknown"

@@ -55,13 +55,13 @@ def test_latency_is_stored_with_all_its_settings():
     }
 
 
-def test_specs_with_one_objective_are_stored_as_before():
+def test_specs_with_one_objective_store_no_metrics():
     assert "metrics" not in parse({"max_params": 1000}).model_dump(mode="json")["objective"]
     assert list_objectives(parse({}).model_dump(mode="json")) == ()
 
 
 @pytest.mark.parametrize("removal", ["oldest", "mixed"])
-def test_members_are_removed_by_rank_unless_the_spec_says_otherwise(removal):
+def test_several_objectives_remove_the_worst_rank_by_default(removal):
     assert parse([ACCURACY, MULT_ADDS]).evolution.removal == "worst"
     assert parse([ACCURACY, MULT_ADDS], removal=removal).evolution.removal == removal
     assert parse({}).evolution.removal == "oldest"

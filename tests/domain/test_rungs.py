@@ -112,5 +112,5 @@ def test_quality_is_that_of_the_highest_rung():
 @pytest.mark.parametrize(
     ("resumes", "mean"), [(True, 3 + 0.25 * 7 + 0.0625 * 20), (False, 3 + 0.25 * 10 + 0.0625 * 30)]
 )
-def test_mean_epochs_count_what_continues(resumes, mean):
+def test_mean_epochs_weight_rungs_by_their_share(resumes, mean):
     assert Rungs((3, 10, 30), 0.25, resumes).mean_epochs == pytest.approx(mean)

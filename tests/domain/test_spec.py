@@ -241,7 +241,7 @@ def test_metric_must_be_one_that_the_training_measures():
         ({"metric": "id"}, "objective.metric: the metric id is reserved for the record; choose another name"),
         (
             [{"metric": "error", "direction": "minimize"}, {"metric": "a b", "direction": "minimize"}],
-            r"objective.metrics\[1\].metric: 'a b' is no name of a metric",
+            r"objective.metrics\[1\].metric: 'a b' is not a valid name of a metric",
         ),
     ],
 )

@@ -66,7 +66,7 @@ def test_error_is_one_line_that_names_the_place(text, message):
 
 
 @pytest.mark.parametrize("name", ["1_0", "010.", "1.0", "1e2", "true", "2001-01-01", "0x1f"])
-def test_name_is_taken_as_written(name):
+def test_text_fields_take_numbers_unchanged(name):
     assert parse_spec(SPEC, parse_overrides([f"name={name}"])).name == name
     assert parse_spec(parse_yaml(f"name: {name}\ndata: {{name: digits, root: {name}}}")).data.root == name
 

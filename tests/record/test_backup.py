@@ -173,7 +173,7 @@ def test_damaged_record_is_not_backed_up(database, engine, search_factory):
     search_factory()
     engine.dispose()
     content = bytearray(database.read_bytes())
-    # Overwrite a page with its header; the last pages belong to the largest tables.
+    # Overwrite a whole page, its header included. The last pages belong to the largest tables.
     content[-4096 * 2 : -4096] = b"\xff" * 4096
     database.write_bytes(content)
     with pytest.raises(RecordError, match=r"damaged|cannot be copied"):

@@ -85,7 +85,7 @@ def test_many_retries_take_few_statements(engine, search_factory, lease_factory,
     assert count(retry) < 30
 
 
-def test_a_tick_takes_as_many_statements_next_to_idle_searches(engine, url, tmp_path, search_factory, count):
+def test_idle_searches_add_no_statements_to_a_tick(engine, url, tmp_path, search_factory, count):
     timeouts = replace(DEFAULT_TIMEOUTS, database=0.0, checkpoint_cleanup=0.0)
     settings = replace(load_settings({}, str(tmp_path / "home")), database_url=url)
     supervisor = Supervisor(engine, settings, Launcher(tmp_path), slots=0, host_name="here", timeouts=timeouts)

@@ -27,7 +27,7 @@ def make_socket(path: Path) -> None:
         (lambda path: path.write_bytes(bytes(1_000_001)), "more than 1 MB"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, make, message):
+def test_unreadable_file_is_named_in_the_error(tmp_path, make, message):
     make(file := tmp_path / "f")
     with pytest.raises(DataError, match=message) as raised:
         read_input(file, most_megabytes=1)

@@ -173,7 +173,7 @@ def test_a_search_without_a_score_fails_and_can_continue(engine, search_factory,
 
 
 @ON_SQLITE
-def test_commands_record_the_birth_from_which_they_hold(engine, search_factory, lease_factory, score_factory):
+def test_commands_record_their_first_affected_birth(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory(budget__candidates=6)
     score_factory(lease_factory(search_id), 0.5)
     advance(engine, search_id)

@@ -172,7 +172,7 @@ def test_damaged_file_changes_nothing(engine, url, tmp_path):
     for file, name, message in (
         (bad, "bad", "line 32"),
         (tmp_path / "absent.csv", "absent", "No such file"),
-        (good, "a name", "'a name' is no name of a search: .*--name"),
+        (good, "a name", "'a name' is not a valid name of a search: .*--name"),
     ):
         with pytest.raises(EatnasError, match=message):
             import_file(url, file, name)

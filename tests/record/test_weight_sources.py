@@ -156,7 +156,7 @@ def test_unusable_source_is_refused_in_one_line(engine, searches, search_factory
     name = final("a")
     refused(final, re.escape("is not trained (pending); run `eatnas-db run a.final`"), final={"from": "a"})
     (model,) = train_final_models(name)
-    refused(final, "candidate 7 is no final model of search 'a'", NotFoundError, final={"from": "a/7"})
+    refused(final, "candidate 7 is not a final model of search 'a'", NotFoundError, final={"from": "a/7"})
     refused(final, "has the architecture of candidate 6, ", final={"from": "a"}, candidate_ids=[6])
     search_factory("large", space="eatnas-small")
     with transaction(engine) as connection:

@@ -146,7 +146,7 @@ def run_command(arguments: list[str], folder: str, environment: dict[str, str]) 
     packages = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [path for path in packages if path not in sys.path]
     sys.argv = ["eatnas-db", *arguments]
-    # The streams of the server know whether its own files can be read at any place.
+    # The streams of the server cannot be reused: they remember whether the server's own files are seekable.
     sys.stdin = os.fdopen(0)
     sys.stdout = os.fdopen(1, "w")
     sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace")

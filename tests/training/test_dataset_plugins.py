@@ -274,7 +274,7 @@ def test_test_part_of_another_kind_is_one_line(load: Load, tmp_path: Path, test_
     assert "\n" not in str(raised.value)
 
 
-def test_unknown_name_lists_what_is_known(squares: dict[str, Any]) -> None:
+def test_error_for_an_unknown_name_lists_the_known_forms(squares: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"did you mean data_sample_squares\?.*torchvision:CLASS, hf:PATH, csv:PATH"):
         datasets.load_training({**squares, "name": "data_sample_square"})
     with pytest.raises(DataError, match="the package no_such_package is not installed"):

@@ -186,12 +186,12 @@ def test_pixels_without_a_white_are_refused(request_of_digits: ExportRequest, tm
     module: dict[str, Any] = {"__file__": str(tmp_path / "m.py"), "__name__": "m"}
     exec(write_module(describe_model(request_of_digits)[2]), module)
     for pixels in (DEEP.astype(np.int32), DEEP.astype(np.float32)):
-        with pytest.raises(ValueError, match="no white is defined"):
+        with pytest.raises(ValueError, match="has no value for white"):
             module["preprocess"](Image.fromarray(pixels))
 
 
 @pytest.mark.slow
-def test_module_classifies_images_as_a_program(request_of_digits: ExportRequest, tmp_path: Path) -> None:
+def test_exported_module_runs_as_a_program(request_of_digits: ExportRequest, tmp_path: Path) -> None:
     paths, _, _ = written(request_of_digits, tmp_path, "safetensors", "python")
     image = str(digit(tmp_path, (31, 57), "RGB"))
     (best,) = predict(PredictionRequest(str(paths["safetensors"]), [image], 1))

@@ -267,7 +267,7 @@ def test_prepare_reads_both_parts_and_reports_all(root: Path, tmp_path: Path) ->
         ],
         "skipped": [
             {"path": "other", "reason": "not used; the parts are train and val", "count": 1},
-            {"path": "train/empty", "reason": "holds no files, so it is no class", "count": 1},
+            {"path": "train/empty", "reason": "holds no files, so it is not a class", "count": 1},
         ],
         "unreadable": [
             {"path": "val/cat/9.png", "reason": "is not a readable image (no known format); replace or delete it"}

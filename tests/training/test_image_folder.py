@@ -94,7 +94,7 @@ def test_all_that_is_skipped_is_named(tmp_path: Path) -> None:
     assert folder.names == ["cat/1.png", "dog/1.png"]
     assert folder.count_images() == {"cat": 1, "dog": 1}
     system = "written by an operating system, not an image"
-    empty = "holds no files, so it is no class"
+    empty = "holds no files, so it is not a class"
     assert folder.skipped == (
         Skipped("../test", "not used; the parts are train and val"),
         Skipped(".cache", "hidden"),
@@ -159,12 +159,12 @@ def test_test_images_have_the_labels_of_the_training_part(tmp_path: Path) -> Non
         list_test_folder(root, "ImageFolder", listed(root))
 
 
-def test_notes_name_what_an_owner_may_not_expect(tmp_path: Path) -> None:
+def test_notes_list_skipped_folders_and_images(tmp_path: Path) -> None:
     root = write(tmp_path, "train/cat/1.png", "train/dog/1.png", "Val/cat/1.png", "train/cat/.hidden.png")
     for name in ("a", "b", "c", "d"):
         (root / "train" / name).mkdir()
     data = {"name": "ImageNet", "root": str(root)}
-    empty = "is skipped: holds no files, so it is no class"
+    empty = "is skipped: holds no files, so it is not a class"
     assert list_notes(data, ["cat/1.png"]) == [
         f"{root}/Val is skipped: not used; the parts are train and val",
         f"{root}/train/a {empty}",

@@ -199,8 +199,8 @@ def test_missing_labels_and_cells_are_named(tmp_path: Path) -> None:
 def test_faults_of_a_parquet_folder_are_named(tmp_path: Path, beans: Path) -> None:
     for name, message in (
         ("hf:", "write hf:PATH"),
-        (f"hf:{tmp_path}/away", "away is no folder; correct the path"),
-        (f"hf:{beans.parent}/beans/data/away", "is no folder"),
+        (f"hf:{tmp_path}/away", "away is not a folder; correct the path"),
+        (f"hf:{beans.parent}/beans/data/away", "is not a folder"),
     ):
         with pytest.raises(DataError, match=message):
             datasets.load_training({"name": name, "root": "/nowhere"})

@@ -40,7 +40,7 @@ def new_token() -> str:
 
 
 def require_good_token(token: str) -> None:
-    """Raise `EatnasError` for a token that is too short, or that a header cannot contain."""
+    """Raise `EatnasError` for a token of the wrong length, or with characters that a header cannot contain."""
     if not MIN_TOKEN_LENGTH <= len(token) <= MAX_TOKEN_LENGTH:
         raise EatnasError(
             f"the token has {len(token)} characters; choose one with {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH}"

@@ -189,7 +189,7 @@ def _page(html: str) -> Response:
 
 
 def _require_known(request: Request, names: Sequence[str]) -> None:
-    """Raise `ArgumentError` for a parameter that a page does not have, that repeats, or that no record can hold."""
+    """Raise `ArgumentError` for an unknown or repeated parameter, or for a value that no record can hold."""
     # Ignore the token, so that a URL with a token stays valid after the server stops to require one.
     given = [item for item in request.query_params.multi_items() if item[0] != TOKEN_PARAMETER]
     for name, text in given:

@@ -21,7 +21,7 @@ class _Demand:
     training: RunningTraining
     units: int
     pid: int
-    """The process, whose trainings take turns and count only their own."""
+    """The process of the training. The trainings of one process take turns, and each counts only its own turns."""
 
     @property
     def in_steps(self) -> bool:

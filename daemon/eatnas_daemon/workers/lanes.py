@@ -1,7 +1,7 @@
-"""Workers that share a process: it trains several candidates by turns, and each of its lanes looks like a worker.
+"""Workers that share a process: each has a lane of its own, and the process computes for the lanes in turn.
 
-The supervisor sees a `WorkerProcess` for each lane. Only a kill affects all lanes of a process: the lane whose turn it
-was has failed, and the trainings of the others were lost with it.
+The supervisor sees a `WorkerProcess` for each lane. Only a kill affects all lanes of a process: the training at its
+turn has failed, and the trainings of the other lanes are lost.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class LaneProcess(WorkerProcess):
 class LaneLauncher:
     """Starts one process for several workers of a GPU.
 
-    `on_processor`: also for those on the processor, where they gain nothing, because they compute one after another.
+    `on_processor`: share processes on the processor too. This gains no speed there, because the lanes compute one after
+    another.
     """
 
     launcher: Launcher

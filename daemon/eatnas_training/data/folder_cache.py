@@ -132,7 +132,7 @@ def read_folder(
 ) -> Steps[FolderContent]:
     """Return the content of a folder, from the cache if possible, else from its files.
 
-    With `again`, read the files even if the content is in the cache. A cache that cannot be written is no error.
+    With `again`, read the files even if the content is in the cache. A cache that cannot be written is not an error.
     """
     if cache is None:
         return (yield from read_content(folder, side))

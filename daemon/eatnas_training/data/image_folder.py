@@ -28,7 +28,7 @@ _MISSPELLED_PARTS: Final = {
     **dict.fromkeys(("val", "valid", "validation", "test", "testing"), TEST),
 }
 """Common wrong names of a part's folder, in lower case, and the right name."""
-NO_IMAGES: Final = "holds no files, so it is no class"
+NO_IMAGES: Final = "holds no files, so it is not a class"
 OPTION: Final = " (--root of `data prepare`)"
 OUTSIDE: Final = "not in the folder of a class"
 

@@ -18,7 +18,7 @@ _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
 class UnusableItemError(Exception):
-    """An item is no image with a label, or does not fit the data set. The message is the reason."""
+    """An item is not an image with a label, or does not fit the data set. The message is the reason."""
 
 
 def item_channels(image: Any) -> int:

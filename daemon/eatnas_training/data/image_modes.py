@@ -35,7 +35,7 @@ def convert_to_rgb(image: Image) -> Image:
         return image.convert("LA").convert("RGB")
     if image.mode not in CONVERTED:
         raise UnsupportedModeError(
-            f"its pixels are of Pillow's mode {image.mode}, for which no white is defined; save it with 8 or 16 bits"
+            f"its pixels are of Pillow's mode {image.mode}, which defines no value for white; save it with 8 or 16 bits"
         )
     image.load()
     image.info.pop("transparency", None)  # `convert` would warn, because RGB cannot store it

@@ -76,7 +76,7 @@ def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bo
 def _find_files(folder: Path, *, train: bool) -> list[Path]:
     """Return the files of a part, sorted by path. Return all files if no file name contains a part."""
     if not folder.is_dir():
-        raise DataError(f"hf: {folder} is no folder; correct the path in data.name")
+        raise DataError(f"hf: {folder} is not a folder; correct the path in data.name")
     found = sorted(file.relative_to(folder) for file in folder.rglob("*.parquet"))
     found = [file for file in found if not any(part.startswith(".") for part in file.parts)]
     if not found:

@@ -13,7 +13,7 @@ from eatnas_db.errors import DataError
 SPLITS: Final = {True: ("train", "trainval", "train-standard"), False: ("test", "val", "valid")}
 """The values of torchvision's argument `split` that are tried for the training and the test part, in order."""
 CHANNELS: Final = "channels"
-"""The one option that is no argument of torchvision. The value 3 converts grey images to RGB."""
+"""The one option that is not an argument of torchvision. The value 3 converts grey images to RGB."""
 
 
 def open_torchvision(

@@ -125,7 +125,7 @@ _CONVERT: Final = '''def convert(image):
         known = image.mode != "I" or image.format in ("PNG", "PPM")
         known = known and (image.mode == "F" or image.format != "FITS")
         if not (known and values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"no white is defined for pixels {image.mode}; use 8 bits")
+            raise ValueError(f"mode {image.mode} has no value for white; use 8 bits")
         grey = np.floor(values * 255 + 0.5).astype(np.uint8)
         image = Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
     return image.convert("RGB").convert(MODE)

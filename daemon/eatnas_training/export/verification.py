@@ -100,8 +100,8 @@ def require_recorded_accuracy(
     if abs(round(recorded * len(labels)) - round(exact * len(labels))) > undecided:
         raise DataError(
             f"the checkpoint of candidate {candidate} has the accuracy {exact:.4f} on its {len(labels)} validation "
-            f"images, but the record has {recorded:.4f}; nothing was written; restore the checkpoint file or the "
-            "images, one of which has changed"
+            f"images, but the record has {recorded:.4f}; nothing was written; the checkpoint file or the "
+            "images have changed; restore them"
         )
 
 

@@ -19,7 +19,7 @@ def check(reference: str) -> None:
     """Raise `PluginError` unless `reference` can be called as `train(network, task, recipe, report)`."""
     program: Any = Plugin(reference, reference).load()
     if not callable(program):
-        raise PluginError(f"{reference} is no function; write a function train(network, task, recipe, report)")
+        raise PluginError(f"{reference} is not a function; write a function train(network, task, recipe, report)")
     if inspect.iscoroutinefunction(program) or inspect.isgeneratorfunction(program):
         raise PluginError(f"{reference} is a generator or a coroutine; write a function without yield and async")
     try:

@@ -8,4 +8,4 @@ class InvalidReportError(Exception):
 
 
 class ProgramStoppedError(BaseException):
-    """The training must stop. This is no `Exception`, so that a program's own handlers do not catch it."""
+    """The training must stop. This is not an `Exception`, so that a program's own handlers do not catch it."""

@@ -92,7 +92,7 @@ class Handover:
             raise failures[0]
 
     def require_own_turn(self) -> None:
-        """Raise `InvalidReportError` for a call that nobody would answer, so that the caller does not wait forever."""
+        """Raise `InvalidReportError` for a call that would get no answer, so that the caller does not wait forever."""
         if os.getpid() != self._process:
             raise InvalidReportError("a child process calls report; only the process of the training may")
         if threading.get_ident() == self._consumer:

@@ -38,7 +38,7 @@ class ProcessState:
         self._children = {child.pid for child in _list_children()}
 
     def end_leftovers(self) -> str:
-        """Kill new child processes. Describe what else is left or changed in the process; empty if nothing is.
+        """Kill new child processes. Return a description of remaining threads and changed state, or an empty text.
 
         Threads cannot be ended, and changes are not undone: a new process must replace this one.
         """

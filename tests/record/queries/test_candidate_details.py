@@ -18,7 +18,7 @@ def test_details_contain_blocks_attempts_epochs_and_scores(record, record_connec
     assert list_epochs(record_connection, best.id, first=1) == list_epochs(record_connection, best.id, end=0) == ()
 
 
-def test_details_contain_what_was_inherited(engine, small):
+def test_details_contain_the_inherited_share(engine, small):
     inherited = {"share_inherited": 0.5, "logit_distance": 0.25, "lineage_epochs": 6}
     with transaction(engine) as connection:
         connection.execute(update(candidate).where(candidate.c.id == 2).values(inherited))

@@ -44,7 +44,7 @@ def score_with(connection, leased, values):
 
 
 @POSTGRESQL_IS_SLOW
-def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, lease_factory):
+def test_front_holds_the_undominated_candidates(engine, search_factory, lease_factory):
     metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
     sizes = {"evolution__population": 6, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}
     search_id = search_factory(objective=metrics, **sizes)

@@ -133,7 +133,7 @@ def test_ties_go_to_the_older_candidate(record: Record, record_connection: Conne
     assert all((row.parent_birth is None) == (row.origin == "random") for row in rows)
 
 
-def test_pages_of_the_ranking_are_parts_of_it(tested: int, connection: Connection) -> None:
+def test_ranking_pages_equal_slices_of_the_ranking(tested: int, connection: Connection) -> None:
     for page in PAGES:
         ranked = list_best(connection, tested, 100)
         expected = select_page(ranked, page, row_type=RankedCandidate)

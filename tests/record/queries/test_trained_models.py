@@ -112,7 +112,7 @@ def test_model_has_recipe_scores_and_checkpoint(engine, search_factory, train, s
 
 
 @ON_SQLITE
-def test_deleted_weights_say_how_to_train_again(engine, search_factory, train, score_final_models):
+def test_error_for_deleted_weights_names_the_remedy(engine, search_factory, train, score_final_models):
     train(search_factory("small"))
     with transaction(engine) as connection:
         name = create_final_training(connection, "small", candidate_ids=[3], seeds=1, now=5.0)
