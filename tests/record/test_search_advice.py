@@ -84,7 +84,7 @@ def test_pilot_keeps_the_changes_of_the_command(ask, search_factory):
     assert ask(flags=flags).missing[0].endswith("pilot: eatnas-db run planned-pilot")
 
 
-def test_pilot_of_a_long_name_has_a_name_of_allowed_length(ask):
+def test_pilot_of_a_long_name_has_an_allowed_name(ask):
     long = "x" * 64
     assert f"--set name={long[:58]}-pilot " in ask({"name": long}).missing[0]
 
