@@ -79,7 +79,7 @@ def test_a_reader_of_files_can_ask_everything(home, tiny, tmp_path, writer):
         assert [row.name for row in list_searches(connection)] == ["tiny"]
 
 
-def test_a_reader_who_may_write_the_folder_leaves_nothing(home, tiny):
+def test_reader_with_write_permission_leaves_no_files(home, tiny):
     (home / "eatnas.db").chmod(0o444)
     before = sorted(path.name for path in home.iterdir())
     done = run_commands(home, COMMANDS[:4])
