@@ -252,6 +252,7 @@ def record_failure(
     device_seconds: float = 0.0,
     step_seconds: float | None = None,
     next_alone: bool = False,
+    by_another: bool = False,
     now: float,
 ) -> CandidateState:
     """End an attempt without a score, and return the state that `domain.failure_policy` gives the candidate.
@@ -267,6 +268,7 @@ def record_failure(
         lost_attempts=held.lost_attempts,
         memory_fallback=held.memory_fallback,
         next_alone=next_alone,
+        by_another=by_another,
     )
     edge = Transition.FAIL if decision.gives_up else Transition.RECLAIM
     _move(connection, edge, token, now, {"failure": kind, "message": message}, **_columns_after(decision, now))

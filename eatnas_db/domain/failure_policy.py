@@ -47,18 +47,20 @@ def decide_after_failure(
     lost_attempts: int,
     memory_fallback: MemoryFallback,
     next_alone: bool = False,
+    by_another: bool = False,
 ) -> FailureDecision:
     """Decide how a candidate continues after a failed attempt. The arguments are its counters before the failure.
 
     An attempt counts against the candidate only if the candidate caused the failure and recorded no epoch or
     checkpoint (`progressed`). Kills and reboots never count, except 20 in a row without progress. A candidate that
     runs out of memory is tried with the next memory fallback, and fails after the last one. With `next_alone`, another
-    training on the device may be the cause, so the next attempt has the device to itself.
+    training on the device may be the cause, so the next attempt has the device to itself. A kill by the fault of
+    another candidate (`by_another`) never counts: that candidate's own failures limit their number.
     """
     out_of_memory = kind == FailureKind.OUT_OF_MEMORY
     last_fallback = memory_fallback == MemoryFallback.HALVED
     if kind in NOT_ITS_OWN:
-        lost_attempts = 0 if progressed else lost_attempts + 1
+        lost_attempts = 0 if progressed else lost_attempts + (not by_another)
     else:
         lost_attempts = 0
         own_failures += 0 if progressed or out_of_memory else 1

@@ -115,8 +115,12 @@ def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
             assert idle.kill_reason is None
             pool.kill_overdue(timeouts.loading + 1.0)
             assert idle.kill_reason.kind == "lost"
-            assert (idle.process.close(), waiting.process.close()) == (-signal.SIGKILL, -signal.SIGKILL)
-            assert waiting.process.loss_reason == "the process was lost while it trained another candidate"
+            for worker in (idle, waiting):
+                worker.exit_status = worker.process.close()
+                worker.note_loss()
+                assert worker.exit_status == -signal.SIGKILL
+            assert waiting.kill_reason.message == "the process was lost while it trained another candidate"
+            assert [worker.killed_by_another_lane for worker in (idle, waiting)] == [False, True]
         finally:
             for worker in pool.workers:
                 worker.process.kill()

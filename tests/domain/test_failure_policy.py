@@ -31,6 +31,8 @@ def test_twentieth_lost_attempt_in_a_row_is_final(kind):
     assert not decide(kind, lost_attempts=18).gives_up
     assert decide(kind, lost_attempts=19).gives_up
     assert decide(kind, lost_attempts=19, progressed=True).lost_attempts == 0
+    by_another = decide(kind, lost_attempts=19, by_another=True)
+    assert (by_another.gives_up, by_another.lost_attempts) == (False, 19)
 
 
 @pytest.mark.parametrize("kind", [FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA])

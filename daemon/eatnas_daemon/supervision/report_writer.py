@@ -119,6 +119,7 @@ class ReportWriter:
                 failure.message,
                 device_seconds=training.time.device_seconds,
                 step_seconds=training.time.step_seconds,
+                by_another=worker.killed_by_another_lane,
                 now=now,
             )
         except StaleLeaseError:

@@ -96,6 +96,12 @@ class WorkerState:
         return self.exit_status is not None
 
     @property
+    def killed_by_another_lane(self) -> bool:
+        """Return whether a signal ended the process in the turn of another lane, whose candidate is then the cause."""
+        reason, status = self.process.loss_reason, self.exit_status or 0
+        return self.process.takes_turns and status < 0 and self.kill_reason == (FailureKind.LOST, reason)
+
+    @property
     def cancelled(self) -> bool:
         """Return whether the worker was asked to exit before a cluster had started its process."""
         return self.exiting and not self.process.pid
