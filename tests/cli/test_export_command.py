@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import eatnas_db
+from eatnas_training.export.prediction import PredictionRequest, predict
 from support.recorded_search import make_record
 from support.shared_folders import make_once
 
@@ -22,16 +23,6 @@ import runpy, sys
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 assert not {"torch", "eatnas_db"} & {name.split(".")[0] for name in sys.modules}
-"""
-SPEC = """
-name: digits
-space: eatnas-tiny
-data: {name: digits, train_images: 128, validation_images: 64}
-training: {epochs: 1, batch_size: 32}
-evolution: {population: 3, tournament: 2, lag: 2}
-objective: {max_mult_adds: 1_000_000}
-budget: {candidates: 4}
-reevaluation: {top: 0}
 """
 
 
@@ -45,20 +36,15 @@ def deleted_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, fresh_home):
+def searched(tmp_path_factory, finished_digits, command_server):
     """Return a home with a finished search `digits` and its final models."""
 
     def make(folder):
-        shutil.copytree(fresh_home, folder / "home")
-        (folder / "digits.yaml").write_text(SPEC)
-        for arguments in (
-            ["search", "create", str(folder / "digits.yaml")],
-            ["run", "digits", "--slots", "1"],
-            ["search", "final", "digits", "--seeds", "2", "--epochs", "1"],
-            ["run", "digits.final", "--slots", "1"],
-        ):
-            command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), *arguments]
-            subprocess.run(command, check=True, capture_output=True, env={**os.environ, "EATNAS_MLFLOW": "off"})
+        shutil.copytree(finished_digits, folder / "home")
+        for line in ("search final digits --seeds 2 --epochs 1", "run digits.final --slots 1"):
+            arguments = ["--home", str(folder / "home"), *line.split()]
+            done = command_server.run(arguments, cwd=folder, env={**os.environ, "EATNAS_MLFLOW": "off"})
+            assert done.returncode == 0, done.stderr
 
     return make_once(tmp_path_factory, "export", make) / "home"
 
@@ -114,14 +100,15 @@ def test_final_model_is_exported_in_all_formats(eatnas, searched, tmp_path, imag
     assert model.description.final
     assert model.description.lineage[-1]["search"] == "digits.final"
     assert set(model.description.metrics) == {"test_accuracy", "test_loss"}
-    answers = [
-        json.loads(eatnas("predict", line.split()[1], image, "--format", "json", at=searched))
-        for line in out.splitlines()
+    expected = [
+        (row.rank, row.label) for row in predict(PredictionRequest(str(tmp_path / "best.safetensors"), [image], 3))
     ]
-    assert {tuple((row["rank"], row["label"]) for row in rows) for rows in answers} == {
-        tuple((row["rank"], row["label"]) for row in answers[0])
-    }
-    assert "probability" in eatnas("predict", "best.onnx", image, "--top", "1", at=searched)
+    # The page of the export runs the command on the other formats.
+    for file in ("best.onnx", "best.py"):
+        answer = json.loads(eatnas("predict", file, image, "--format", "json", at=searched))
+        assert [(row["rank"], row["label"]) for row in answer] == expected
+    (best,) = predict(PredictionRequest(str(tmp_path / "best.pt2"), [image], 1))
+    assert (best.rank, best.label) == expected[0]
     candidate = model.description.candidate
     assert list(eatnas_db.load_model(candidate, home=searched).state_dict()) == list(model.state_dict())
 
