@@ -62,9 +62,9 @@ class ArmRun:
         return next((point.compute for point in self.curve if point.quality >= quality), None)
 
 
-def read_runs(folder: Path, arms: Iterable[str]) -> dict[str, list[ArmRun]]:
+def read_runs(folder: Path, arms: Iterable[str], timing_file: Path | None = None) -> dict[str, list[ArmRun]]:
     """Return the runs of every arm that has tables."""
-    with (folder / "timing.csv").open(newline="") as source:
+    with (timing_file or folder / "timing.csv").open(newline="") as source:
         timing = {(row["task"], row["code"]): float(row["seconds_per_epoch"]) for row in csv.DictReader(source)}
     runs: dict[str, list[ArmRun]] = defaultdict(list)
     for arm in arms:

@@ -28,6 +28,7 @@ TRANSFERRED: Final[dict[str, Any]] = {
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
     "transfer": {"blocks": 3},
 }
+GUIDED: Final[dict[str, Any]] = {"evolution": {"births": "guided"}}
 INHERITING: Final[dict[str, Any]] = {"inheritance": {"weights": "inherited", "epochs": 1}}
 
 
@@ -70,9 +71,18 @@ def main_arms(seed: int) -> dict[str, list[ArmSearch]]:
     basic_alone = {"evolution": {"population": 2, "tournament": 1, "lag": 1}, "budget": {"candidates": 2}}
     survivors = {"transfer": {"start": "survivors"}}
     fewer = {"budget": {"candidates": 32}}
+    # These arms end when their speed is known.
+    guided = merge(GUIDED, {"budget": {"candidates": 28}, "reevaluation": {"top": 0}})
+    learnt = merge(GUIDED, {"transfer": {"start": "model"}, "budget": {"candidates": 20}, "reevaluation": {"top": 0}})
+    small_guided = ArmSearch(
+        f"small-guided-{seed}",
+        merge(SMALL, GUIDED, {"budget": {"candidates": 24}, "reevaluation": {"top": 0}, "seed": seed}),
+    )
     return {
         "random": [large("random", random_search)],
         "scratch": [large("scratch")],
+        "guided": [large("guided", guided)],
+        "learnt": [small_guided, large("learnt", learnt, source=small_guided.name)],
         "transfer": [small, large("transfer", TRANSFERRED, source=small.name)],
         "handmade": [large("handmade", mobilenet)],
         "best-of-random": [start, large("best-of-random", TRANSFERRED, fewer, source=start.name)],

@@ -1,0 +1,90 @@
+"""Compare guided births, from scratch and with a small search as the source, with the other arms, seed by seed.
+
+    python benchmarks/experiments/arms.py arms --arms guided learnt --seeds 1 2 3 --out docs/experiments/guided
+    python benchmarks/experiments/guided_arms.py    # prints a table, and writes guided/quality.png
+
+Compute is relative to the whole search from scratch with the same seed. The file guided/timing.csv has the seconds of
+an epoch of every network of these arms, measured in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import matplotlib.pyplot as plt
+from arm_results import TOP, ArmRun, read_runs
+from figures import UNITS, relative_compute
+
+OTHERS: Final = ("scratch", "transfer", "optuna-tpe")
+LABELS: Final = {
+    "scratch": ("evolution from scratch", "#000000"),
+    "transfer": ("elastic transfer", "#D55E00"),
+    "optuna-tpe": ("Optuna TPE", "#56B4E9"),
+    "guided": ("guided births from scratch", "#0072B2"),
+    "learnt": ("guided births that learn from a small search", "#CC79A7"),
+}
+
+Runs = Mapping[str, Mapping[int, ArmRun]]
+"""The runs by arm and seed."""
+
+
+def read_all(folder: Path) -> Runs:
+    """Return the runs of all compared arms with the timings of one measurement."""
+    timing = folder / "guided/timing.csv"
+    runs = read_runs(folder, OTHERS, timing) | read_runs(folder / "guided", ("guided", "learnt"), timing)
+    return {arm: {run.seed: run for run in own} for arm, own in runs.items()}
+
+
+def summarize(runs: Runs) -> list[str]:
+    """Return the rows of a Markdown table: each run, and its compute to the quality of the search from scratch."""
+    rows = [
+        "| arm | seed | networks | first quality | last quality | core seconds | images x mult-adds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm, (label, _) in LABELS.items():
+        for seed, run in sorted(runs.get(arm, {}).items()):
+            base = runs["scratch"].get(seed)
+            if base is None or not run.curve:
+                continue
+            reached = [relative_compute(run, base, 0.0, unit) for unit in UNITS]
+            cells = ["not reached" if value is None else f"{value:.2f}" for value in reached]
+            qualities = f"{run.curve[0].quality:.4f} | {run.curve[-1].quality:.4f}"
+            rows.append(f"| {label} | {seed} | {len(run.curve) + TOP - 1} | {qualities} | {' | '.join(cells)} |")
+    return rows
+
+
+def draw(runs: Runs, file: Path) -> None:
+    """Draw a panel for each seed: the quality over the compute relative to the search from scratch."""
+    seeds = sorted(set(runs["guided"]) | set(runs["learnt"]))
+    figure, axes = plt.subplots(1, len(seeds), figsize=(3.4 * len(seeds), 3.6), sharey=True, layout="constrained")
+    for axis, seed in zip(axes, seeds, strict=True):
+        base = runs["scratch"][seed]
+        for arm, (label, colour) in LABELS.items():
+            run = runs.get(arm, {}).get(seed)
+            if run is not None:
+                seconds = [point.compute.seconds / base.compute.seconds for point in run.curve]
+                qualities = [point.quality for point in run.curve]
+                axis.step(seconds, qualities, where="post", color=colour, label=label, linewidth=2)
+        axis.set(title=f"seed {seed}", xlabel="core seconds, scratch = 1", xlim=(0, 1.05), ylim=(0.8, 0.87))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel=f"mean accuracy of the best {TOP}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("docs/experiments"), help="folder of the tables")
+    folder = parser.parse_args().folder
+    runs = read_all(folder)
+    draw(runs, folder / "guided/quality.png")
+    print("\n".join(summarize(runs)))
+
+
+if __name__ == "__main__":
+    main()
