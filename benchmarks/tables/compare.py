@@ -8,13 +8,11 @@ lists the sources of the tables and describes the columns of the result.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,6 +20,7 @@ from typing import Any, Final, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tables.methods import METHODS, late_spread, trainings_to_targets
+from tables.results import add_missing
 from tables.tables import Table
 
 SHARES: Final = (0.01, 0.003, 0.001)
@@ -111,17 +110,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
     names = options.tables or sorted(file.stem for file in options.folder.glob("*.npz"))
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    known = {Run(**{field: line[field] for field in Run._fields if field in line}) for line in lines}
     wanted = product(names, options.methods, options.lags, [options.budget], range(options.seeds), [options.noise])
-    missing = [run for run in map(Run._make, wanted) if run not in known]
-    with ProcessPoolExecutor(options.processes) as pool, options.out.open("a", encoding="utf-8") as out:
-        for number, line in enumerate(pool.map(run_search, [options.folder] * len(missing), missing), 1):
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-            lines.append(line)
-            print(f"\r{number}/{len(missing)} searches", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    measure = partial(run_search, options.folder)
+    lines = add_missing(options.out, Run, map(Run._make, wanted), measure, processes=options.processes)
     print("\n".join(summarize(lines)))
 
 

@@ -11,13 +11,12 @@ best first.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eatnas_db.domain.rungs import COMPARED_BIRTHS, RungResult, is_promoted
 from tables.methods import METHODS, Method
+from tables.results import add_missing
 from tables.tables import Code, Table
 
 SHORT: Final = 12
@@ -170,19 +170,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    known = {Run(**{field: line[field] for field in Run._fields if field in line}) for line in lines}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     settings = ([options.lag], [options.budget], seeds, [options.best_first])
     wanted = product(options.tables, options.methods, options.keep, *settings)
-    missing = [run for run in map(Run._make, wanted) if run not in known]
-    with ProcessPoolExecutor(options.processes) as pool, options.out.open("a", encoding="utf-8") as out:
-        for number, line in enumerate(pool.map(run_search, [options.folder] * len(missing), missing), 1):
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-            lines.append(line)
-            print(f"\r{number}/{len(missing)} searches", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    measure = partial(run_search, options.folder)
+    lines = add_missing(options.out, Run, map(Run._make, wanted), measure, processes=options.processes)
     print("\n".join(summarize(lines)))
 
 

@@ -7,23 +7,42 @@ table of NAS-Bench-201 has the mult-adds of its space.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 from collections import defaultdict
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eatnas_db.guidance.predicted_seconds import predict_seconds
+from tables.results import add_missing
 from tables.space_methods import SpaceGuided
 from tables.tables import Code, Table
 
 SHARES: Final = (0.01, 0.003)
 ARMS: Final = {"improvement": False, "improvement_per_second": True}
+
+
+class Run(NamedTuple):
+    """A search: everything that its result depends on."""
+
+    table: str
+    acquisition: str
+    lag: int
+    budget: int
+    seed: int
+
+
+def run_search(folder: Path, run: Run) -> dict[str, Any]:
+    """Run one search, and return the line of its result."""
+    table = Table.load(folder / f"{run.table}.npz")
+    method = SpaceGuided(table, run.seed, run.lag, per_second=ARMS[run.acquisition])
+    column = run.seed % table.scores.shape[1]
+    return {**run._asdict(), **seconds_to_targets(table, method, budget=run.budget, lag=run.lag, column=column)}
 
 
 def seconds_to_targets(table: Table, method: SpaceGuided, *, budget: int, lag: int, column: int) -> dict[str, Any]:
@@ -80,22 +99,11 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=120, help="trainings of one search")
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    fields = ("table", "acquisition", "lag", "budget", "seed")
-    known = {tuple(line[field] for field in fields) for line in lines}
-    with options.out.open("a", encoding="utf-8") as out:
-        for seed, name, acquisition in product(range(options.seeds), options.tables, ARMS):
-            run = (name, acquisition, options.lag, options.budget, seed)
-            if run in known:
-                continue
-            table = Table.load(options.folder / f"{name}.npz")
-            method = SpaceGuided(table, seed, options.lag, per_second=ARMS[acquisition])
-            found = seconds_to_targets(
-                table, method, budget=options.budget, lag=options.lag, column=seed % table.scores.shape[1]
-            )
-            lines.append({**dict(zip(fields, run, strict=True)), **found})
-            out.write(json.dumps(lines[-1]) + "\n")
-            out.flush()
+    wanted = [
+        Run(name, acquisition, options.lag, options.budget, seed)
+        for seed, name, acquisition in product(range(options.seeds), options.tables, ARMS)
+    ]
+    lines = add_missing(options.out, Run, wanted, partial(run_search, options.folder))
     print("\n".join(summarize(lines)))
 
 

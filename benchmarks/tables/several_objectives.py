@@ -9,16 +9,16 @@ The hypervolume covers all networks of the search by their true accuracy, as a s
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,6 +26,7 @@ from eatnas_db.domain.dominance import Values, find_front, hypervolume
 from eatnas_db.domain.evolution import Member
 from eatnas_db.domain.objective import fitness
 from eatnas_db.guidance.predicted_seconds import predict_seconds
+from tables.results import add_missing
 from tables.space_methods import SpaceEvolution
 from tables.tables import Code, Table
 
@@ -33,6 +34,16 @@ ARMS: Final = ("pareto", "scalar")
 EXPONENT: Final = -0.07
 """The default of `objective.exponent`."""
 RESAMPLES: Final = 10_000
+
+
+class Run(NamedTuple):
+    """A search: everything that its result depends on."""
+
+    table: str
+    arm: str
+    lag: int
+    seconds: float
+    seed: int
 
 
 class CostedTable:
@@ -86,6 +97,19 @@ def search(costs: CostedTable, arm: str, *, seed: int, lag: int, seconds: float)
         scores.append(accuracy if arm == "pareto" else fitness(accuracy, costs.mult_adds[code], costs.target, EXPONENT))
 
 
+@cache
+def load_costs(file: Path) -> CostedTable:
+    """Return the table of a file with its costs."""
+    return CostedTable(Table.load(file))
+
+
+def run_search(folder: Path, run: Run) -> dict[str, Any]:
+    """Run one search, and return the line of its result."""
+    costs = load_costs(folder / f"{run.table}.npz")
+    codes = search(costs, run.arm, seed=run.seed, lag=run.lag, seconds=run.seconds)
+    return {**run._asdict(), "trainings": len(codes), "hypervolume": round(costs.share(codes), 6)}
+
+
 def summarize(lines: list[dict[str, Any]]) -> list[str]:
     """Return the rows of a Markdown table: the mean hypervolume of each arm, and the mean difference by seed."""
     rows = ["| table | seconds | seeds | two objectives | scalar fitness | difference (95%) | seeds won |"]
@@ -126,20 +150,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    fields = ("table", "arm", "lag", "seconds", "seed")
-    known = {tuple(line[field] for field in fields) for line in lines}
-    tables = {name: CostedTable(Table.load(options.folder / f"{name}.npz")) for name in options.tables}
-    with options.out.open("a", encoding="utf-8") as out:
-        for seed, name, seconds, arm in product(range(options.seeds), options.tables, options.seconds, ARMS):
-            run = (name, arm, options.lag, seconds, seed)
-            if run in known:
-                continue
-            codes = search(tables[name], arm, seed=seed, lag=options.lag, seconds=seconds)
-            found = {"trainings": len(codes), "hypervolume": round(tables[name].share(codes), 6)}
-            lines.append({**dict(zip(fields, run, strict=True)), **found})
-            out.write(json.dumps(lines[-1]) + "\n")
-            out.flush()
+    wanted = [
+        Run(name, arm, options.lag, seconds, seed)
+        for seed, name, seconds, arm in product(range(options.seeds), options.tables, options.seconds, ARMS)
+    ]
+    lines = add_missing(options.out, Run, wanted, partial(run_search, options.folder))
     print("\n".join(summarize(lines)))
 
 

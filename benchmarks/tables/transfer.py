@@ -7,13 +7,11 @@ with an existing file, the program continues where it was interrupted.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eatnas_db.guidance.blas_threads import one_thread
 from tables.methods import trainings_to_targets
+from tables.results import add_missing, read_lines
 from tables.tables import Table
 from tables.transfer_methods import GuidedTransfer, negate_scores, run_source, shuffle_scores
 
@@ -125,10 +124,6 @@ def _quartiles(values: tuple[float, ...]) -> str:
     return f"{middle:g} ({low:.0f} to {high:.0f})"
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the tables (*.npz)")
@@ -140,20 +135,12 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True, help="rows of compare.py for searches from scratch")
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
-    lines = _read(options.out)
-    known = {Transfer(**{field: line[field] for field in Transfer._fields}) for line in lines}
     pairs = [pair for kind in options.pairs for pair in PAIRS[kind]]
     # Seeds in the outer loop: an interrupted run has equally many seeds of each pair.
     wanted = [Transfer(*pair, seed, options.lag, options.budget) for seed in range(options.seeds) for pair in pairs]
-    missing = [transfer for transfer in wanted if transfer not in known]
-    with ProcessPoolExecutor(options.processes) as pool, options.out.open("a", encoding="utf-8") as out:
-        for number, line in enumerate(pool.map(run_transfer, [options.folder] * len(missing), missing), 1):
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-            lines.append(line)
-            print(f"\r{number}/{len(missing)} transfers", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    print("\n".join(summarize(lines, _read(options.scratch), options.lag)))
+    measure = partial(run_transfer, options.folder)
+    lines = add_missing(options.out, Transfer, wanted, measure, processes=options.processes)
+    print("\n".join(summarize(lines, read_lines(options.scratch), options.lag)))
 
 
 if __name__ == "__main__":
