@@ -37,7 +37,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @event.listens_for(Pool, "checkout")
 def trust_power(dbapi_connection: DBAPIConnection, _record: object, _proxy: object) -> None:
-    """Do not let SQLite wait for the disk in this process, because tests need not survive a power failure."""
+    """Let SQLite commit without waiting for the disk. The files of tests need not survive a power failure."""
     if isinstance(dbapi_connection, sqlite3.Connection):
         dbapi_connection.execute("PRAGMA synchronous = OFF")
 

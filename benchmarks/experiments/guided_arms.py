@@ -16,16 +16,14 @@ from typing import Final
 
 import matplotlib.pyplot as plt
 from arm_results import TOP, ArmRun, read_runs
-from figures import UNITS, relative_compute
+from figures import STYLES, UNITS, ArmStyle, relative_compute
 
 OTHERS: Final = ("scratch", "transfer", "optuna-tpe")
-LABELS: Final = {
-    "scratch": ("evolution from scratch", "#000000"),
-    "transfer": ("elastic transfer", "#D55E00"),
-    "optuna-tpe": ("Optuna TPE", "#56B4E9"),
-    "guided": ("guided births from scratch", "#0072B2"),
-    "learnt": ("guided births that learn from a small search", "#CC79A7"),
+GUIDED: Final = {
+    "guided": ArmStyle("guided births from scratch", "#0072B2", "-"),
+    "learnt": ArmStyle("guided births that learn from a small search", "#CC79A7", "-"),
 }
+COMPARED: Final = {arm: STYLES[arm] for arm in OTHERS} | GUIDED
 
 Runs = Mapping[str, Mapping[int, ArmRun]]
 """The runs by arm and seed."""
@@ -34,7 +32,7 @@ Runs = Mapping[str, Mapping[int, ArmRun]]
 def read_all(folder: Path) -> Runs:
     """Return the runs of all compared arms with the timings of one measurement."""
     timing = folder / "guided/timing.csv"
-    runs = read_runs(folder, OTHERS, timing) | read_runs(folder / "guided", ("guided", "learnt"), timing)
+    runs = read_runs(folder, OTHERS, timing) | read_runs(folder / "guided", GUIDED, timing)
     return {arm: {run.seed: run for run in own} for arm, own in runs.items()}
 
 
@@ -44,7 +42,7 @@ def summarize(runs: Runs) -> list[str]:
         "| arm | seed | networks | first quality | last quality | core seconds | images x mult-adds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm, (label, _) in LABELS.items():
+    for arm, style in COMPARED.items():
         for seed, run in sorted(runs.get(arm, {}).items()):
             base = runs["scratch"].get(seed)
             if base is None or not run.curve:
@@ -52,22 +50,22 @@ def summarize(runs: Runs) -> list[str]:
             reached = [relative_compute(run, base, 0.0, unit) for unit in UNITS]
             cells = ["not reached" if value is None else f"{value:.2f}" for value in reached]
             qualities = f"{run.curve[0].quality:.4f} | {run.curve[-1].quality:.4f}"
-            rows.append(f"| {label} | {seed} | {len(run.curve) + TOP - 1} | {qualities} | {' | '.join(cells)} |")
+            rows.append(f"| {style.label} | {seed} | {len(run.curve) + TOP - 1} | {qualities} | {' | '.join(cells)} |")
     return rows
 
 
 def draw(runs: Runs, file: Path) -> None:
     """Draw a panel for each seed: the quality over the compute relative to the search from scratch."""
-    seeds = sorted(set(runs["guided"]) | set(runs["learnt"]))
+    seeds = sorted({seed for arm in GUIDED for seed in runs[arm]})
     figure, axes = plt.subplots(1, len(seeds), figsize=(3.4 * len(seeds), 3.6), sharey=True, layout="constrained")
     for axis, seed in zip(axes, seeds, strict=True):
         base = runs["scratch"][seed]
-        for arm, (label, colour) in LABELS.items():
+        for arm, style in COMPARED.items():
             run = runs.get(arm, {}).get(seed)
             if run is not None:
                 seconds = [point.compute.seconds / base.compute.seconds for point in run.curve]
                 qualities = [point.quality for point in run.curve]
-                axis.step(seconds, qualities, where="post", color=colour, label=label, linewidth=2)
+                axis.step(seconds, qualities, where="post", color=style.colour, label=style.label, linewidth=2)
         axis.set(title=f"seed {seed}", xlabel="core seconds, scratch = 1", xlim=(0, 1.05), ylim=(0.8, 0.87))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)

@@ -19,13 +19,13 @@ PORTABLE_SETTINGS: Final = {
 """The instructions of every x86-64 processor since 2013, and MKL's mode for equal results on Intel and AMD."""
 
 FIXED_SETTINGS: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NVIDIA_TF32_OVERRIDE": "0"}
-"""Set in every worker. The first variable makes cuBLAS deterministic; the second turns TF32 off."""
+"""Workers start with these variables. The first makes cuBLAS deterministic; the second turns TF32 off."""
 
 FAST_MATH: Final = (
     *("DNNL_DEFAULT_FPMATH_MODE", "MKL_BLAS_COMPUTE_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"),
     *("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_CUDNN_ALLOW_TF32"),
 )
-"""Removed from every worker, because they let libraries compute float32 values in a lower precision."""
+"""Workers start without these variables, which let libraries compute float32 values in a lower precision."""
 
 SETTINGS: Final = (
     *PORTABLE_SETTINGS,

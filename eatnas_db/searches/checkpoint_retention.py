@@ -89,18 +89,13 @@ class CheckpointRetention:
         self._known.clear()
         self._last_id = self._cleanups = 0
 
-    @property
-    def reads_all(self) -> bool:
-        """Whether the next cleanup reads all checkpoints."""
-        return self._cleanups % CLEANUPS_UNTIL_ALL == 0
-
     def drop(self, connection: Connection) -> list[str]:
         """Delete the rows of the checkpoints that nothing needs any more, and return their paths."""
         states = self._list_states(connection)
         if any(state.settled < self._known.get(state.id, state).settled for state in states):
             self.forget()  # Somebody has restored a backup of the record.
             states = self._list_states(connection)
-        reads_all = self.reads_all
+        reads_all = self._cleanups % CLEANUPS_UNTIL_ALL == 0
         self._cleanups += 1
         changed = [state for state in states if self._known.get(state.id) != state]
         if reads_all:

@@ -88,15 +88,17 @@ def eatnas_within(tmp_path, home, capsys, monkeypatch):
     return call
 
 
+def create_tiny(fresh_home, folder, *options):
+    """Create a home with a search `tiny`, whose spec these options change."""
+    shutil.copytree(fresh_home, folder / "home")
+    (folder / "spec.yaml").write_text(SPEC)
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
+    subprocess.run([*command, str(folder / "spec.yaml"), *options], check=True)
+
+
 @pytest.fixture(scope="session")
 def fresh_tiny(fresh_home, tmp_path_factory):
-    def make(folder):
-        shutil.copytree(fresh_home, folder / "home")
-        (folder / "spec.yaml").write_text(SPEC)
-        command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
-        subprocess.run([*command, str(folder / "spec.yaml")], check=True)
-
-    return make_once(tmp_path_factory, "tiny", make) / "home"
+    return make_once(tmp_path_factory, "tiny", lambda folder: create_tiny(fresh_home, folder)) / "home"
 
 
 @pytest.fixture
@@ -107,19 +109,13 @@ def tiny(home, fresh_tiny):
 
 @pytest.fixture(scope="session")
 def fresh_endless(fresh_home, tmp_path_factory):
-    def make(folder):
-        shutil.copytree(fresh_home, folder / "home")
-        (folder / "spec.yaml").write_text(SPEC)
-        command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
-        long = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
-        subprocess.run([*command, str(folder / "spec.yaml"), *long], check=True)
-
-    return make_once(tmp_path_factory, "endless", make) / "home"
+    long = ("--set", "training.epochs=1000", "--set", "budget.candidates=100")
+    return make_once(tmp_path_factory, "endless", lambda folder: create_tiny(fresh_home, folder, *long)) / "home"
 
 
 @pytest.fixture
 def endless(home, fresh_endless):
-    """A home with a search called `tiny` that will not end, and of which no training has begun."""
+    """Return a home with a search `tiny` that never ends, without trainings."""
     shutil.copytree(fresh_endless, home)
 
 

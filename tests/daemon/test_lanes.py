@@ -44,6 +44,11 @@ def attempts_of(settings):
     return fetch_rows(settings, select(attempt.c.candidate_id, attempt.c.outcome, attempt.c.failure))
 
 
+def blamed_candidates(settings):
+    """Return the failure of each candidate with a failed attempt. A lost attempt does not count as failed."""
+    return {row.candidate_id: row.failure for row in attempts_of(settings) if row.failure not in (None, "lost")}
+
+
 def test_lanes_share_a_process_and_give_the_same_history(tmp_path):
     settings = create_home(tmp_path / "lanes")
     pids = set()
@@ -58,9 +63,7 @@ def test_crash_counts_against_the_candidate_at_its_turn_alone(tmp_path):
     """A crash counts against the candidate whose turn it was; the others start again as after a lost worker."""
     settings = create_home(tmp_path / "crash")
     fingerprint = supervise_lanes(settings, (*FAST_WORKER, "--segfault-on", "3"), timeouts=QUICK)
-    failures = [row for row in attempts_of(settings) if row.failure is not None]
-    assert {row.candidate_id: row.failure for row in failures if row.failure != "lost"} == {3: "signal"}
-    assert {row.failure for row in failures if row.candidate_id != 3} <= {"lost"}
+    assert blamed_candidates(settings) == {3: "signal"}
     assert fingerprint == supervise_search(create_home(tmp_path / "calm"), slots=1)
 
 
@@ -136,19 +139,11 @@ def test_turns_need_no_disk():
 
 
 @pytest.mark.slow
-def test_hanging_lane_is_killed_and_blamed_alone(tmp_path):
-    settings = create_home(tmp_path / "hang")
-    supervise_lanes(settings, (*FAST_WORKER, "--hang-on", "2"), timeouts=QUICK)
-    failures = [row for row in attempts_of(settings) if row.failure is not None]
-    assert {row.candidate_id: row.failure for row in failures if row.failure != "lost"} == {2: "hang"}
-
-
-@pytest.mark.slow
-def test_fatal_failure_of_a_lane_replaces_the_process(tmp_path):
-    settings = create_home(tmp_path / "fatal")
-    supervise_lanes(settings, (*FAST_WORKER, "--fatal-on", "3"), timeouts=QUICK)
-    failures = [row for row in attempts_of(settings) if row.failure is not None]
-    assert {row.candidate_id: row.failure for row in failures if row.failure != "lost"} == {3: "exception"}
+@pytest.mark.parametrize(("option", "failure"), [("--hang-on", "hang"), ("--fatal-on", "exception")])
+def test_lane_that_ends_the_process_is_blamed_alone(tmp_path, option, failure):
+    settings = create_home(tmp_path / "home")
+    supervise_lanes(settings, (*FAST_WORKER, option, "3"), timeouts=QUICK)
+    assert blamed_candidates(settings) == {3: failure}
 
 
 @pytest.mark.slow

@@ -140,7 +140,7 @@ class Supervisor:
                         self._collector.collect_at_once(self._monotonic())
 
     def stop(self) -> None:
-        """Drain: let workers checkpoint and exit. The second call kills the workers. Safe in a signal handler."""
+        """Let the workers write checkpoints and exit. A second call kills them. A signal handler may call this."""
         self._killing = self._draining
         self._draining = True
         self._pool.accepts_starts = False
