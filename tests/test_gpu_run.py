@@ -1,23 +1,44 @@
-"""The run on a machine with a GPU: its steps exist, and a step that fails or hangs stops no other."""
+"""The run on a machine with a GPU: a step that fails or hangs stops no other, and a kill loses no result."""
 
 import ast
 import json
+import os
+import signal
+import subprocess
 import sys
+import tarfile
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
+import psutil
 import pytest
 
+from support.waiting import eventually
+
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "gpu"
+MODULES = ("run", "results", "steps")
 STEP = """
-import json, sys, time
+import json, subprocess, sys, time
 name, facts = sys.argv[1], sys.argv[sys.argv.index("--facts") + 1]
 with open(facts, "w") as file:
     json.dump({"bars": [{"bar": "b", "measured": 1, "wanted": "1", "met": True}], "rows": [{"a": "x|y"}]}, file)
 print("output of", name, flush=True)
 if name == "hangs":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    print(child.pid, flush=True)
     time.sleep(600)
 sys.exit({"fails": 3, "does_not_apply": 77}.get(name, 0))
+"""
+PROGRAM = """
+import os, time
+from recording import run_program
+def end(context):
+    context.facts.set("value", 1)
+def hang(context):
+    context.facts.set("pid", os.getpid())
+    time.sleep(600)
+run_program(None, {"machine": end, "tests": hang})
 """
 
 
@@ -25,16 +46,17 @@ sys.exit({"fails": 3, "does_not_apply": 77}.get(name, 0))
 def gpu_run(monkeypatch):
     """Import the modules of the run, which are in one folder."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    import results
     import run
     import steps
 
-    yield run, steps
-    for name in ("run", "steps"):
+    yield run, results, steps
+    for name in MODULES:
         sys.modules.pop(name)
 
 
 def test_programs_have_the_steps_of_their_part(gpu_run):
-    _, steps = gpu_run
+    *_, steps = gpu_run
     for part in steps.PARTS:
         tree = ast.parse((FOLDER / f"{part}.py").read_text())
         (call,) = [
@@ -44,34 +66,99 @@ def test_programs_have_the_steps_of_their_part(gpu_run):
         ]
         table = call.args[1]
         assert isinstance(table, ast.Dict)
-        names = [key.value for key in table.keys if isinstance(key, ast.Constant)]
-        assert names == [step.name for step in steps.steps_of(part)]
-        assert all(0 < step.seconds < steps.PART_SECONDS for step in steps.steps_of(part))
+        names = {key.value for key in table.keys if isinstance(key, ast.Constant)}
+        assert names == {step.name for step in steps.steps_of(part)}
+
+
+@pytest.mark.parametrize("part", ["product", "training"])
+def test_part_ends_in_time_if_every_step_hangs(gpu_run, tmp_path, part):
+    run, results_module, steps = gpu_run
+    now = 0.0
+    budget = steps.Budget(steps.PART_SECONDS, lambda: now)
+    results = results_module.Results(tmp_path, part, {"commit": "c", "started_at": "now", "device": "cpu"})
+
+    def hang(step, row):
+        nonlocal now
+        now += row["limit"] + steps.KILL_SECONDS
+        row["outcome"] = "out of time"
+
+    now += run.INSTALL_SECONDS + steps.KILL_SECONDS
+    run.run_steps(steps.steps_of(part), budget, results, hang, 1.0)
+    assert now <= steps.PART_SECONDS - 5
+    outcomes = [row["outcome"] for row in results.content["steps"]]
+    started = outcomes.count("out of time")
+    assert started >= 3
+    assert outcomes == ["out of time"] * started + ["no time left"] * (len(steps.steps_of(part)) - started)
+    missing = " ".join(step.name for step in steps.steps_of(part)[started:])
+    assert f"`--steps {missing}`" in (tmp_path / f"gpu-{part}.md").read_text()
 
 
 def test_failing_or_hanging_step_stops_no_other(gpu_run, tmp_path):
-    run, steps = gpu_run
+    run, results_module, steps = gpu_run
     program = tmp_path / "sources" / "benchmarks" / "gpu" / "product.py"
     program.parent.mkdir(parents=True)
     program.write_text(STEP)
     options = Namespace(device="cpu", bundle=tmp_path)
-    results = run.Results(tmp_path / "out", "product", {"commit": "c", "started_at": "now", "device": "cpu"})
-    limits = {"fails": 60, "hangs": 1.5, "late": 0, "does_not_apply": 60, "passes": 60}
-    for name, limit in limits.items():
-        results.add(run.run_step(steps.Step("product", name, 60, "something"), options, tmp_path, limit))
+    facts = {"commit": "c", "started_at": "now", "device": "cpu"}
+    results = results_module.Results(tmp_path / "out", "product", facts)
+    for name, limit in {"fails": 60, "hangs": 1.5, "does_not_apply": 60, "passes": 60}.items():
+        row = run.new_row(name, "something", limit)
+        results.add(row)
+        run.run_step(steps.Step("product", name, 60, "something"), row, options, tmp_path, results)
     content = json.loads((tmp_path / "out" / "gpu-product.json").read_text())
     outcomes = {row["name"]: row["outcome"] for row in content["steps"]}
     assert outcomes == {
         "fails": "failed",
         "hangs": "out of time",
-        "late": "skipped",
         "does_not_apply": "skipped",
         "passes": "passed",
     }
-    failed, *_, passed = content["steps"]
+    failed, hung, *_, passed = content["steps"]
     assert (failed["status"], failed["output"]) == (3, ["output of fails"])
     assert passed["facts"]["rows"] == [{"a": "x|y"}]
     page = (tmp_path / "out" / "gpu-product.md").read_text()
     assert "| b | 1 | 1 | yes |" in page
     assert "| x\\|y |" in page
     assert "output of fails" in page
+    eventually(lambda: not is_running(int(hung["output"][-1])))
+
+
+@pytest.mark.parametrize(("number", "outcome"), [("SIGKILL", "running"), ("SIGTERM", "stopped by SIGTERM")])
+def test_killed_run_keeps_its_results_and_ends_its_step(tmp_path, number, outcome):
+    make_bundle(tmp_path)
+    command = [sys.executable, str(FOLDER / "run.py"), "--part", "product", "--device", "cpu"]
+    command += ["--bundle", str(tmp_path), "--out", str(tmp_path / "out"), "--steps", "machine", "tests"]
+    file = tmp_path / "out" / "gpu-product.json"
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}) as process:
+        pid = eventually(lambda: file.exists() and json.loads(file.read_text())["steps"][-1]["facts"].get("pid"))
+        process.send_signal(signal.Signals[number])
+        process.wait()
+    _, machine, tests = json.loads(file.read_text())["steps"]
+    assert (machine["outcome"], machine["facts"]) == ("passed", {"value": 1})
+    assert (tests["outcome"], tests["facts"]) == (outcome, {"pid": pid})
+    assert f"`pid`: {pid}" in file.with_suffix(".md").read_text()
+    eventually(lambda: not is_running(pid))
+
+
+def make_bundle(folder):
+    """Make a bundle of an empty wheel and a program with two steps, of which the second one hangs."""
+    sources, wheels = folder / "benchmarks" / "gpu", folder / "wheels"
+    sources.mkdir(parents=True)
+    wheels.mkdir()
+    (sources / "product.py").write_text(PROGRAM)
+    (sources / "recording.py").write_bytes((FOLDER / "recording.py").read_bytes())
+    with tarfile.open(folder / "sources.tar.gz", "w:gz") as archive:
+        archive.add(folder / "benchmarks", "benchmarks")
+    with zipfile.ZipFile(wheels / "empty-1.0-py3-none-any.whl", "w") as wheel:
+        information = "empty-1.0.dist-info"
+        wheel.writestr(f"{information}/METADATA", "Metadata-Version: 2.1\nName: empty\nVersion: 1.0\n")
+        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{information}/RECORD", "")
+
+
+def is_running(pid):
+    """Return whether a process runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

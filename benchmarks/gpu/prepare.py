@@ -38,6 +38,8 @@ PACKAGES = (
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 DATA_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 ARCHIVED = ("benchmarks", "conftest.py", "pyproject.toml", "tests")
+RUNNERS = ("run.py", "results.py", "steps.py")
+"""The files that run before anything is installed."""
 MAX_BYTES = 64 << 20
 
 
@@ -111,8 +113,8 @@ def main() -> None:
     download_wheels(wheels)
     build_wheel(wheels)
     archive_sources(out / "sources.tar.gz")
-    shutil.copy(Path(__file__).with_name("run.py"), out)
-    shutil.copy(Path(__file__).with_name("steps.py"), out)
+    for name in RUNNERS:
+        shutil.copy(Path(__file__).with_name(name), out)
     (out / "commit").write_text(current_commit() + "\n")
     if options.data is not None:
         copy_data(options.data, out / "FashionMNIST")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,7 +45,9 @@ class Facts:
 
     def _write(self) -> None:
         if self._file is not None:
-            self._file.write_text(json.dumps(self._facts, default=str))
+            partial = self._file.with_suffix(".partial")  # a kill must not leave half a file
+            partial.write_text(json.dumps(self._facts, default=str))
+            partial.replace(self._file)
 
 
 class Context:
@@ -79,6 +84,14 @@ def run_program(description: str | None, steps: Mapping[str, Callable[[Context],
     parser.add_argument("--facts", type=Path, help="file for the measurements")
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of a step")
     options = parser.parse_args()
+    if "EATNAS_GPU_RUN" in os.environ:
+        threading.Thread(target=end_with_run, daemon=True).start()
     context = Context(options)
     steps[options.step](context)
     sys.exit(1 if context.facts.failed else 0)
+
+
+def end_with_run() -> None:
+    """Kill this process and its children when `run.py` has ended, which holds the other end of the standard input."""
+    os.read(sys.stdin.fileno(), 1)
+    os.killpg(0, signal.SIGKILL)

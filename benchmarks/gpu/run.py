@@ -4,15 +4,14 @@
     python3 run.py --part training --out FOLDER     # bits and speed of the training
 
 It installs from the folder that `prepare.py` made, which is the folder of this file or `--bundle`. Each step is a
-process with a time limit; if one fails, the next runs. After each step, `gpu-PART.json` and the page `gpu-PART.md` in
-the output folder hold all results so far. `--device cpu` rehearses everything with tiny sizes on a machine without a
-GPU, and gives each step more time.
+process with a time limit; if one fails, the next runs. A step for which no time is left does not run. `gpu-PART.json`
+and the page `gpu-PART.md` in the output folder hold all results so far, also those of the running step. `--device cpu`
+rehearses everything with tiny sizes on a machine without a GPU, and gives each step more time.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -20,12 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from steps import PART_SECONDS, PARTS, Step, steps_of
+from results import NO_TIME_LEFT, RUNNING, Results, read_facts
+from steps import KILL_SECONDS, LEAST_SECONDS, PART_SECONDS, PARTS, Budget, Step, steps_of
 
 SKIPPED_STATUS = 77
 """The exit status of a step that does not apply to the machine."""
@@ -34,117 +36,124 @@ REHEARSAL_FACTOR = 4.0
 """The factor on the limits of steps on a processor, which may be slow and busy."""
 OUTPUT_LINES = 60
 """The last lines of a step's output that the JSON keeps."""
-PAGE_LINES = 25
+POLL_SECONDS = 0.5
+MARK = "EATNAS_GPU_RUN"
+"""The variable by which the processes of a run are found: workers leave the session of their step."""
 
 
-class Results:
-    """The results of a part, written to their files after each step."""
-
-    def __init__(self, out: Path, part: str, facts: dict[str, Any]) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self.content: dict[str, Any] = {"part": part, **facts, "seconds": 0.0, "steps": []}
-        self._files = out / f"gpu-{part}.json", out / f"gpu-{part}.md"
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Return the seconds since the part began."""
-        return time.monotonic() - self._started
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Add the result of a step and write both files."""
-        self.content["steps"].append(row)
-        self.content["seconds"] = round(self.seconds, 1)
-        json_file, page = self._files
-        json_file.write_text(json.dumps(self.content, indent=1) + "\n")
-        page.write_text(format_page(self.content))
-        print(f"{row['name']}: {row['outcome']} after {row['seconds']:.1f} s", flush=True)
+class StoppedError(Exception):
+    """A signal has stopped the run."""
 
 
-def format_page(content: dict[str, Any]) -> str:
-    """Return the results as Markdown: a table of the steps, then the figures and the output of each."""
-    lines = [f"# GPU run, part {content['part']}", ""]
-    lines += [f"- {name}: {content[name]}" for name in ("commit", "started_at", "device", "seconds")]
-    lines += ["", "| step | outcome | seconds | limit | what it shows |", "|---|---|---|---|---|"]
-    for row in content["steps"]:
-        lines.append(f"| {row['name']} | {row['outcome']} | {row['seconds']} | {row['limit']} | {row['shows']} |")
-    for row in content["steps"]:
-        lines += ["", f"## {row['name']}: {row['outcome']}"]
-        facts = row["facts"]
-        if bars := facts.get("bars"):
-            lines += ["", "| bar | measured | wanted | met |", "|---|---|---|---|"]
-            lines += [f"| {b['bar']} | {b['measured']} | {b['wanted']} | {'yes' if b['met'] else 'no'} |" for b in bars]
-        for name, value in facts.items():
-            if isinstance(value, list) and value and isinstance(value[0], dict):
-                if name != "bars":
-                    lines += ["", f"`{name}`", "", *format_table(value)]
-            elif name != "bars":
-                lines += ["", f"`{name}`: {json.dumps(value)}"]
-        if row["output"] and row["outcome"] != "passed":
-            lines += ["", "```text", *row["output"][-PAGE_LINES:], "```"]
-    return "\n".join(lines) + "\n"
-
-
-def format_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return rows as a Markdown table with the columns of all rows."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = [str(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def stop(number: int, _: FrameType | None) -> NoReturn:
+    """Stop the run, as a handler of signals."""
+    raise StoppedError(f"stopped by {signal.Signals(number).name}")
 
 
 def run_process(
-    command: list[str], *, seconds: float, environment: dict[str, str], folder: Path, log: Path
+    command: list[str], *, seconds: float, folder: Path, work: Path, log: Path, poll: Callable[[], None]
 ) -> tuple[int | None, float]:
     """Run a command and return its status and its seconds; None as the status means that it ran out of time.
 
-    After the command, everything that it has started is killed.
+    Call `poll` again and again meanwhile. At the end, everything that the command has started is killed.
     """
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            env=environment,
+            env=environment_of(work),
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the step that this process has ended
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
         )
-        status: int | None
+        status: int | None = None
         try:
-            status = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            status = None
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            while status is None and (left := started + seconds - time.monotonic()) > 0:
+                with suppress(subprocess.TimeoutExpired):
+                    status = process.wait(min(POLL_SECONDS, left))
+                poll()
+        finally:
+            kill_all(process, work)
     return status, time.monotonic() - started
 
 
-def install(bundle: Path, work: Path, results: Results) -> bool:
+def environment_of(work: Path) -> dict[str, str]:
+    """Return the variables of every process that works in this folder."""
+    return {
+        **os.environ,
+        MARK: str(work),
+        "PYTHONPATH": str(work / "site"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "EATNAS_HOME": str(work / "home"),
+        "TMPDIR": str(work / "tmp"),
+    }
+
+
+def kill_all(process: subprocess.Popen[bytes], work: Path) -> None:
+    """Kill a process, its group and, on Linux, all processes that it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    mark = f"{MARK}={work}".encode()
+    for variables in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in variables.read_bytes().split(b"\0"):
+                os.kill(int(variables.parent.name), signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(KILL_SECONDS)
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def install(bundle: Path, work: Path, results: Results, limit: float) -> bool:
     """Install the wheels into a new folder, and unpack the sources. Return whether both succeeded."""
     wheels = sorted(str(wheel) for wheel in (bundle / "wheels").glob("*.whl"))
     options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(work / "site"), *wheels]
+    row = new_row("install", "the carried wheels install without a network", limit)
+    results.add(row)
     log = work / "install.log"
-    status, seconds = run_process(command, seconds=INSTALL_SECONDS, environment=dict(os.environ), folder=work, log=log)
+    record_run(row, command, folder=work, work=work, log=log, facts=work / "none", results=results)
     try:
         shutil.unpack_archive(bundle / "sources.tar.gz", work / "sources")
     except (OSError, shutil.ReadError) as error:
-        status = 1
-        log.write_text(f"{log.read_text()}\n{error}\n")
-    row = {"name": "install", "shows": "the carried wheels install without a network"}
-    results.add({**row, **describe_end(status, seconds, INSTALL_SECONDS), "facts": {}, "output": last_lines(log)})
-    return status == 0
+        row |= {"outcome": "failed", "output": [*row["output"], str(error)]}
+        results.write()
+    return bool(row["outcome"] == "passed")
 
 
-def describe_end(status: int | None, seconds: float, limit: float) -> dict[str, Any]:
-    """Return how a process has ended, as fields of a result."""
-    outcome = {0: "passed", None: "out of time", SKIPPED_STATUS: "skipped"}.get(status, "failed")
-    return {"outcome": outcome, "status": status, "seconds": round(seconds, 1), "limit": round(limit, 1)}
+def new_row(name: str, shows: str, limit: float) -> dict[str, Any]:
+    """Return the result of a step that begins to run."""
+    row = {"name": name, "shows": shows, "outcome": RUNNING, "status": None, "seconds": 0.0}
+    return {**row, "limit": round(limit, 1), "facts": {}, "output": []}
+
+
+def record_run(
+    row: dict[str, Any], command: list[str], *, folder: Path, work: Path, log: Path, facts: Path, results: Results
+) -> None:
+    """Run a command within the limit of its row, and record in the row how it goes."""
+
+    def record() -> None:
+        found, output = read_facts(facts), last_lines(log)
+        if (found, output) != (row["facts"], row["output"]) or row["outcome"] != RUNNING:
+            row.update(facts=found, output=output)
+            results.write()
+
+    try:
+        status, seconds = run_process(command, seconds=row["limit"], folder=folder, work=work, log=log, poll=record)
+        outcome = {0: "passed", None: "out of time", SKIPPED_STATUS: "skipped"}.get(status, "failed")
+        row |= {"outcome": outcome, "status": status, "seconds": round(seconds, 1)}
+        record()
+    except OSError as error:
+        row |= {"outcome": "failed", "output": [str(error)]}
+        results.write()
+    except StoppedError as error:
+        row["outcome"] = str(error)
+        record()
+        raise
+    print(f"{row['name']}: {row['outcome']} after {row['seconds']:.1f} s", flush=True)
 
 
 def last_lines(file: Path) -> list[str]:
@@ -152,40 +161,30 @@ def last_lines(file: Path) -> list[str]:
     return file.read_text(errors="replace").splitlines()[-OUTPUT_LINES:] if file.exists() else []
 
 
-def read_facts(file: Path) -> dict[str, Any]:
-    """Return the measurements of a step, even if the step was killed."""
-    try:
-        facts: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return facts
+def run_steps(
+    steps: Iterable[Step], budget: Budget, results: Results, run: Callable[[Step, dict[str, Any]], None], factor: float
+) -> None:
+    """Run each step within its limit and the time that the part has left; `run` completes the row of a step."""
+    for step in steps:
+        row = new_row(step.name, step.shows, budget.cut(step.seconds * factor))
+        results.add(row)
+        if row["limit"] < LEAST_SECONDS:
+            row |= {"outcome": NO_TIME_LEFT, "limit": 0.0}
+            results.write()
+        else:
+            run(step, row)
 
 
-def run_step(step: Step, options: argparse.Namespace, work: Path, limit: float) -> dict[str, Any]:
-    """Run a step for at most `limit` seconds and return its result."""
+def run_step(step: Step, row: dict[str, Any], options: argparse.Namespace, work: Path, results: Results) -> None:
+    """Run the program of a step within the limit of its row."""
     facts, log, folder = work / f"{step.name}.json", work / f"{step.name}.log", work / "sources"
     program, name = step.arguments
     command = [sys.executable, str(folder / "benchmarks" / "gpu" / program), name]
-    command += ["--device", options.device, "--facts", str(facts), "--seconds", f"{limit:.0f}"]
+    command += ["--device", options.device, "--facts", str(facts), "--seconds", f"{row['limit']:.0f}"]
     data = options.bundle / "FashionMNIST"
     if data.exists():
         command += ["--root", str(data)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(work / "site"),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "EATNAS_HOME": str(work / "home"),
-        "TMPDIR": str(work / "tmp"),
-    }
-    row: dict[str, Any] = {"name": step.name, "shows": step.shows}
-    if limit < 1:
-        return {**row, **describe_end(SKIPPED_STATUS, 0.0, 0.0), "facts": {}, "output": ["no time was left"]}
-    try:
-        status, seconds = run_process(command, seconds=limit, environment=environment, folder=folder, log=log)
-    except OSError as error:
-        return {**row, **describe_end(1, 0.0, limit), "facts": {}, "output": [str(error)]}
-    return {**row, **describe_end(status, seconds, limit), "facts": read_facts(facts), "output": last_lines(log)}
+    record_run(row, command, folder=folder, work=work, log=log, facts=facts, results=results)
 
 
 def main() -> None:
@@ -199,6 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     options.bundle = options.bundle.resolve()
     factor = REHEARSAL_FACTOR if options.device == "cpu" else 1.0
+    budget = Budget(options.seconds * factor)
     steps = [step for step in steps_of(options.part) if not options.steps or step.name in options.steps]
     commit = options.bundle / "commit"
     facts = {
@@ -208,14 +208,16 @@ def main() -> None:
         "python": sys.version.split()[0],
         "limit": options.seconds * factor,
     }
+    results = Results(options.out.resolve(), options.part, facts)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     work = Path(tempfile.mkdtemp(prefix="eatnas-gpu-"))
     (work / "tmp").mkdir()
-    results = Results(options.out.resolve(), options.part, facts)
     try:
-        if install(options.bundle, work, results):
-            for step in steps:
-                limit = min(step.seconds * factor, options.seconds * factor - results.seconds)
-                results.add(run_step(step, options, work, limit))
+        if install(options.bundle, work, results, budget.cut(INSTALL_SECONDS * factor)):
+            run_steps(steps, budget, results, lambda step, row: run_step(step, row, options, work, results), factor)
+    except StoppedError as error:
+        sys.exit(str(error))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     outcomes = [row["outcome"] for row in results.content["steps"]]

@@ -1,0 +1,97 @@
+"""The results of a part: a JSON file and a page. Needs only the standard library."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+NO_TIME_LEFT = "no time left"
+RUNNING = "running"
+PAGE_LINES = 25
+"""The last lines of a step's output that the page shows, unless the step has passed."""
+
+
+class Results:
+    """The results of a part, written to their files before, during and after each step."""
+
+    def __init__(
+        self, out: Path, part: str, facts: dict[str, Any], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.content: dict[str, Any] = {"part": part, **facts, "seconds": 0.0, "steps": []}
+        self._files = out / f"gpu-{part}.json", out / f"gpu-{part}.md"
+        self._clock, self._started = clock, clock()
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds since the part began."""
+        return self._clock() - self._started
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add the result of a step, which may still run, and write both files."""
+        self.content["steps"].append(row)
+        self.write()
+
+    def write(self) -> None:
+        """Write both files. A kill leaves the old or the new content."""
+        self.content["seconds"] = round(self.seconds, 1)
+        for file, text in zip(
+            self._files, (json.dumps(self.content, indent=1) + "\n", format_page(self.content)), strict=True
+        ):
+            partial = file.with_suffix(f"{file.suffix}.partial")
+            partial.write_text(text)
+            partial.replace(file)
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """Return the measurements of a step so far, none if there are none yet."""
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts
+
+
+def format_page(content: dict[str, Any]) -> str:
+    """Return the results as Markdown: a table of the steps, then the figures and the output of each."""
+    lines = [f"# GPU run, part {content['part']}", ""]
+    lines += [f"- {name}: {content[name]}" for name in ("commit", "started_at", "device", "seconds")]
+    lines += ["", "| step | outcome | seconds | limit | what it shows |", "|---|---|---|---|---|"]
+    for row in content["steps"]:
+        lines.append(f"| {row['name']} | {row['outcome']} | {row['seconds']} | {row['limit']} | {row['shows']} |")
+    if missing := [row["name"] for row in content["steps"] if row["outcome"] == NO_TIME_LEFT]:
+        lines += ["", f"No time was left for some steps. Run them with `--steps {' '.join(missing)}`."]
+    for row in content["steps"]:
+        if row["outcome"] != NO_TIME_LEFT:
+            lines += ["", f"## {row['name']}: {row['outcome']}", *format_facts(row["facts"])]
+            if row["output"] and row["outcome"] != "passed":
+                lines += ["", "```text", *row["output"][-PAGE_LINES:], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def format_facts(facts: dict[str, Any]) -> list[str]:
+    """Return the facts of a step as Markdown, the bars first."""
+    lines = []
+    if bars := facts.get("bars"):
+        yes_or_no = [{**bar, "met": "yes" if bar["met"] else "no"} for bar in bars]
+        lines += ["", *format_table(yes_or_no)]
+    for name, value in facts.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            if name != "bars":
+                lines += ["", f"`{name}`", "", *format_table(value)]
+        elif name != "bars":
+            lines += ["", f"`{name}`: {json.dumps(value)}"]
+    return lines
+
+
+def format_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return rows as a Markdown table with the columns of all rows."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = [str(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
