@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from argparse import Namespace
 from pathlib import Path
 
 import psutil
 import pytest
+from packaging.requirements import Requirement
 
 from support.waiting import eventually
 
@@ -22,7 +24,8 @@ STEP = """
 import json, subprocess, sys, time
 name, facts = sys.argv[1], sys.argv[sys.argv.index("--facts") + 1]
 with open(facts, "w") as file:
-    json.dump({"bars": [{"bar": "b", "measured": 1, "wanted": "1", "met": True}], "rows": [{"a": "x|y"}]}, file)
+    json.dump({"bars": [{"bar": "b", "measured": 1, "wanted": "1", "met": True}], "rows": [{"a": "x|y"}],
+        "use": {"busy": 0.123456789, "slots": [{"slot": 7}]}, "lines": ["one", "two"]}, file)
 print("output of", name, flush=True)
 if name == "hangs":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -68,6 +71,16 @@ def test_programs_have_the_steps_of_their_part(gpu_run):
         assert isinstance(table, ast.Dict)
         names = {key.value for key in table.keys if isinstance(key, ast.Constant)}
         assert names == {step.name for step in steps.steps_of(part)}
+
+
+def test_bundle_carries_every_dependency_that_is_not_left_out(gpu_run):
+    import prepare
+
+    sys.modules.pop("prepare")
+    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]
+    needed = {Requirement(text).name for text in project["dependencies"]}
+    carried = {Requirement(text).name for text in prepare.PACKAGES}
+    assert needed - carried == set(prepare.LEFT_OUT)
 
 
 @pytest.mark.parametrize("part", ["product", "training"])
@@ -119,6 +132,8 @@ def test_failing_or_hanging_step_stops_no_other(gpu_run, tmp_path):
     page = (tmp_path / "out" / "gpu-product.md").read_text()
     assert "| b | 1 | 1 | yes |" in page
     assert "| x\\|y |" in page
+    assert "`use`: busy 0.12346\n\n`slots`\n\n| slot |\n|---|\n| 7 |" in page
+    assert "```text\none\ntwo\n```" in page
     assert "output of fails" in page
     eventually(lambda: not is_running(int(hung["output"][-1])))
 

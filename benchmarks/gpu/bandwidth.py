@@ -7,6 +7,7 @@ import time
 
 import torch
 from networks import TASKS, make_model
+from timing import synchronize
 from torch import Tensor, nn
 
 MOMENTUM_BYTES = 5 * 4
@@ -54,9 +55,3 @@ def measure_bandwidth(device: str, bytes_copied: int) -> float:
         synchronize(device)
         best = min(best, (time.perf_counter() - started) / 4)
     return 2 * bytes_copied / best
-
-
-def synchronize(device: str) -> None:
-    """Wait until a device has nothing left to do."""
-    if device != "cpu":
-        torch.cuda.synchronize(device)

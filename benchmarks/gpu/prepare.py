@@ -31,10 +31,15 @@ PACKAGES = (
     "ruamel.yaml>=0.18",
     "sqlalchemy>=2.0.36",
     "sqlglot>=30",
+    "starlette>=0.46",
     "threadpoolctl>=3.1",
     "typer>=0.15",
+    "uvicorn>=0.30",
 )
 """The dependencies that the machine may lack. None of them requires NumPy or PyTorch."""
+LEFT_OUT = ("matplotlib", "mlflow", "numpy", "pandas", "pillow", "psutil", "safetensors", "scikit-learn", "scipy")
+LEFT_OUT += ("torch", "torchvision")
+"""The dependencies that are not carried: the machine has them, and searches run without MLflow."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 DATA_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 ARCHIVED = ("benchmarks", "conftest.py", "pyproject.toml", "tests")

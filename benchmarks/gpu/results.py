@@ -76,15 +76,31 @@ def format_facts(facts: dict[str, Any]) -> list[str]:
     """Return the facts of a step as Markdown, the bars first."""
     lines = []
     if bars := facts.get("bars"):
-        yes_or_no = [{**bar, "met": "yes" if bar["met"] else "no"} for bar in bars]
-        lines += ["", *format_table(yes_or_no)]
+        lines += ["", *format_table(bars)]
     for name, value in facts.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            if name != "bars":
-                lines += ["", f"`{name}`", "", *format_table(value)]
-        elif name != "bars":
-            lines += ["", f"`{name}`: {json.dumps(value)}"]
+        if name != "bars":
+            lines += format_fact(name, value)
     return lines
+
+
+def format_fact(name: str, value: Any) -> list[str]:
+    """Return a fact as Markdown: rows as a table, lines as a block, and the rows inside of a fact after the fact."""
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        return ["", f"`{name}`", "", *format_table(value)]
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        return ["", f"`{name}`", "", "```text", *value, "```"]
+    if isinstance(value, dict):
+        inner = {key: rows for key, rows in value.items() if isinstance(rows, list) and rows}
+        rest = ", ".join(f"{key} {format_value(one)}" for key, one in value.items() if key not in inner)
+        return ["", f"`{name}`: {rest}", *(line for key, rows in inner.items() for line in format_fact(key, rows))]
+    return ["", f"`{name}`: {format_value(value)}"]
+
+
+def format_value(value: Any) -> str:
+    """Return a value as the text of a cell; the JSON has all digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def format_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -92,6 +108,6 @@ def format_table(rows: list[dict[str, Any]]) -> list[str]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        cells = [str(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in columns]
+        cells = [format_value(row.get(name, "")).replace("|", "\\|").replace("\n", " ") for name in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

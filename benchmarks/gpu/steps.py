@@ -51,7 +51,8 @@ STEPS = (
         "images/s: captured and called steps, one captured by hand, the bound of bandwidth",
     ),
     Step(TRAINING, "lanes", 35, "several candidates in turn in one process, each on a stream of its own: speed, bits"),
-    Step(TRAINING, "depthwise", 35, "depthwise convolutions in both layouts: failures, bits, times"),
+    Step(TRAINING, "depthwise", 45, "both layouts, for networks and depthwise convolutions: failures, bits, times"),
+    Step(TRAINING, "norm", 35, "batch norm and ReLU fused in Triton: errors, bits, times, and the gain of a step"),
     Step(TRAINING, "pipeline", 45, "images/s: our loop, and a DataLoader with PIL"),
     Step(TRAINING, "processes", 50, "several processes on one GPU, without MPS and with it"),
 )

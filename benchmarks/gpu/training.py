@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from bandwidth import count_step_bytes, measure_bandwidth, synchronize
+from bandwidth import count_step_bytes, measure_bandwidth
+from depthwise import sweep_layouts
 from hand import HandStep
 from machine import record_machine
 from networks import (
@@ -30,8 +29,9 @@ from networks import (
     spaces_of,
     state_of,
 )
+from norms import compare_norms
 from recording import Context, run_program
-from torch.nn.functional import conv2d
+from timing import seconds_of, synchronize
 
 from eatnas_training.data.resident import ResidentPart
 from eatnas_training.lane_state import LaneState
@@ -45,36 +45,12 @@ LANES = (1, 2, 4, 8)
 LANE_STEPS = 12
 """Steps after which the bits are compared: some are called, and on a GPU some are replayed."""
 MPS_CONTROL = "nvidia-cuda-mps-control"
-CHANNELS = (1, 2, 3, 5, 12, 13, 24, 48, 61, 96, 144, 288, 576, 960)
-"""The kernel sizes of depthwise convolutions: the sizes of the spaces, and unusual ones."""
-SIDES = {12: 14, 24: 14, 48: 7, 96: 32, 144: 32, 288: 16, 576: 8, 960: 4}
-KERNELS = ((3, 1), (5, 1), (7, 1), (3, 2), (7, 2))
-PATHOLOGICAL = 4.0
-"""A layout that takes this many times as long as the other one."""
 
 
 def prepare() -> None:
     """Use the arithmetic of our loop everywhere."""
     torch.set_num_threads(1)
     use_deterministic_arithmetic()
-
-
-def seconds_of(call: Callable[[], None], device: str, seconds: float) -> float:
-    """Return the seconds of a call: the median of three rounds after two calls."""
-    for _ in range(2):
-        call()
-    synchronize(device)
-    rounds = []
-    for _ in range(3):
-        calls, started = 0, time.perf_counter()
-        while time.perf_counter() - started < seconds / 3 or calls < 3:
-            call()
-            calls += 1
-            if calls % 64 == 0:
-                synchronize(device)  # a queue without end would exceed the time
-        synchronize(device)
-        rounds.append((time.perf_counter() - started) / calls)
-    return statistics.median(rounds)
 
 
 def compare_bits(context: Context) -> None:
@@ -206,66 +182,6 @@ def compare_pipeline(context: Context) -> None:
         context.facts.bar("our loop / DataLoader and PIL", ratio, "at least 5", met=ratio >= 5, must=False)
 
 
-def sweep_depthwise(context: Context) -> None:
-    """Time depthwise convolutions forward and backward in both layouts, and compare the bits of two runs."""
-    prepare()
-    facts = context.facts
-    dtypes = (torch.bfloat16, torch.float32)
-    shapes = list(product(CHANNELS, KERNELS)) if context.gpu else [(3, (3, 1)), (8, (5, 2))]
-    done, failing, ratios = 0, 0, []
-    for (channels, (kernel, stride)), dtype in product(shapes, dtypes):
-        if context.seconds_left < 0:
-            facts.set("stopped_early", True)
-            break
-        row: dict[str, Any] = {"channels": channels, "kernel": kernel, "stride": stride, "dtype": str(dtype)[6:]}
-        for layout in ("channels_last", "contiguous"):
-            try:
-                row |= measure_depthwise(context, row, layout, dtype)
-            except RuntimeError as error:
-                row[f"{layout} error"] = str(error)[:200]
-        fine = all(row.get(f"{layout} equal") for layout in ("channels_last", "contiguous"))
-        done, failing = done + 1, failing + (not fine)
-        ratio = row.get("channels_last ms", 0.0) / row["contiguous ms"] if "contiguous ms" in row else 0.0
-        ratios.append(ratio)
-        row["ratio"] = round(ratio, 2)
-        if not fine or ratio > PATHOLOGICAL or (ratio and ratio < 1 / PATHOLOGICAL):
-            facts.add("notable", row)
-    facts.set("shapes", done)
-    facts.set("ratio", {"median": round(statistics.median(ratios), 2), "least": min(ratios), "most": max(ratios)})
-    facts.bar("shapes that fail or differ", failing, "0", met=not failing)
-    slow = sum(ratio > PATHOLOGICAL for ratio in ratios)
-    wanted = f"0 above {PATHOLOGICAL:.0f} times contiguous"
-    facts.bar("pathologically slow channels-last", slow, wanted, met=not slow, must=False)
-
-
-def measure_depthwise(context: Context, shape: dict[str, Any], layout: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the milliseconds of a convolution with both gradients, and whether two runs have equal bits."""
-    device, channels, kernel = context.device, shape["channels"], shape["kernel"]
-    side, batch = SIDES.get(channels, 14), 64 if context.gpu else 2
-    memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
-    draws = torch.Generator(device).manual_seed(1)
-
-    def draw(*sizes: int) -> torch.Tensor:
-        values = torch.randn(sizes, device=device, dtype=dtype, generator=draws)
-        return values.contiguous(memory_format=memory_format).requires_grad_()
-
-    images, weight = draw(batch, channels, side, side), draw(channels, 1, kernel, kernel)
-
-    def compute() -> None:
-        images.grad = weight.grad = None
-        output = conv2d(images, weight, None, shape["stride"], kernel // 2, 1, channels)
-        output.backward(torch.ones_like(output))
-
-    gradients = []
-    for _ in range(2):
-        compute()
-        assert images.grad is not None
-        assert weight.grad is not None
-        gradients.append([images.grad.clone(), weight.grad.clone()])
-    seconds = seconds_of(compute, device, 0.03 if context.gpu else 0.001)
-    return {f"{layout} ms": round(1000 * seconds, 3), f"{layout} equal": have_same_bits(*gradients)}
-
-
 def run_lanes(context: Context) -> None:
     """Train several candidates in turn in one process, as the option `--lanes` does; compare speed and bits."""
     prepare()
@@ -351,9 +267,10 @@ if __name__ == "__main__":
             "machine": record_machine,
             "bits": compare_bits,
             "speed": measure_speed,
-            "pipeline": compare_pipeline,
-            "depthwise": sweep_depthwise,
             "lanes": run_lanes,
+            "depthwise": sweep_layouts,
+            "norm": compare_norms,
+            "pipeline": compare_pipeline,
             "processes": run_processes,
         },
     )
