@@ -46,6 +46,9 @@ def main() -> None:
             "eatnas-db query best": ([*eatnas, "query", "best", "trained"], QUERY_BASELINE),
             "  of an untrained search": ([*untrained, "query", "best", "untrained"], QUERY_BASELINE),
             "eatnas-db query lineage": ([*eatnas, "query", "lineage", "12"], QUERY_BASELINE),
+            "eatnas-db query utilisation": ([*eatnas, "query", "utilisation", "trained"], QUERY_BASELINE),
+            "eatnas-db candidate show": ([*eatnas, "candidate", "show", "12"], QUERY_BASELINE),
+            "eatnas-db search list": ([*eatnas, "search", "list"], QUERY_BASELINE),
             "eatnas-db daemon status": ([*eatnas, "daemon", "status"], QUERY_BASELINE),
         }
         # As in an installed package, modules are compiled once: the first run of each is not counted.
@@ -63,7 +66,7 @@ def main() -> None:
     for name, median in medians.items():
         baseline = commands[name][1] if name in commands else None
         ratio = "" if baseline is None else f"  {median / medians[baseline]:.2f} times `{baseline}`"
-        print(f"{name:<26} median {median:.3f} s  min {min(seconds[name]):.3f} s{ratio}")
+        print(f"{name:<27} median {median:.3f} s  min {min(seconds[name]):.3f} s{ratio}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select
 
-from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Birth, BirthPrediction, maximizes_per_second
+from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Birth, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
@@ -19,6 +19,7 @@ from eatnas_db.guidance.gaussian_process import Kernel, ProcessModel
 from eatnas_db.guidance.predicted_seconds import predict_seconds
 from eatnas_db.guidance.proposals import count_fitted_births, fit_model, propose
 from eatnas_db.guidance.sources import SourceModel
+from eatnas_db.queries.predictions import maximizes_per_second
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.scored_births import ScoredBirthRow, encode_architecture, encode_rows, list_scored

@@ -136,16 +136,6 @@ def stale_lease(token: LeaseToken) -> StaleLeaseError:
     return StaleLeaseError(f"the lease of candidate {token.candidate}, attempt {token.attempt}, has ended")
 
 
-_COUNT_LEASES: Final = (
-    select(func.count()).select_from(lease).join(candidate).where(candidate.c.search_id == bindparam("search_id"))
-)
-
-
-def count_leased(connection: Connection, search_id: int) -> int:
-    """Count the candidates of a search that are in training on all hosts; the lease table is always small."""
-    return int(connection.execute(_COUNT_LEASES, {"search_id": search_id}).scalar_one())
-
-
 class LeaseTime(NamedTuple):
     """A lease, the share of its device that its training had so far, and its seconds in steps at the last heartbeat."""
 

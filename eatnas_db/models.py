@@ -11,7 +11,7 @@ from typing import Any, Final
 from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import NotFoundError
-from eatnas_db.queries.candidates import parse_candidate_id
+from eatnas_db.queries.candidate_ids import parse_candidate_id
 from eatnas_db.queries.trained_models import TrainedModel, find_best_model, get_trained_model
 from eatnas_db.settings import Settings, load_settings
 

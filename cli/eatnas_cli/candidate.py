@@ -18,11 +18,11 @@ from eatnas_cli.options import CandidateId, FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show_one
 from eatnas_cli.query.page_options import Conditions
 from eatnas_cli.sentences import print_sentence
-from eatnas_db import transitions
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import NotFoundError
-from eatnas_db.queries.candidates import get_candidate, require_candidate
+from eatnas_db.queries.candidate_ids import require_candidate
+from eatnas_db.queries.candidates import get_candidate
 from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.paging import Page, select_page
 from eatnas_db.queries.searches import get_search
@@ -133,6 +133,8 @@ def _retry_failed(settings: Settings, name: str, page: Page) -> None:
 @app.command()
 def cancel(ctx: typer.Context, candidate: CandidateId) -> None:
     """Cancel a candidate that is pending or in training."""
+    from eatnas_db import transitions  # `candidate show` does not need them
+
     _change(ctx.obj, candidate, transitions.cancel)
     print_sentence(f"candidate {candidate} is cancelled")
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eatnas_cli.device_view import describe_memory, describe_state
+from eatnas_cli.device_texts import describe_memory, describe_state
+from eatnas_cli.host_sentences import describe_hold, describe_lost_hosts
 from eatnas_cli.printing import Format, Layout, show, show_one
-from eatnas_cli.search.status import describe_hold, describe_lost_hosts, print_summaries
+from eatnas_cli.search.summaries import print_summaries
 from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.daemon_lock import find_record_user
 from eatnas_daemon.lock_holder import LockHolder
 from eatnas_daemon.mlflow.problems import MlflowProblem, read_problem
-from eatnas_daemon.search_progress import current_status, is_supervised
+from eatnas_daemon.search_status import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.holds import RecordedHold, list_holds

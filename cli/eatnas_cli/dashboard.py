@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from eatnas_daemon.search_progress import describe_status, is_supervised
+from eatnas_daemon.search_status import describe_status, is_supervised
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.progress import SearchCounters, get_progress

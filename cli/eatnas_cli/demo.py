@@ -14,7 +14,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.lineage_tree import print_lineage_tree
 from eatnas_cli.predict import print_predictions
 from eatnas_cli.query.family import read_lineage
-from eatnas_cli.query.history import print_fingerprint
+from eatnas_cli.query.fingerprint import print_fingerprint
 from eatnas_cli.query.ranking import print_best
 from eatnas_cli.run import run_search
 from eatnas_cli.sentences import print_sentence

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection
 
+from eatnas_cli.device_texts import describe_memory, describe_state
 from eatnas_cli.printing import show
 from eatnas_cli.tables import lay_out
-from eatnas_daemon.devices.model import GIB, format_gib
-from eatnas_daemon.search_progress import is_supervised
+from eatnas_daemon.search_status import is_supervised
 from eatnas_db.database.engine import read_connection
 from eatnas_db.garbage_collection import collect_as_usual
 from eatnas_db.queries.hosts import RecordedDevice, list_devices
 from eatnas_db.queries.training_activity import TrainingActivity, list_training_activity
 from eatnas_db.settings import Settings
-from eatnas_report.formats import format_duration, format_time
+from eatnas_report.formats import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -101,24 +101,6 @@ def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
     ]
     table = Text("\n".join(lay_out(records, columns, width).lines), no_wrap=True)
     return Group(table, *lines)
-
-
-def describe_memory(device: RecordedDevice) -> str:
-    """Return the used and the total memory as text; empty if they are unknown."""
-    if device.used_bytes is None or not device.total_bytes:
-        return ""
-    return f"{device.used_bytes / GIB:.1f} of {format_gib(device.total_bytes)}"
-
-
-def describe_state(device: RecordedDevice, trainings: int, *, is_supervised: bool) -> str:
-    """Describe the activity of a device, or the reason why it is idle."""
-    if trainings:
-        return f"{trainings} in training"
-    if device.paused_at is not None:
-        return f"paused manually since {format_time(device.paused_at)}"
-    if not is_supervised:
-        return "no daemon is running"
-    return f"waits: {device.waits}" if device.waits else "free"
 
 
 def _short_names(uuids: Sequence[str]) -> dict[str, str]:

@@ -18,9 +18,9 @@ from eatnas_cli.resource_options import AllowedHolders, DeviceNames, ExcludedDev
 from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.devices import pausing
 from eatnas_daemon.devices.inventory import InventoryEntry, take_inventory
-from eatnas_daemon.devices.model import GIB, format_gib
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.settings import Settings
+from eatnas_report.formats import GIB, format_gib
 
 Device = Annotated[str, typer.Argument(metavar="DEVICE", help="UUID, beginning of a UUID, index, or `cpu`.")]
 

@@ -8,39 +8,15 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
-from eatnas_daemon.daemon_lock import find_record_user
-from eatnas_db.database.dialects import is_postgresql
-from eatnas_db.database.locks import list_connected_hosts
+from eatnas_daemon.search_status import describe_status, is_supervised
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.failures import describe_last_failure
 from eatnas_db.queries.ranking import list_fittest
-from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_open_retrainings
+from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retrainings
 from eatnas_db.settings import Settings
 
 REFRESH_SECONDS: Final = 0.5
-
-
-def is_supervised(settings: Settings, connection: Connection) -> bool:
-    """Return whether a daemon or `run` works on this database. On a server, it may be on any host."""
-    if is_postgresql(connection):
-        return bool(list_connected_hosts(connection))
-    user = find_record_user(settings.lock_file)
-    return user is not None and user.is_daemon
-
-
-def current_status(row: SearchRecord | SearchSummary, supervised: bool) -> str:
-    """Return the status of a search. A search that should run is waiting if no daemon works on the database."""
-    should_run = row.status.startswith(("running", "waiting"))
-    return "waiting: no daemon" if should_run and not supervised else row.status
-
-
-def describe_status(row: SearchRecord, supervised: bool) -> str:
-    """Return the status of a search, with the reason if it failed or ended before its candidate budget."""
-    status = current_status(row, supervised)
-    early = status == "finished" and row.settled < row.budget_candidates and row.ended is not None
-    early = early or status == "failed"
-    return f"{status}: {row.ended}" if early else status
 
 
 def describe_failures(connection: Connection, row: SearchRecord) -> str:

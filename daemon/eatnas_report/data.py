@@ -15,7 +15,6 @@ from eatnas_db.queries.calibration import (
     PredictedBirth,
     get_calibration,
     list_predictions,
-    list_source_names,
 )
 from eatnas_db.queries.candidates import CandidateScore, get_candidate, list_genotypes
 from eatnas_db.queries.failures import FailedAttempt, list_failures
@@ -25,6 +24,7 @@ from eatnas_db.queries.lineage import LineageEntry, ScoredChild, get_lineage, li
 from eatnas_db.queries.objective_front import ObjectiveValues, list_objective_front, sample_objective_values
 from eatnas_db.queries.paging import EVERYTHING
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
+from eatnas_db.queries.predictions import list_source_names
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.progress import SearchCounters, get_progress
 from eatnas_db.queries.quality import PopulationStep, list_steps

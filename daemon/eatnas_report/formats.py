@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
+
+GIB: Final = 1 << 30
 
 
 def format_time(seconds: float) -> str:
@@ -21,6 +23,11 @@ def format_size(size: int) -> str:
     from rich.filesize import decimal  # quick commands format times and need no rich
 
     return decimal(size)
+
+
+def format_gib(size: int) -> str:
+    """Return a number of bytes as text in GiB."""
+    return f"{size / GIB:.1f} GiB"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.dominance import Values, rank_and_crowding
@@ -116,11 +116,6 @@ def count_model_births(population: int, lag: int) -> tuple[int, int]:
     births = min(population, max(MODEL_STARTS, lag))
     random = max(0, births - MODEL_STARTS) // 2
     return births - random, random
-
-
-def maximizes_per_second(spec: Mapping[str, Any]) -> bool:
-    """Return whether the guided births of a stored spec maximize the improvement per predicted device second."""
-    return bool(spec["evolution"].get("acquisition") == "improvement_per_second")
 
 
 def rank(population: Sequence[Member]) -> list[Member]:

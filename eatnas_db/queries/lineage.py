@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
-from eatnas_db.domain.evolution import maximizes_per_second
 from eatnas_db.domain.final_weights import describe_source
 from eatnas_db.domain.states import RETRAINED, Origin
-from eatnas_db.queries.calibration import explain_proposal, list_source_names
-from eatnas_db.queries.candidates import require_candidate
+from eatnas_db.queries.candidate_ids import require_candidate
 from eatnas_db.queries.mutations import describe_change
+from eatnas_db.queries.predictions import explain_proposal, list_source_names, maximizes_per_second
 from eatnas_db.schema.candidates import candidate, mutation, prediction
 from eatnas_db.schema.searches import search
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, select
 
 from eatnas_db.errors import NotFoundError
-from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.candidates import LIVING, candidate
 from eatnas_db.schema.searches import search
 
 
@@ -27,10 +27,6 @@ class PopulationMember:
     share_inherited: float | None
     lineage_epochs: int | None
     code: str
-
-
-LIVING: Final = and_(candidate.c.joined.is_not(None), candidate.c.left.is_(None))
-"""The SQL condition for members of the present population, which is also the condition of a partial index."""
 
 
 class MembersQuery(NamedTuple):

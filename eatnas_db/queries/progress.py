@@ -6,14 +6,14 @@ The queries read only counters and small index ranges, so they suit frequent pol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, TextClause, func, select
+from sqlalchemy import Connection, TextClause, bindparam, func, select
 
 from eatnas_db.domain.rungs import rungs_of
-from eatnas_db.leases import count_leased
 from eatnas_db.schema.candidates import FITTEST_FIRST, PENDING, WAITING, candidate
 from eatnas_db.schema.searches import search
-from eatnas_db.schema.trainings import attempt
+from eatnas_db.schema.trainings import attempt, lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,16 @@ def get_progress(connection: Connection, search_id: int) -> SearchCounters:
         started_at=_first_start(connection, search_id),
         finished_at=row.finished_at,
     )
+
+
+_COUNT_LEASES: Final = (
+    select(func.count()).select_from(lease).join(candidate).where(candidate.c.search_id == bindparam("search_id"))
+)
+
+
+def count_leased(connection: Connection, search_id: int) -> int:
+    """Count the candidates of a search that are in training on all hosts; the lease table is always small."""
+    return int(connection.execute(_COUNT_LEASES, {"search_id": search_id}).scalar_one())
 
 
 def _count(connection: Connection, search_id: int, state: TextClause) -> int:

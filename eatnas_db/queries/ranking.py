@@ -20,8 +20,7 @@ from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
 from eatnas_db.queries.final_models import FinalModel, group_tested_models
 from eatnas_db.queries.objective_front import list_front_ids, order_by_preference
 from eatnas_db.queries.paging import Page, fetch_page, select_page
-from eatnas_db.queries.population import LIVING
-from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
+from eatnas_db.schema.candidates import FITTEST_FIRST, LIVING, candidate
 from eatnas_db.schema.searches import search
 
 HALVED_BATCH: Final = "half micro-batch"

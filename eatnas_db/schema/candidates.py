@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    and_,
     text,
 )
 
@@ -142,6 +143,8 @@ WAITING = text("state = 'waiting'")
 define_partial_index("ix_eatnas_candidate_waiting", candidate.c.search_id, candidate.c.birth, where=WAITING)
 
 
+LIVING: Final = and_(candidate.c.joined.is_not(None), candidate.c.left.is_(None))
+"""The members of the present population. The text below is the same condition, for a partial index."""
 _LIVING = text('joined IS NOT NULL AND "left" IS NULL')
 define_partial_index(
     "ix_eatnas_candidate_living",

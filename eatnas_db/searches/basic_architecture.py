@@ -10,7 +10,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.transfer import stretch
 from eatnas_db.errors import ConflictError, InvalidArchitectureError, NotFoundError, SpaceExhaustedError
-from eatnas_db.queries.candidates import can_be_id
+from eatnas_db.queries.candidate_ids import can_be_id
 from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate

@@ -12,8 +12,8 @@ from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.states import SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
-from eatnas_db.leases import count_leased
 from eatnas_db.queries.final_models import list_needed_sources
+from eatnas_db.queries.progress import count_leased
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.candidates import candidate, mutation, prediction
 from eatnas_db.schema.events import event

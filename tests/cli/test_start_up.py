@@ -17,8 +17,10 @@ from eatnas_cli.search.app import COMMANDS as SEARCH_COMMANDS
 from eatnas_db.settings import load_settings
 from support.recorded_search import make_record
 
-HEAVY = {"alembic", "mlflow", "numpy", "pydantic", "rich", "ruamel.yaml", "torch"}
+HEAVY = {"alembic", "mlflow", "numpy", "pandas", "pydantic", "rich", "ruamel.yaml", "torch"}
 QUICK = {*HEAVY, "jinja2", "sqlalchemy.dialects.postgresql", "statistics"}
+OF_CHANGES = {"eatnas_db.domain.evolution", "eatnas_db.domain.space", "eatnas_db.leases", "eatnas_db.transitions"}
+"""Modules of commands that change a search, which no query needs."""
 TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
 
 
@@ -61,7 +63,7 @@ def test_version_is_printed(eatnas_within):
 def test_help_loads_no_command(tmp_path, arguments):
     loaded = loaded_by(tmp_path, *arguments, "--help")
     assert not loaded & (
-        HEAVY | {"importlib.metadata", "sqlalchemy", "eatnas_cli.query.ranking", "eatnas_cli.search.status"}
+        HEAVY | {"importlib.metadata", "sqlalchemy", "eatnas_cli.query.ranking", "eatnas_cli.search.summaries"}
     )
 
 
@@ -96,14 +98,27 @@ def test_long_commands_search_for_garbage_as_usual(tiny, home):
     assert answers == [f"{line} {line != 'search cancel tiny'}" for line in lines], done.stderr
 
 
+@pytest.fixture(scope="module")
+def small_home(tmp_path_factory):
+    """Return a home with a trained search `small`."""
+    home = tmp_path_factory.mktemp("home")
+    make_record(home, lambda folder: load_settings({}, str(folder)).database_url).engine.dispose()
+    return home
+
+
 @pytest.mark.slow
-def test_ranking_loads_neither_spaces_nor_leases(tmp_path):
-    make_record(tmp_path, lambda home: load_settings({}, str(home)).database_url).engine.dispose()
-    assert not loaded_by(tmp_path, "query", "best", "small") & {
-        "eatnas_db.domain.space",
-        "eatnas_db.leases",
-        "eatnas_db.plugins",
-    }
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["candidate", "show", "1"],
+        ["daemon", "status"],
+        *(["query", name, "small"] for name in ("best", "events", "failures", "lineage", "population", "utilisation")),
+        ["search", "list"],
+    ],
+    ids=" ".join,
+)
+def test_query_loads_nothing_of_commands_that_change_searches(small_home, arguments):
+    assert not loaded_by(small_home, *arguments) & {*QUICK, *OF_CHANGES, "eatnas_db.plugins"}
 
 
 @pytest.mark.slow

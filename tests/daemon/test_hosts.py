@@ -11,7 +11,7 @@ import sys
 import pytest
 from sqlalchemy import event, func, select, text
 
-from eatnas_cli.search.status import describe_lost_hosts
+from eatnas_cli.host_sentences import describe_lost_hosts
 from eatnas_daemon.supervision.host_session import start_host_session
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher

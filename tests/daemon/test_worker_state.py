@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from eatnas_daemon.devices.model import CPU_DEVICE, GIB, DeviceSnapshot
+from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_state import PlacementCheck, WorkerState
 from eatnas_db.leases import LeaseToken
 from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import Failed, Progress
+from eatnas_report.formats import GIB
 
 GPU = DeviceSnapshot("GPU-aaaa", "cuda", "NVIDIA Fake")
 

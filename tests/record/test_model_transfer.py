@@ -10,12 +10,13 @@ from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, InvalidSpecError, NotFoundError
 from eatnas_db.integrity.replay import check_replay
 from eatnas_db.integrity.sources import check_sources
-from eatnas_db.queries.calibration import get_predicted_fitness, list_predictions
+from eatnas_db.queries.calibration import list_predictions
 from eatnas_db.queries.compute_curves import list_compute_curves
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.paging import Page
+from eatnas_db.queries.predictions import get_predicted_fitness
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.record_files import FileFormat, export_record, import_record

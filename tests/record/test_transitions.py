@@ -13,6 +13,7 @@ from eatnas_db.domain.memory_estimate import variable_bytes
 from eatnas_db.domain.states import CandidateState, FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.lost_leases import reclaim_leases
+from eatnas_db.queries.progress import count_leased
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
@@ -167,7 +168,7 @@ def test_lease_filter_skips_candidates_that_do_not_fit(engine, search_factory, l
     assert [lease(), lease(), lease()][-1] is None
     assert lease_factory(search_id).birth == 0
     with transaction(engine) as connection:
-        assert leases.count_leased(connection, search_id) == 4
+        assert count_leased(connection, search_id) == 4
 
 
 @ON_SQLITE

@@ -39,14 +39,14 @@ COMMANDS: Final = {
         "Compare the fitness that the model predicted for guided births with the fitness that they reached.",
     ),
     "utilisation": LazyCommand(
-        "eatnas_cli.query.history",
+        "eatnas_cli.query.utilisation",
         "Show the device seconds of a search, the utilisation of its slots, and why slots were idle.",
     ),
     "sql": LazyCommand("eatnas_cli.query.sql", "Run a SELECT statement; it cannot change anything."),
-    "events": LazyCommand("eatnas_cli.query.history", "List the latest events, the newest last."),
-    "failures": LazyCommand("eatnas_cli.query.history", "List failed and lost attempts with their reasons."),
+    "events": LazyCommand("eatnas_cli.query.events", "List the latest events, the newest last."),
+    "failures": LazyCommand("eatnas_cli.query.failures", "List failed and lost attempts with their reasons."),
     "fingerprint": LazyCommand(
-        "eatnas_cli.query.history",
+        "eatnas_cli.query.fingerprint",
         "Print the fingerprint of a search, which is equal for equal histories on all machines.",
     ),
 }

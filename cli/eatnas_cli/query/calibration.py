@@ -19,9 +19,9 @@ from eatnas_db.queries.calibration import (
     Calibration,
     get_calibration,
     list_predictions,
-    list_source_names,
 )
 from eatnas_db.queries.paging import Page
+from eatnas_db.queries.predictions import list_source_names
 from eatnas_db.queries.searches import get_search
 
 app = new_app()

@@ -21,7 +21,7 @@ from eatnas_cli.sentences import print_sentence
 from eatnas_cli.tables import LONG, terminal_width
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.candidates import parse_candidate_id
+from eatnas_db.queries.candidate_ids import parse_candidate_id
 from eatnas_db.queries.lineage import LineageEntry, get_lineage, list_descendants, list_scored_births
 from eatnas_db.queries.paging import EVERYTHING, Page, select_page
 from eatnas_db.queries.ranking import get_best

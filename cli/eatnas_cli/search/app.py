@@ -10,7 +10,7 @@ COMMANDS: Final = {
     "create": LazyCommand(
         "eatnas_cli.search.create", "Validate a spec and create its search with the initial population."
     ),
-    "list": LazyCommand("eatnas_cli.search.status", "List all searches, the newest last."),
+    "list": LazyCommand("eatnas_cli.search.summaries", "List all searches, the newest last."),
     "show": LazyCommand("eatnas_cli.search.status", "Show the status, the counters and the spec of a search."),
     "watch": LazyCommand(
         "eatnas_cli.search.watch", "Watch a search, without changing it, until it ends or you press Ctrl-C."

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from eatnas_cli.daemon_status import DaemonStatus, describe_waits, read_status
-from eatnas_cli.device_view import describe_memory, describe_state
-from eatnas_cli.search.status import describe_lost_hosts
-from eatnas_daemon.search_progress import current_status
+from eatnas_cli.device_texts import describe_memory, describe_state
+from eatnas_cli.host_sentences import describe_lost_hosts
+from eatnas_daemon.search_status import current_status
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.searches import get_search
 from eatnas_db.queries.training_activity import IdleSlot, TrainingActivity, list_idle_slots

@@ -23,10 +23,10 @@ from eatnas_cli.web.activity import read_activity, read_searches
 from eatnas_cli.web.answer_cache import AnswerCache, TaggedBody
 from eatnas_cli.web.answers import JSON, error_answer, status_of, tagged_answer, tagged_response
 from eatnas_cli.web.openapi import describe_api
-from eatnas_daemon.search_progress import current_status, is_supervised
+from eatnas_daemon.search_status import current_status, is_supervised
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import EatnasError, NotFoundError
-from eatnas_db.queries.candidates import get_search_name, parse_candidate_id
+from eatnas_db.queries.candidate_ids import get_search_name, parse_candidate_id
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.queries.versions import get_version

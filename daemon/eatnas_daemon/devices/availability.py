@@ -13,9 +13,9 @@ from eatnas_daemon.devices.model import (
     DeviceSnapshot,
     GpuProcess,
     ProcessIdentity,
-    format_gib,
 )
 from eatnas_daemon.devices.options import UNSEEN_PROCESSES, DeviceOptions
+from eatnas_report.formats import format_gib
 
 BUSY_PERCENT: Final = 20
 """If a GPU without a worker of this daemon has a higher utilisation, another user's process uses it."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from eatnas_daemon.lock_holder import LockHolder
+from eatnas_report.formats import GIB
 
 CPU: Final = "cpu"
 """The kind and the UUID of the CPU as a device."""
 CUDA: Final = "cuda"
-GIB: Final = 1 << 30
 UNATTRIBUTED_BYTES: Final = GIB
 """Memory in use that needs no explanation: it may belong to the driver itself or to one worker's CUDA context."""
 MPS_PREFIX: Final = "nvidia-cuda-mps"
@@ -122,11 +122,6 @@ class DeviceSnapshot:
 
 CPU_DEVICE: Final = DeviceSnapshot(CPU, CPU, "processor")
 """The CPU without measurements. The database stores its name."""
-
-
-def format_gib(size: int) -> str:
-    """Return a number of bytes as text in GiB."""
-    return f"{size / GIB:.1f} GiB"
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eatnas_daemon.devices.model import CPU, DeviceSnapshot, format_gib
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot
+from eatnas_report.formats import format_gib
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from eatnas_db.domain.final_weights import FROM, list_weight_sources
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.queries.attempted_candidates import AttemptedCandidate
-from eatnas_db.queries.calibration import get_predicted_fitness
 from eatnas_db.queries.candidates import list_epochs
+from eatnas_db.queries.predictions import get_predicted_fitness
 from eatnas_report.architecture_drawing import describe_architecture, draw_architecture
 from eatnas_report.formats import flatten
 

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db.domain.states import FailureKind, HoldCause
 from eatnas_db.holds import SearchHold, lift_hold, list_holds_of_host, place_hold
-from eatnas_db.leases import LeaseToken, count_leased
+from eatnas_db.leases import LeaseToken
+from eatnas_db.queries.progress import count_leased
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_protocol.messages import Failed
 

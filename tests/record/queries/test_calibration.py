@@ -7,10 +7,11 @@ import pytest
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.guidance.gaussian_process import Kernel
 from eatnas_db.guided_births import decide_guided_birth, read_inputs
-from eatnas_db.queries.calibration import get_calibration, get_predicted_fitness, list_predictions
+from eatnas_db.queries.calibration import get_calibration, list_predictions
 from eatnas_db.queries.candidates import get_candidate
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.paging import EVERYTHING, Page
+from eatnas_db.queries.predictions import get_predicted_fitness
 from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.birth_digests import digest_lookup
 from eatnas_db.searches.search_space import space_of
