@@ -141,14 +141,12 @@ class Recorder:
 def list_lease_progress(slots: Sequence[Slot]) -> dict[LeaseToken, LeaseProgress]:
     """Return the progress of all trainings that have reported any."""
     progress: dict[LeaseToken, LeaseProgress] = {}
-    busy = [slot for slot in slots if slot.busy]
-    # On several nodes, two processes can have the same pid.
-    sharing = Counter((slot.device.uuid, slot.worker.process.pid) for slot in busy if slot.worker is not None)
+    sharing = Counter(slot.worker.process_key for slot in slots if slot.worker is not None and slot.busy)
     for slot in slots:
         training = slot.training
         if slot.worker is not None and training is not None and training.progress is not None:
             time, speed = training.time, training.images_per_second
             if speed is not None:  # lanes of a process count the seconds of their own turns only
-                speed /= max(1, sharing[slot.device.uuid, slot.worker.process.pid])
+                speed /= max(1, sharing[slot.worker.process_key])
             progress[training.token] = LeaseProgress(speed, time.share, time.step_seconds)
     return progress

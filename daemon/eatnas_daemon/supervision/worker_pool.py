@@ -158,13 +158,10 @@ class WorkerPool:
                 continue
             if slot.on_gpu:
                 self._gpu_scheduler.add_worker(process.pid)
-            shares_process = any(
-                (process.pid, slot.device.uuid) == (other.process.pid, other.device.uuid)
-                for other in self.workers
-                if other.placement.verified
-            )
             worker = slot.start_worker(process, now, arithmetic)
-            worker.placement.verified = worker.placement.verified or shares_process
+            worker.placement.verified = any(
+                other.placement.verified for other in self.workers if other.process_key == worker.process_key
+            )
             self._selector.register(process.report_fd, selectors.EVENT_READ)
             process.send(Heartbeat(self._timeouts.lease))
 

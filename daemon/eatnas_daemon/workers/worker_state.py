@@ -91,6 +91,14 @@ class WorkerState:
         return self.device.kind != CPU
 
     @property
+    def process_key(self) -> tuple[int, str]:
+        """Return a key that equals the key of another worker if both are lanes of one process.
+
+        It contains the device, because two processes on several nodes can have the same pid.
+        """
+        return self.process.pid, self.device.uuid
+
+    @property
     def ended(self) -> bool:
         """Return whether the process has ended. Its end may not be recorded yet."""
         return self.exit_status is not None
