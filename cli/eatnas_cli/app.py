@@ -17,29 +17,23 @@ from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_e
 from eatnas_protocol.long_texts import shorten_words
 
 COMMANDS: Final = {
-    "search": LazyCommand("eatnas_cli.search.app", "Create, show, watch and control searches."),
-    "query": LazyCommand("eatnas_cli.query.app", "Query the database."),
-    "candidate": LazyCommand("eatnas_cli.candidate", "Show, retry or cancel a candidate."),
-    "daemon": LazyCommand("eatnas_cli.daemon", "Start, stop and watch the daemon that trains candidates."),
-    "devices": LazyCommand("eatnas_cli.devices", "List, pause and resume the devices that can train."),
-    "space": LazyCommand("eatnas_cli.space", "Show search spaces, sample architectures and compute their cost."),
-    "data": LazyCommand("eatnas_cli.data", "List, download and verify data sets."),
-    "db": LazyCommand("eatnas_cli.db", "Upgrade, check, back up, restore and copy the database."),
-    "mlflow": LazyCommand("eatnas_cli.mlflow", "Write searches to MLflow and open its user interface."),
+    "init": LazyCommand("eatnas_cli.init", "Create the home folder and the database; existing data is kept."),
+    "doctor": LazyCommand(
+        "eatnas_cli.doctor",
+        "Check whether searches can run on this machine and advise on problems; exit with status 1 if they cannot.",
+    ),
     "demo": LazyCommand(
         "eatnas_cli.demo",
         "Run EAT-NAS from start to end on scikit-learn's digits and query the results.",
     ),
-    "init": LazyCommand("eatnas_cli.init", "Create the home folder and the database; existing data is kept."),
-    "doctor": LazyCommand(
-        "eatnas_cli.doctor",
-        "Check whether searches can run on this machine and print what to fix; exit 1 if they cannot.",
-    ),
+    "search": LazyCommand("eatnas_cli.search.app", "Create, show, watch and control searches."),
     "run": LazyCommand("eatnas_cli.run", "Train one search in the foreground until it ends."),
     "transfer": LazyCommand(
         "eatnas_cli.transfer",
         "Create a search that starts with the best candidate of another search and perturbations of it (EAT-NAS).",
     ),
+    "query": LazyCommand("eatnas_cli.query.app", "Query the database."),
+    "candidate": LazyCommand("eatnas_cli.candidate", "Show, retry or cancel a candidate."),
     "report": LazyCommand(
         "eatnas_cli.report",
         "Write a report about a search as one self-contained HTML file.",
@@ -48,10 +42,6 @@ COMMANDS: Final = {
         "eatnas_cli.serve",
         "Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends it.",
     ),
-    "mcp": LazyCommand(
-        "eatnas_cli.mcp",
-        "Serve the queries to an agent over stdin and stdout (Model Context Protocol); the agent starts this command.",
-    ),
     "export": LazyCommand(
         "eatnas_cli.export",
         "Write a trained model as files that other programs read, each verified against its checkpoint.",
@@ -59,6 +49,16 @@ COMMANDS: Final = {
     "predict": LazyCommand(
         "eatnas_cli.predict",
         "Classify images with an exported model and print the most probable classes.",
+    ),
+    "daemon": LazyCommand("eatnas_cli.daemon", "Start, stop and watch the daemon that trains candidates."),
+    "devices": LazyCommand("eatnas_cli.devices", "List, pause and resume the devices that can train."),
+    "space": LazyCommand("eatnas_cli.space", "Show search spaces, sample architectures and compute their cost."),
+    "data": LazyCommand("eatnas_cli.data", "List, download and verify data sets."),
+    "db": LazyCommand("eatnas_cli.db", "Upgrade, check, back up, restore and copy the database."),
+    "mlflow": LazyCommand("eatnas_cli.mlflow", "Write searches to MLflow and open its user interface."),
+    "mcp": LazyCommand(
+        "eatnas_cli.mcp",
+        "Serve the queries to an agent over stdin and stdout (Model Context Protocol); the agent starts this command.",
     ),
 }
 
@@ -85,9 +85,12 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     ctx: typer.Context,
-    home: Annotated[str | None, typer.Option(help="Home folder. Default: EATNAS_HOME, or .eatnas.")] = None,
+    home: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Home folder. Default: EATNAS_HOME, or .eatnas.")
+    ] = None,
     db: Annotated[
-        str | None, typer.Option(help="Database URL. Default: EATNAS_DB_URL, or an SQLite file in the home.")
+        str | None,
+        typer.Option(metavar="URL", help="Database URL. Default: EATNAS_DB_URL, or an SQLite file in the home."),
     ] = None,
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -114,7 +117,7 @@ def _print_error(*lines: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line with `arguments`, by default the arguments of the program.
 
-    A user's mistake prints one line and exits 1.
+    If the user made a mistake, print one line and exit with status 1.
     """
     let_output_escape()
     try:

@@ -66,7 +66,7 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
         require_candidate(connection, candidate)
     file = ctx.obj.logs / f"candidate-{candidate}.log"
     if not file.is_file():
-        raise NotFoundError(f"no log of candidate {candidate} at {file}; this home has not trained it")
+        raise NotFoundError(f"no log of candidate {candidate} at {file}; no worker of this home has trained it")
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             typer.echo(line, nl=False)
@@ -76,7 +76,7 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
 def retry(
     ctx: typer.Context,
     candidate: Annotated[
-        int | None, typer.Argument(metavar="[CANDIDATE]", help="Id of a failed candidate; `query failures` lists them.")
+        int | None, typer.Argument(metavar="CANDIDATE", help="Id of a failed candidate; `query failures` lists them.")
     ] = None,
     search: Annotated[
         str | None,

@@ -41,7 +41,7 @@ def list_data(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """List the known data sets. A data set without numbers is a folder of your own images."""
+    """List the known data sets. A number that is missing depends on the files."""
     rows = list_data_sets()
     if format is Format.TABLE:
         rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
@@ -94,7 +94,7 @@ def prepare_data(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Download a data set if necessary, read all its files, and print a summary; exit 1 if a file is unreadable."""
+    """Download missing files, read all files, and print a summary; exit with status 1 if a file is unreadable."""
     settings: Settings = ctx.obj
     section: dict[str, Any] = {"name": name, "root": root, "resolution": resolution}
     section |= {"on_unreadable": on_unreadable.value, "options": _parse_options(options or []), "stratify": stratify}

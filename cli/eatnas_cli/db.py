@@ -115,7 +115,7 @@ def check(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Check the tables and the consistency of their rows; exit 1 if a check fails."""
+    """Check the tables and the consistency of their rows; exit with status 1 if a check fails."""
     engine = open_record(ctx.obj.database_url)
     if commands.differs_from_models(engine):
         raise RecordError(f"the tables of {ctx.obj.printable_url} do not match this program's schema; restore a backup")

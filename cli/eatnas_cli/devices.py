@@ -39,7 +39,7 @@ def devices(
     max_per_device: MaxPerDevice = None,
     allow: AllowedHolders = None,
     memory: Annotated[
-        float, typer.Option("--memory", min=0, help="Memory in GiB that must be free for a candidate. Default: 0.")
+        float, typer.Option("--memory", min=0, help="Memory in GiB that must be free for a candidate.")
     ] = 0.0,
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
@@ -98,7 +98,7 @@ def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
         lambda connection: pausing.set_paused(connection, uuid, local, settings.host, paused=paused, now=time.time()),
     )
     state = "paused" if paused else "in use again" if changed else "not paused"
-    print_sentence(f"{uuid} is {state}{' already' if paused and not changed else ''}")
+    print_sentence(f"{uuid} is {'already ' if paused and not changed else ''}{state}")
 
 
 def _row(entry: InventoryEntry) -> dict[str, Any]:

@@ -55,7 +55,7 @@ TORCH_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check; `advice` is empty if nothing has to be done."""
+    """The result of one check; `advice` is empty if there is nothing to do."""
 
     what: str
     ok: bool
@@ -70,7 +70,7 @@ def doctor(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Check whether searches can run on this machine and print what to fix; exit 1 if they cannot."""
+    """Check whether searches can run on this machine and advise on problems; exit with status 1 if they cannot."""
     rows = list(_examine(ctx.obj, os.environ))
     columns = ["what", "ok", "found"]
     if format is not Format.TABLE or any(row.advice for row in rows):
@@ -258,7 +258,7 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
 def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
     try:
         if not is_mlflow_on(environment):
-            return Finding("MLflow", True, "off; `eatnas-db mlflow sync` writes what it lacks")
+            return Finding("MLflow", True, "off; `eatnas-db mlflow sync` writes the missing runs")
     except RecordError as error:
         return _report_error("MLflow", error)
     uri = settings.tracking_uri(environment)

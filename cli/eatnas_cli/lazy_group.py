@@ -18,7 +18,18 @@ def new_app(**settings: Any) -> typer.Typer:
     """Return an empty Typer app with the settings that all commands share."""
     # Markup and pretty exceptions load rich, which takes longer than a quick query.
     defaults: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
-    return typer.Typer(**{**defaults, **settings})
+    return typer.Typer(**{"cls": FullHelpGroup, **defaults, **settings})
+
+
+class FullHelpGroup(TyperGroup):
+    """A group whose help shows the first paragraph about each command. Typer would cut it to one line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the names of the commands and their help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, (command.help or "").partition("\n\n")[0]) for name, command in self.commands.items()]
+            )
 
 
 @dataclass(frozen=True, slots=True)

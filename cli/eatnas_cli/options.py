@@ -20,9 +20,10 @@ SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a searc
 CandidateId = Annotated[int, typer.Argument(help="Id of a candidate; `query best` lists ids.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.yaml")]
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="Spec of the search, a YAML file.")]
 SpecChanges = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a value of the spec: section.key=value. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the spec. Repeatable."),
 ]
 PlannedSlots = Annotated[
     int | None,

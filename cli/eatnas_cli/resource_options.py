@@ -20,13 +20,14 @@ DeviceNames = Annotated[
     list[str] | None,
     typer.Option(
         "--devices",
+        metavar="A,B,…",
         help="Devices to use: indices, UUIDs or `cpu`, separated by commas. Default: all GPUs; if there is none, the "
         "CPU.",
     ),
 ]
 ExcludedDevices = Annotated[
     list[str] | None,
-    typer.Option("--exclude", help="Devices not to use, in the format of --devices. Default: none."),
+    typer.Option("--exclude", metavar="A,B,…", help="Devices not to use, in the format of --devices. Default: none."),
 ]
 MaxPerDevice = Annotated[
     int | None,
@@ -37,13 +38,17 @@ MaxPerDevice = Annotated[
 Lanes = Annotated[
     int | None,
     typer.Option(
-        "--lanes", min=1, max=MAX_LANES, help="Candidates that one worker process trains at once on a GPU. Default: 1."
+        "--lanes",
+        min=1,
+        max=MAX_LANES,
+        help="Number of candidates that one worker process trains at once on a GPU. Default: 1.",
     ),
 ]
 AllowedHolders = Annotated[
     list[str] | None,
     typer.Option(
         "--allow",
+        metavar="A,B,…",
         help="Users and programs to share GPUs with, separated by commas. `unseen` allows processes that the driver "
         "does not report. Default: none.",
     ),
@@ -52,6 +57,7 @@ SharingPolicy = Annotated[
     str | None,
     typer.Option(
         "--policy",
+        metavar="NAME",
         help="Reaction to another process that starts on a GPU in use: `yield` the GPU, or `stay`. Default: yield.",
     ),
 ]
@@ -60,12 +66,17 @@ WorkerLauncherName = Annotated[
     str | None,
     typer.Option(
         "--launcher",
+        metavar="NAME",
         help="Launcher of the workers: `local` for this machine, or `ray` for a Ray cluster. Default: local.",
     ),
 ]
 HeadAddress = Annotated[
     str | None,
-    typer.Option("--address", help="HOST:PORT of the Ray head. Default: `auto`, the cluster that this machine is in."),
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Address of the Ray head. Default: `auto`, the cluster that this machine is in.",
+    ),
 ]
 CpusPerWorker = Annotated[
     float | None,

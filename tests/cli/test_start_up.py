@@ -55,6 +55,11 @@ def test_short_help_option_prints_the_help(eatnas_within, arguments):
     assert "-h, --help" in eatnas_within(*arguments, "-h")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_group_cuts_no_sentence(eatnas_within, name):
+    assert "..." not in eatnas_within(name, "--help").partition("Commands:")[2]
+
+
 def test_version_is_printed(eatnas_within):
     assert eatnas_within("--version") == f"eatnas-db {version('eatnas-db')}\n"
 

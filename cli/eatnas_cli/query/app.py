@@ -1,4 +1,4 @@
-"""`query …`: questions that the database answers in SQL."""
+"""`query …`: queries of the database."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS: Final = {
     ),
     "mutations": LazyCommand(
         "eatnas_cli.query.population",
-        "Show how often each kind of mutation happened and how it changed the fitness.",
+        "Show the number of mutations of each kind and their effect on the fitness.",
     ),
     "pareto": LazyCommand(
         "eatnas_cli.query.pareto",

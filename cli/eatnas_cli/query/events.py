@@ -25,9 +25,7 @@ app = new_app()
 @takes_options(layout=layout_options)
 def events(
     ctx: typer.Context,
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Name of a search. Default: all searches.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of a search. Default: all searches.")] = None,
     candidate: Annotated[int | None, typer.Option(help="Id of a candidate; show only its events.")] = None,
     kind: Annotated[
         str | None,

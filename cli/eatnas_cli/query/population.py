@@ -113,7 +113,7 @@ def mutations(
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Show how often each kind of mutation happened and how it changed the fitness."""
+    """Show the number of mutations of each kind and their effect on the fitness."""
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         statistics = list_mutation_statistics(connection, search.id, block)
