@@ -60,7 +60,7 @@ def _commands(app: typer.Typer, path: str, level: str, only: str | None = None) 
 
 
 def _one(name: str, function: Callable[..., Any]) -> str:
-    # Typer reads the same: names, types with their help, and defaults.
+    # Read the parameters as Typer does: their names, their types with the help, and their defaults.
     types = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function).parameters.values()
     parameters = [(one, types[one.name], _info(types[one.name])) for one in signature if one.name != "ctx"]

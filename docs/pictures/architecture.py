@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TARGET = Path(__file__).with_name("architecture.svg")
 BOX_WIDTH, BOX_HEIGHT = 2.5, 0.8
 BLUE, GREY = "#0072B2", "#666666"
-# Package: folder, left edge, lower edge, what it is.
+# Package: folder, left edge, lower edge, caption.
 PACKAGES = {
     "eatnas_cli": ("cli/eatnas_cli", 2.9, 4.2, "the command line"),
     "eatnas_daemon": ("daemon/eatnas_daemon", 0.2, 2.8, "supervisor, devices, MLflow"),
@@ -52,7 +52,7 @@ def imports_of(module: Path) -> set[str]:
 
 
 def edges() -> dict[tuple[str, str], int]:
-    """Return how many modules of one package import another one."""
+    """Return the number of modules of one package that import another package."""
     counts = dict.fromkeys(product(PACKAGES, PACKAGES), 0)
     for package in PACKAGES:
         for module in modules_of(package):
