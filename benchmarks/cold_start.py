@@ -1,4 +1,4 @@
-"""Measure how fast commands start: the processor time of whole processes, relative to importing their libraries."""
+"""Measure the start of commands: the processor time of whole processes, relative to importing their libraries."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def main() -> None:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         all_commands = baselines | {name: command for name, (command, _) in commands.items()}
         seconds: dict[str, list[float]] = {name: [] for name in all_commands}
-        # The commands alternate, so that a busy machine disturbs all alike.
+        # The commands alternate, so that a busy machine affects all of them equally.
         for repetition in range(REPETITIONS + 1):
             for name, command in all_commands.items():
                 taken = run_seconds(command, environment)

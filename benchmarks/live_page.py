@@ -1,7 +1,7 @@
 """Measure the live page: its first paint for a long search, its memory, and the supervisor's tick while pages are open.
 
 `paint` opens the page of a search with 100,000 candidates, or of the newest search of a record, in Chromium, at desktop
-and at phone width. `day` refreshes every part of an open page again and again, as in a tab that is open all day. `tick`
+and at phone width. `day` refreshes every part of an open page repeatedly, as in a tab that is open all day. `tick`
 supervises simulated trainings; readers that ask for every part of the page every two seconds come and go in turn. Each
 measurement is a JSON line. The exit status is 1 if a page has errors, or if its memory or a tick grows.
 """
@@ -43,7 +43,7 @@ from support.simulated_worker import SIMULATED_WORKER
 PHASE_SECONDS = 20
 POLL_SECONDS = 2
 MAX_TICK_RATIO = 1.5
-"""The most processor time of the supervisor that readers may cost."""
+"""The maximum processor time of the supervisor that readers may cost."""
 WIDTHS = (1200, 390)
 CANDIDATES, DAY_CANDIDATES = 100_000, 1_000
 DAY_SECONDS, SAMPLE_SECONDS = 240, 10

@@ -368,7 +368,7 @@ def main() -> int:
     """Run the situations that the arguments name, by default all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--supervise", nargs=2, metavar=("HOME", "ADDRESS"), help="be the daemon of a situation")
+    parser.add_argument("--supervise", nargs=2, metavar=("HOME", "ADDRESS"), help="run as the daemon of a situation")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     if options.supervise:

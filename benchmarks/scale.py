@@ -1,7 +1,7 @@
 """Measure the cost of a record with up to a million candidates on SQLite and PostgreSQL.
 
 Each figure is a subcommand that appends JSON lines to the results; `all` measures the missing figures. Measurements
-alternate with the same statements by the bare driver, so that a busy machine disturbs both. The synthetic histories are
+alternate with the same statements by the bare driver, so that a busy machine affects both. The synthetic histories are
 created once (`fill`) and kept in a folder. `optuna` needs `pip install optuna`; `plot` draws the results.
 """
 

@@ -49,7 +49,7 @@ PROVENANCE = Provenance("d" * 64, {}, "e" * 64, {}, "processor", "none")
 BATCH_CANDIDATES = 100
 PAGE_RUNS = 100
 SETTLE_SECONDS = 6
-"""A process that uses no processor time for this time counts as finished."""
+"""A process that uses no processor time for this long counts as finished."""
 
 
 def new_record(file: Path, candidates: int) -> Engine:

@@ -64,7 +64,7 @@ class RoundClock:
             print("ready", flush=True)
         line = sys.stdin.readline()
         if not line.strip():
-            os._exit(0)  # end at once, including the loaders
+            os._exit(0)  # exits at once, without waiting for the loaders
         self._seconds, self._warm_up = float(line), WARM_UP_BATCHES // 2
 
     def _cpu_seconds(self) -> float:

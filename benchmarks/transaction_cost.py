@@ -124,7 +124,11 @@ def main() -> None:
     parser.add_argument("--histories", type=int, nargs="+", default=[1_000, 100_000], help="numbers of candidates")
     parser.add_argument("--pairs", type=int, default=300, help="number of candidates to measure")
     parser.add_argument(
-        "--busy", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="numbers of cores that other work uses"
+        "--busy",
+        type=int,
+        nargs="+",
+        default=[0, os.cpu_count() or 1],
+        help="numbers of cores that busy loops use meanwhile",
     )
     options = parser.parse_args()
     for busy_cores in options.busy:

@@ -32,13 +32,13 @@ _OPERATIONS_PER_CHECK: Final = 10_000
 """SQLite checks the deadline after this many operations of its virtual machine."""
 _ALLOWED_ACTIONS: Final = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE])
 _FORBIDDEN_FUNCTIONS: Final = frozenset(["load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"])
-"""Functions that load code or access files. `sql_guard` refuses them already; this is a second check."""
+"""Functions that load code or access files. `sql_guard` already refuses them; this is a second check."""
 _FORBIDDEN_TABLES: Final = ("sqlite_", "pragma_", "dbstat")
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """The columns and rows of a query; `truncated` is whether the limit left out further rows."""
+    """The columns and rows of a query; `truncated` is true if the limit left out further rows."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]

@@ -86,7 +86,7 @@ class Search:
             return Rows.of(LineageEntry, get_lineage(connection, candidate))
 
     def population(self, at: int | None = None) -> Rows[PopulationMember]:
-        """Return the population after step `at`, by default the present one."""
+        """Return the population after step `at`, by default the current one."""
         with self._connect() as (connection, search_id):
             return Rows.of(PopulationMember, list_population(connection, search_id, at))
 

@@ -69,7 +69,7 @@ def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
 def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = EXCLUSIVE_SECONDS) -> RestoreResult:
     """Replace a record by a backup, and keep the previous record under another name.
 
-    The leases in the backup are released, because no daemon holds them any more. The caller must hold the daemon's
+    The leases in the backup are released, because no daemon holds them any longer. The caller must hold the daemon's
     lock. If this raises `NotFoundError`, `RecordError` or `ConflictError`, the record is unchanged.
     """
     if not backup.is_file():
@@ -97,7 +97,7 @@ def _require_target(source: Path, target: Path, force: bool) -> None:
     if target.exists() and target.samefile(source):
         raise ConflictError(f"{target} is the record itself; choose another file")
     if any(file.exists() for file in _auxiliary_files(target)):
-        raise ConflictError(f"{target} is a database that is open or was not closed; choose another file")
+        raise ConflictError(f"{target} is a database that is open, or was not closed properly; choose another file")
     if target.exists() and not force:
         raise ConflictError(f"{target} already exists; choose another file, or add --force to replace it")
 
@@ -184,7 +184,7 @@ def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
 
 
 def _keep_previous(database: Path, now: float) -> Path | None:
-    """Give the present record a second name and return that name. The file keeps its first name meanwhile."""
+    """Give the current record a second name and return that name. The file keeps its first name meanwhile."""
     if not any(file.exists() for file in (database, *_auxiliary_files(database))):
         return None
     stem = f"{database.name}.before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"

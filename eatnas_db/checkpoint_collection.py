@@ -31,7 +31,7 @@ ANCESTOR_ATTEMPT: Final = 0
 class _CheckpointFile:
     """A checkpoint file. `row` is its path as the record stores it; `attempt` is None if the file is partial.
 
-    `unchanged` is whether the file has not changed during the grace period.
+    `unchanged` is true if the file has not changed during the grace period.
     """
 
     path: Path
@@ -96,7 +96,7 @@ def _read_record(connection: Connection, ids: Sequence[int]) -> tuple[dict[int, 
 
 
 def _has_ended(file: _CheckpointFile, states: dict[int, str]) -> bool:
-    """Return whether no worker writes to a file any more, and no training of its candidate resumes from it."""
+    """Return whether no worker still writes to a file, and no training of its candidate resumes from it."""
     state = states.get(file.candidate_id)
     if state is None or file.attempt is None:
         # The file may belong to another record that shares the folder, or a worker may be training an ancestor again.

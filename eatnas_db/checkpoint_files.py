@@ -42,7 +42,7 @@ class CheckpointName:
 
     @classmethod
     def parse(cls, name: str) -> CheckpointName | None:
-        """Parse the name of a whole checkpoint file; return None for any other file."""
+        """Parse the name of a complete checkpoint file; return None for any other file."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
@@ -50,7 +50,8 @@ class CheckpointName:
 
 
 def list_checkpoint_names(folder: Path, candidate_id: int) -> list[CheckpointName]:
-    """List a candidate's whole checkpoint files in `folder`, the most advanced first; on ties, the later attempt first.
+    """List a candidate's complete checkpoint files in `folder`, the most advanced first; on ties, the later attempt
+    first.
 
     Symbolic links are left out, because they could lead out of the folder.
     """

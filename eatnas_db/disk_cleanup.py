@@ -44,7 +44,7 @@ def free_disk_space(
 def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> set[str]:
     """Delete the rows of checkpoints and return their paths.
 
-    Skip candidates that a training has come to need meanwhile.
+    Skip candidates that a training now needs.
     """
     if not files:
         return set()

@@ -22,7 +22,7 @@ class NotFoundError(EatnasError):
 
 
 class ConflictError(EatnasError):
-    """The present state of the record, a file or a device does not allow the operation."""
+    """The current state of the record, a file or a device does not allow the operation."""
 
 
 class OwnershipError(ConflictError):

@@ -23,12 +23,12 @@ class FileIdentity:
         return self._find_change() is None
 
     def require_unchanged(self) -> None:
-        """Raise `OwnershipError` if the path does not name the same file or folder any more."""
+        """Raise `OwnershipError` if the path no longer names the same file or folder."""
         change = self._find_change()
         if change is not None:
             raise OwnershipError(
                 f"{self._description} {self._path} was {change} while it was in use; "
-                "start the program again to use the present one"
+                "start the program again to use the current one"
             )
 
     def _find_change(self) -> str | None:

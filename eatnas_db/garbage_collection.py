@@ -1,4 +1,4 @@
-"""How often Python searches the objects of this program for garbage."""
+"""Set how often Python searches the objects of this program for garbage."""
 
 from __future__ import annotations
 

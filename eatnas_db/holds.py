@@ -64,12 +64,12 @@ def place_hold(
     now: float,
     earlier_tries: int = 0,
 ) -> SearchHold | None:
-    """Set a search aside on a host, or postpone the next try if the search is set aside already. Return the hold.
+    """Set a search aside on a host, or postpone the next try if the search is already set aside. Return the hold.
 
     Return None if the search has been deleted meanwhile.
 
     The delay depends on `earlier_tries`, the number of tries so far. An event is recorded if the reason differs from
-    the reason of the previous try.
+    the reason for the previous try.
     """
     reason = " ".join(to_storable(reason).split())[:MAX_REASON_LENGTH]
     this = (hold.c.search_id == search_id, hold.c.host_id == host_id)

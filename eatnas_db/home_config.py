@@ -53,7 +53,7 @@ _SIZE_EXAMPLES: Final = "a number of bytes above 0, or a size such as 500MB, 20G
 
 
 def _require_size(value: object) -> object:
-    # ByteSize ignores what follows a number ("1,5TB" is 1 byte), and counts YAML's `yes` as 1.
+    # ByteSize ignores the text after a number ("1,5TB" is 1 byte), and counts YAML's `yes` as 1.
     value = plain_values(value)
     if isinstance(value, bool) or (isinstance(value, str) and not _SIZE.fullmatch(value)):
         raise ValueError
@@ -150,7 +150,8 @@ class HomeConfig(_ConfigSection):
 
 
 def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
-    """Return the most bytes that a home may use: `EATNAS_MAX_BYTES`, else its `storage.max_bytes`, else None.
+    """Return the maximum number of bytes that a home may use: `EATNAS_MAX_BYTES`, else its `storage.max_bytes`, else
+    None.
 
     Raises `EatnasError` that names the invalid value and its place.
     """

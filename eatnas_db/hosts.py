@@ -112,7 +112,7 @@ def touch_host(connection: Connection, host_id: int, now: float) -> None:
 
 
 def record_device_reports(connection: Connection, host_id: int, reports: Iterable[DeviceReport], now: float) -> None:
-    """Record the present state of a host's devices."""
+    """Record the current state of a host's devices."""
     for report in reports:
         device_id = register_device(connection, host_id, report.uuid, report.kind, report.name)
         reported = update(device).values(

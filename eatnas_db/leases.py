@@ -1,4 +1,4 @@
-"""Leases: the token that guards every write of an attempt, heartbeats, and which candidate is leased next."""
+"""Leases: the token that guards every write of an attempt, heartbeats, and the choice of the next candidate."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ _COUNT_PENDING: Final = (
 def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
     """Count the pending candidates of a search that may be leased now. There are only a few to count.
 
-    `alone` is whether no other training uses the device, which some candidates require.
+    `alone` is true if no other training uses the device, which some candidates require.
     """
     fallback = MemoryFallback.HALVED if alone else MemoryFallback.NONE
     parameters = {"search_id": search_id, "now": now, "max_memory_fallback": fallback}

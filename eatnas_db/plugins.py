@@ -207,7 +207,7 @@ SOURCE_DIGESTS: Final[dict[str, str]] = {}
 def digest_source(package: str) -> str:
     """Return 64 hexadecimal digits that identify the Python source of a top-level package or module.
 
-    Once the package is imported, the digest no longer changes, because later changes of the source do not reach this
+    Once the package is imported, the digest no longer changes, because later changes to the source do not reach this
     process. Raises `PluginError` if the package is not installed or cannot be read.
     """
     if package not in SOURCE_DIGESTS or package not in sys.modules:

@@ -32,7 +32,7 @@ _SELECT_PROVENANCE: Final = select(provenance.c.id).where(provenance.c.digest ==
 
 
 def store_provenance(connection: Connection, conditions: Provenance) -> int:
-    """Insert a provenance unless it is stored already, and return its id."""
+    """Insert a provenance unless it is already stored, and return its id."""
     parameters = {"digest": conditions.digest}
     provenance_id = connection.execute(_SELECT_PROVENANCE, parameters).scalar()
     if provenance_id is None:

@@ -42,7 +42,7 @@ FORMAT: Final = "eatnas-db record"
 MANIFEST: Final = "manifest.json"
 MANIFEST_MEGABYTES: Final = 10
 MAX_SHOWN: Final = 100
-"""The most characters of a value in a message."""
+"""The maximum number of characters of a value in a message."""
 MAXIMUM_ID: Final = 2**63 - 1
 
 
@@ -132,7 +132,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise RecordError(str(error)) from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = repr(error)[:MAX_SHOWN]
-        raise RecordError(f"{file} is damaged or of another program ({reason}); export the record again") from None
+        raise RecordError(
+            f"{file} is damaged, or another program wrote it ({reason}); export the record again"
+        ) from None
     if any(not 0 <= last <= MAXIMUM_ID for last in manifest.last_ids.values()):
         raise RecordError(
             f"{file} is damaged: an id in last_ids is not from 0 to {MAXIMUM_ID}; export the record again"

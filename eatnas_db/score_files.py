@@ -28,7 +28,7 @@ MAX_SCORE: Final = 1e150
 """The largest score: sums of its squares stay finite."""
 MAX_MEGABYTES: Final = 256
 MAX_SHOWN: Final = 200
-"""The most characters of a value in a message."""
+"""The maximum number of characters of a value in a message."""
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -174,10 +174,12 @@ def _parse_score(place: _Place, text: str, metric: str) -> float:
     if not _NUMBER.fullmatch(text) or not math.isfinite(value := float(text)):
         raise place.error("score", f"{_show(text)} is not a finite number such as 0.93; correct it")
     if abs(value) > MAX_SCORE:
-        raise place.error("score", f"{_show(text)} is over {MAX_SCORE:g}, so that sums of scores overflow; scale it")
+        raise place.error("score", f"{_show(text)} is over {MAX_SCORE:g}, so sums of scores would overflow; scale it")
     if metric == VALIDATION_ACCURACY and not 0 <= value <= 1:
         raise place.error(
-            "score", f"{_show(text)} is no {metric}, which is from 0 to 1; divide percentages by 100, or use --metric"
+            "score",
+            f"{_show(text)} is not a valid {metric}: it must be from 0 to 1; divide percentages by "
+            "100, or use --metric",
         )
     return value
 

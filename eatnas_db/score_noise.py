@@ -24,7 +24,7 @@ MAX_SEEDS: Final = 1000
 LATE: Final = 2
 """A population counts as late after this many births, in multiples of its size."""
 MIN_POPULATION: Final = 4
-"""The fewest members of a population whose spread is meaningful."""
+"""The minimum number of members of a population whose spread is meaningful."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class ScoreNoise:
     """The noise of one score, estimated from networks that were trained several times.
 
     `deviation` is the standard deviation of the scores of one network, pooled over `networks` with `trainings` in all.
-    `same_task` is whether they were trained on the planned task by the planned recipe.
+    `same_task` is true if they were trained on the planned task by the planned recipe.
     """
 
     deviation: float
@@ -74,7 +74,7 @@ class ScoreNoise:
 class PopulationSpread:
     """The mean standard deviation of fitness in the last populations of searches.
 
-    `late` is whether each member could have been replaced at least once. Otherwise these are first populations, which
+    `late` is true if each member could have been replaced at least once. Otherwise these are first populations, which
     are wider.
     """
 

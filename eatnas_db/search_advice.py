@@ -48,8 +48,8 @@ _SELECT_NAMES: Final = select(search.c.name, search.c.finished_at)
 class SmallerTask:
     """A smaller task, and the cost of a source search on this task.
 
-    `share` is the cost of one training on it, and `trainings` the cost of `SOURCE_TRAININGS` of them. The unit of both
-    is a training of the planned search.
+    `share` is the cost of one training on it, and `trainings` the cost of `SOURCE_TRAININGS` trainings. The unit of
+    both is a training of the planned search.
     """
 
     resolution: int
@@ -64,7 +64,7 @@ class SourceAdvice:
     """A finished search that may be a source, and its agreement with `reference`, a search on the planned task.
 
     `correlation` is a rank correlation over `networks`, with the standard error `error`; None if it is unknown.
-    `shared` is whether both searches trained these networks; otherwise a model of the search predicts them.
+    `shared` is true if both searches trained these networks; otherwise a model of the search predicts them.
     """
 
     search: str
@@ -250,7 +250,7 @@ def _list_missing(
 
 
 def _repeat_command(record: SearchRecord) -> str:
-    """Return a command that trains the best networks of a search again; an unfinished one may do that itself."""
+    """Return a command that trains the best networks of a search again; for an unfinished search, `run` may do that."""
     run = f"eatnas-db run {shlex.quote(record.name)}"
     reevaluation = record.spec["reevaluation"]
     if record.finished_at is None and reevaluation["top"] and reevaluation["seeds"] > 1:

@@ -18,7 +18,7 @@ from eatnas_db.guidance.proposals import ScoredCode, fit_source, rank_targets
 from eatnas_db.scored_births import ScoredBirthRow, encode_rows
 
 MIN_COMPARED: Final = 8
-"""The fewest networks with which a rank correlation is meaningful."""
+"""The minimum number of networks with which a rank correlation is meaningful."""
 GOOD: Final = 0.5
 POOR: Final = 0.2
 

@@ -33,7 +33,9 @@ def describe_conflict(plugin: Plugin) -> str | None:
     kind = {**dict.fromkeys(BUILT_IN_SPACES, "space"), **dict.fromkeys(_OPERATORS, "operator")}.get(plugin.name)
     if kind is None:
         return None
-    return f"{plugin} has the name of a built-in {kind}, which is used; rename its entry point, or uninstall it"
+    return (
+        f"{plugin} has the name of a built-in {kind}, which takes precedence; rename its entry point, or uninstall it"
+    )
 
 
 def find_space(name: str) -> SpaceDefinition:

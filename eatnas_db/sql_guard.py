@@ -107,7 +107,7 @@ def check_query(query: str, dialect: Dialect) -> exp.Query:
     ctes = {cte.alias.lower() for cte in statement.find_all(exp.CTE)}
     for name in ctes:
         if name.startswith(("pg_", "sqlite_", "eatnas_")):
-            raise ConflictError(REFUSED.format(f"rename {name}, which is a name of the database's own tables"))
+            raise ConflictError(REFUSED.format(f"rename {name}, which is reserved for the database's own tables"))
     for node in statement.walk():
         _check_node(node, ctes)
     names = QualifiedNames(statement, dialect, _DIALECTS[dialect])
@@ -188,7 +188,7 @@ def _check_node(node: exp.Expr, ctes: set[str]) -> None:
     elif isinstance(node, exp.Dot) and isinstance(node.expression, exp.Func):
         raise ConflictError(REFUSED.format(f"write function {node.sql()} without its schema"))
     elif isinstance(node, exp.Dot):
-        raise ConflictError(REFUSED.format(f"{node.sql()} may call a function; write a field of JSON with -> or ->>"))
+        raise ConflictError(REFUSED.format(f"{node.sql()} may call a function; read a JSON field with -> or ->>"))
     elif isinstance(node, exp.DataType) and node.this == exp.DataType.Type.USERDEFINED:
         raise ConflictError(REFUSED.format(f"type {node.sql()} is not a type of numbers, texts, times or JSON"))
     elif isinstance(node, exp.Func) and type(node).__name__ not in _STRUCTURE:
@@ -199,7 +199,7 @@ def _check_node(node: exp.Expr, ctes: set[str]) -> None:
 
 def _check_table(table: exp.Table, ctes: set[str]) -> None:
     if isinstance(table.this, exp.Func):
-        return  # A function that returns rows: it is checked itself.
+        return  # A function that returns rows is a node of its own.
     name = table.name.lower()
     if table.args.get("db") or table.args.get("catalog"):
         raise ConflictError(REFUSED.format(f"write {table.name} without its schema"))

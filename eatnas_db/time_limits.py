@@ -103,7 +103,7 @@ def _call_in_thread(function: Callable[..., T], arguments: tuple[object, ...], s
 
 
 def _end(thread: threading.Thread) -> None:
-    """Raise an exception in a thread again and again until the thread ends, so that an endless loop stops."""
+    """Raise an exception in a thread repeatedly until the thread ends, so that an endless loop stops."""
     # Import only here, because ctypes is slow to load.
     import ctypes
 

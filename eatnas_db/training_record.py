@@ -45,7 +45,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRecord:
-    """A whole checkpoint file. Training resumes at `batch` of `epoch`, both counted from 0.
+    """A complete checkpoint file. Training resumes at `batch` of `epoch`, both counted from 0.
 
     `path` is relative to the artifacts folder; `digest` is the SHA-256 of the content, `bytes` the size of the file.
     Raises `ValueError` if the path leads out of the folder.
@@ -79,7 +79,7 @@ _EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accura
 
 
 def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[EpochRecord], now: float) -> None:
-    """Insert epochs. If an epoch is recorded already with other results, record the event `replay_differs`.
+    """Insert epochs. If an epoch is already recorded with different results, record the event `replay_differs`.
 
     Raises `StaleLeaseError`.
     """

@@ -28,7 +28,7 @@ _AFTER_URL: Final = ".,:;!)]}>'\"`"
 
 @dataclass(frozen=True, slots=True)
 class UrlParts:
-    """The parts of a URL that are not secret; `has_password` is whether it has a password before the host."""
+    """The parts of a URL that are not secret; `has_password` is true if it has a password before the host."""
 
     scheme: str
     user: str

@@ -26,7 +26,7 @@ SPEC = {
 
 
 def search(folder: Path, changes: list[str]) -> None:
-    """Search a network for the images of a folder, and export the best one."""
+    """Search for a network for the images of a folder, and export the best one."""
     spec = folder.with_suffix(".json")  # JSON is YAML, too
     data = {**SPEC["data"], "root": str(folder.absolute())}
     spec.write_text(json.dumps({"name": folder.name, **SPEC, "data": data}, indent=1))
@@ -101,7 +101,7 @@ def main() -> None:
     """Run the command `search` or `classify`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    searching = commands.add_parser("search", help="search a network for a folder of images, and export it")
+    searching = commands.add_parser("search", help="search for a network for a folder of images, and export it")
     searching.add_argument("folder", type=Path)
     searching.add_argument("--set", action="append", default=[], dest="changes", help="override a value of the spec")
     classifying = commands.add_parser("classify", help="classify images with an ONNX file")

@@ -67,7 +67,7 @@ def pytest_collection() -> Generator[None, object, object]:
     """Import the tests in less time than their collection takes by default.
 
     The garbage collector visits no imported modules and collected tests, which live as long as the process: it would
-    visit them again and again, which takes a quarter of the time of the collection and a tenth of the tests' own time.
+    visit them repeatedly, which takes a quarter of the time of the collection and a tenth of the tests' own time.
     The bytecode is stored even where `PYTHONDONTWRITEBYTECODE` is set. Without it each process of each run parses all
     sources, and rewrites the assertions of all tests.
     """

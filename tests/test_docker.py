@@ -1,4 +1,4 @@
-"""The container image and its compose files: checked without docker, built where docker is there."""
+"""The container image and its compose files: checked without docker, and built where docker is available."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_commands_stand_in_blocks_that_tests_run(page):
     outside = BLOCK.sub("", text)
     assert not re.findall(r"^    (?:\w+=\S+ )?(?:eatnas-db|python|pip) .*", outside, re.MULTILINE)
     fences = re.findall(r"^```(\w*)$", text, re.MULTILINE)
-    assert set(fences[::2]) <= {"bash", "json", "python", "yaml", "text", "sql"}, "a block has to say what it is"
+    assert set(fences[::2]) <= {"bash", "json", "python", "yaml", "text", "sql"}, "each block must name its language"
     if page.name != "python-api.md":  # run by test_api.py
         assert "python" not in fences
 

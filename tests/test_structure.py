@@ -83,7 +83,7 @@ def test_the_domain_loads_nothing_heavy():
 
 
 def first_to_load(unwanted: set[str], modules: list[str]) -> dict[str, list[str]]:
-    """Return which of the unwanted modules a fresh interpreter loads while it imports modules of the domain."""
+    """Return the unwanted modules that a fresh interpreter loads while it imports modules of the domain."""
     code = """
 import importlib, json, sys
 unwanted, modules = map(json.loads, sys.argv[1:])

@@ -71,7 +71,7 @@ def main_arms(seed: int) -> dict[str, list[ArmSearch]]:
     basic_alone = {"evolution": {"population": 2, "tournament": 1, "lag": 1}, "budget": {"candidates": 2}}
     survivors = {"transfer": {"start": "survivors"}}
     fewer = {"budget": {"candidates": 32}}
-    # These arms end when their speed is known.
+    # These arms have small budgets, because they only show the rise of the quality.
     guided = merge(GUIDED, {"budget": {"candidates": 28}, "reevaluation": {"top": 0}})
     learnt = merge(GUIDED, {"transfer": {"start": "model"}, "budget": {"candidates": 20}, "reevaluation": {"top": 0}})
     small_guided = ArmSearch(
@@ -97,7 +97,7 @@ def main_arms(seed: int) -> dict[str, list[ArmSearch]]:
 
 
 def variations(seed: int) -> dict[str, list[ArmSearch]]:
-    """Return transfers with one change each. They end after 20 candidates, when their speed is known."""
+    """Return transfers with one change each. They end after 20 candidates, which are enough to compare their speed."""
     small = main_arms(seed)["transfer"][0]
 
     def short(name: str, *changes: dict[str, Any], source: ArmSearch = small) -> list[ArmSearch]:

@@ -1,6 +1,6 @@
 """Compare elastic transfer with other ways to search, on Fashion-MNIST. Each arm and seed becomes a CSV file.
 
-    python benchmarks/experiments/arms.py noise    # how much scores of one network and of different networks vary
+    python benchmarks/experiments/arms.py noise    # the spread of scores of one network and of different networks
     python benchmarks/experiments/arms.py arms     # random, scratch, transfer, … with paired seeds
     python benchmarks/experiments/arms.py arms --arms after-16 blocks-2    # variations of the transfer
     python benchmarks/experiments/arms.py final    # the winners: trained longer, tested once
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(main_arms(1)), choices=[*main_arms(1), *variations(1)])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--name", default="noise", help="name of the search that measures the noise")
-    parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="changes of its recipe")
+    parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="changes to its recipe")
     parser.add_argument("--networks", type=int, default=6, help="number of networks whose noise is measured")
     parser.add_argument("--noise-seeds", type=int, default=8, help="number of trainings of each of these networks")
     parser.add_argument("--final-epochs", type=int, default=6)

@@ -78,7 +78,7 @@ def train(
             raise RuntimeError(f"{name}: {report.message}")
         if isinstance(report, Finished):
             return name, seed, EPOCHS, round(report.accuracy, 4), round(report.loss, 4), round(report.device_seconds, 1)
-    raise AssertionError("a training ends with a report")
+    raise AssertionError("the training ended without a final report")
 
 
 def _validation_as_test(options: argparse.Namespace) -> Path:

@@ -1,4 +1,4 @@
-"""Measure whether children with inherited weights rank as they would from scratch: Kendall's tau with an interval.
+"""Compare the ranks of children with inherited weights with their ranks from scratch: Kendall's tau with an interval.
 
     python benchmarks/experiments/ranking.py
 

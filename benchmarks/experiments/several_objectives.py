@@ -5,8 +5,8 @@
 Both arms search the accuracy and the mult-adds of networks for the digits that come with scikit-learn. `pareto` gives
 both as objectives; `scalar` multiplies them as in MnasNet, with the mult-adds of an average network as the target. The
 program writes a row for each scored candidate, with the hypervolume of all candidates so far. It counts the accuracy
-from 0 up and the mult-adds from `REFERENCE` down, so it is from 0 to 1. Seeds whose rows the table has already are not
-repeated, and neither are finished searches.
+from 0 up and the mult-adds from `REFERENCE` down, so it is from 0 to 1. Seeds whose rows are already in the table are
+not repeated, and neither are finished searches.
 """
 
 from __future__ import annotations

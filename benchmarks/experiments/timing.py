@@ -2,7 +2,7 @@
 
     python benchmarks/experiments/timing.py
 
-Processor time, measured once per network, does not depend on what else the machine did during a search. An interrupted
+Processor time, measured once per network, does not depend on other work of the machine during a search. An interrupted
 run continues where it stopped.
 """
 

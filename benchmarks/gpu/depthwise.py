@@ -26,7 +26,7 @@ LARGE_BATCH_CHANNELS = (13, 24, 61, 144, 576)
 KERNELS = (3, 5, 7)
 STRIDES = (1, 2)
 PATHOLOGICAL = 4.0
-"""A layout that takes this many times as long as the other one."""
+"""A layout counts as slow if it takes this many times as long as the other one."""
 
 
 def sweep_layouts(context: Context) -> None:

@@ -1,4 +1,4 @@
-"""A training step that is written by hand and captured once as a CUDA graph, for comparison with our loop.
+"""A training step that is hand-written and captured once as a CUDA graph, for comparison with our loop.
 
 Indices, shifts and rates are tables on the device, and a counter there selects the row. The replay takes nothing from
 the host. On a processor the step is called instead.

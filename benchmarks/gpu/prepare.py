@@ -78,7 +78,7 @@ def archive_sources(file: Path) -> None:
 
 
 def copy_data(source: Path, folder: Path) -> None:
-    """Copy the four files of FashionMNIST, packed or not, wherever they lie below `source`."""
+    """Copy the four files of FashionMNIST, compressed or not, from any folder below `source`."""
     folder.mkdir()
     for name in DATA_FILES:
         found = [*source.rglob(f"{name}.gz"), *source.rglob(name)]
@@ -106,12 +106,14 @@ def run(command: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(".gpu"), help="the folder; an old one is replaced")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".gpu"), help="folder of the bundle; an existing bundle is replaced"
+    )
     parser.add_argument("--data", type=Path, help="folder of FashionMNIST's files; without it the digits are used")
     options = parser.parse_args()
     out = options.out.resolve()
     if out.exists() and not (out / "run.py").exists() and any(out.iterdir()):
-        sys.exit(f"{out} is not empty and no bundle; name another folder")
+        sys.exit(f"{out} is not empty and is not a bundle; name another folder")
     shutil.rmtree(out, ignore_errors=True)
     wheels = out / "wheels"
     wheels.mkdir(parents=True)

@@ -226,7 +226,7 @@ def daemon_log(home: Home) -> list[str]:
 
 
 def compare_workers(context: Context) -> None:
-    """Run the same search with one worker, four workers and four lanes of one, and compare the fingerprints."""
+    """Run the same search with one worker, with four workers and with four lanes, and compare the fingerprints."""
     fingerprints = {}
     several = 4 if context.gpu else 2
     for kind, workers in (("one", 1), ("several", several), *([("lanes", several)] if context.gpu else [])):
@@ -246,7 +246,7 @@ def compare_workers(context: Context) -> None:
 def exhaust_memory(context: Context) -> None:
     """Run a search whose workers may use so little memory that the larger networks exceed it."""
     if not context.gpu:
-        context.skip("only a GPU has a limit of memory for each worker")
+        context.skip("only a GPU has a memory limit for each worker")
     limit = f"per_process_memory_fraction:{FREE_MEMORY_SHARE}"
     home = Home("memory", PYTORCH_ALLOC_CONF=limit, PYTORCH_CUDA_ALLOC_CONF=limit)
     spec = search_spec(context, "memory", 8, epochs=1, batch_size=1024)

@@ -59,7 +59,7 @@ def format_page(content: dict[str, Any]) -> str:
     """Return the results as Markdown: a table of the steps, then the figures and the output of each."""
     lines = [f"# GPU run, part {content['part']}", ""]
     lines += [f"- {name}: {content[name]}" for name in ("commit", "started_at", "device", "seconds")]
-    lines += ["", "| step | outcome | seconds | limit | what it shows |", "|---|---|---|---|---|"]
+    lines += ["", "| step | outcome | seconds | limit | purpose |", "|---|---|---|---|---|"]
     for row in content["steps"]:
         lines.append(f"| {row['name']} | {row['outcome']} | {row['seconds']} | {row['limit']} | {row['shows']} |")
     if missing := [row["name"] for row in content["steps"] if row["outcome"] == NO_TIME_LEFT]:

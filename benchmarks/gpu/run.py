@@ -33,7 +33,7 @@ SKIPPED_STATUS = 77
 """The exit status of a step that does not apply to the machine."""
 INSTALL_SECONDS = 60.0
 REHEARSAL_FACTOR = 4.0
-"""The factor on the limits of steps on a processor, which may be slow and busy."""
+"""The factor by which steps on a processor get more time, because it may be slow and busy."""
 OUTPUT_LINES = 60
 """The last lines of a step's output that the JSON keeps."""
 POLL_SECONDS = 0.5
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path(__file__).parent, help="the folder that prepare.py made")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "gpu-results")))
     parser.add_argument("--steps", nargs="+", help="names of the steps to run; default: all")
-    parser.add_argument("--seconds", type=float, default=PART_SECONDS, help="time limit of the part")
+    parser.add_argument("--seconds", type=float, default=PART_SECONDS, help="time limit for all steps together")
     options = parser.parse_args()
     options.bundle = options.bundle.resolve()
     factor = REHEARSAL_FACTOR if options.device == "cpu" else 1.0

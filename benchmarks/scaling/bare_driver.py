@@ -28,7 +28,7 @@ COMMIT = Statement("COMMIT")
 
 @contextmanager
 def recorded_statements(engine: Engine, *, commits: bool = False) -> Iterator[list[Statement]]:
-    """Give a list to which every statement of the block is appended, with `commits` also every commit."""
+    """Yield a list to which every statement of the block is appended, and every commit if `commits` is true."""
     statements: list[Statement] = []
 
     def append(_connection: Any, _cursor: Any, text: str, parameters: Any, _context: Any, many: bool) -> None:
@@ -70,7 +70,7 @@ def open_sqlite(file: str) -> sqlite3.Connection:
 
 @contextmanager
 def bare_connection(engine: Engine) -> Iterator[Any]:
-    """Give a connection of the driver to the database of an engine."""
+    """Yield a connection of the driver to the database of an engine."""
     if engine.dialect.name == "sqlite":
         connection = open_sqlite(str(engine.url.database))
         yield connection

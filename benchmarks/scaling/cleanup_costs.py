@@ -36,7 +36,7 @@ _CHECKPOINTS: Final = (
 
 
 def measure_cleanups(scale: Scale) -> None:
-    """Compare a cleanup that reads all checkpoints with one that reads what has changed."""
+    """Compare a cleanup that reads all checkpoints with one that reads only changes."""
     for kind in scale.kinds:
         for size in scale.sizes:
             with scale.fresh_databases(kind, "cleanup", 1) as (url,):

@@ -47,7 +47,7 @@ class Scale:
 
     @contextmanager
     def fresh_databases(self, kind: str, name: str, count: int, candidates: int | None = None) -> Iterator[list[str]]:
-        """Give the URLs of databases with an initial population. `candidates` limits their budget."""
+        """Yield the URLs of databases with an initial population. `candidates` limits their budget."""
         with tempfile.TemporaryDirectory(dir=self.histories.folder) as folder:
             urls = []
             for number in range(count):

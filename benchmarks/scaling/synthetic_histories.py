@@ -37,12 +37,12 @@ class SyntheticHistories:
     """The histories in a folder, created when they are first needed."""
 
     def __init__(self, folder: Path) -> None:
-        # A change of the tables or the spec needs new histories.
+        # A change to the tables or the spec needs new histories.
         spec = json.dumps(parse_spec(SPEC).model_dump(mode="json"), sort_keys=True)
         tables = "".join(str(CreateTable(table)) for table in metadata.sorted_tables)
         self.folder = folder / hashlib.sha256((spec + tables).encode()).hexdigest()[:8]
         self.folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # started by root, the server runs as another user
+        folder.chmod(0o755)  # if root starts the server, it runs as another user
         self._server: PostgresServer | None = None
 
     @property
@@ -150,7 +150,7 @@ def fill_postgresql(server: PostgresServer, name: str, file: Path) -> None:
         sqlite3.connect(f"file:{file}?immutable=1", uri=True) as source,
         psycopg.connect(server.driver_url(partial)) as target,
     ):
-        # The rows satisfy the constraints already; checking every foreign key again takes hours.
+        # The rows already satisfy the constraints; checking every foreign key again takes hours.
         target.execute("SET session_replication_role = replica")
         target.execute("SET synchronous_commit = off")
         target.execute("DELETE FROM eatnas_record")

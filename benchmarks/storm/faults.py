@@ -251,7 +251,7 @@ def record_full(storm: Storm) -> Observation | None:
 
     def free() -> None:
         limit_file_size(storm.daemon.process.pid, None)
-        for worker in running(storm.daemon.workers.values()):  # those started meanwhile have inherited the limit
+        for worker in running(storm.daemon.workers.values()):  # new workers have inherited the limit
             limit_file_size(worker.pid, None)
 
     return _block(storm, slot.token, free)
@@ -285,7 +285,7 @@ def record_held(storm: Storm) -> Observation | None:
 
 
 def _block(storm: Storm, token: Token, free: Callable[[], object]) -> Observation | None:
-    """Wait until the daemon reports the problem, free what was blocked, and wait until it trains again."""
+    """Wait until the daemon reports the problem, remove the obstacle, and wait until it trains again."""
     was_leased = token in storm.leases()
     try:
         problem = storm.daemon.wait_for(lambda state: state.problem, 15.0)

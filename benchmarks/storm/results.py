@@ -39,7 +39,7 @@ class ResultsFile:
         return 1 + max(rounds, default=0)
 
     def remaining(self, wanted: dict[str, int], workload: str) -> list[str]:
-        """Return the faults that have hit less often than `wanted` demands."""
+        """Return the faults that have hit less often than `wanted` requires."""
         hits = Counter(line["fault"] for line in self.lines if line["workload"] == workload and line.get("hit"))
         return [fault for fault, count in wanted.items() for _ in range(count - hits[fault])]
 

@@ -101,7 +101,7 @@ def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: 
 
 @contextlib.contextmanager
 def _small_disk(folder: Path, megabytes: int) -> Iterator[Path | None]:
-    """Mount a disk of this size, or give None if this machine does not permit it."""
+    """Mount a disk of this size, or yield None if this machine does not permit it."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "eatnas-storm", str(folder)]
     try:

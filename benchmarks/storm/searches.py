@@ -37,7 +37,7 @@ RUNGS: dict[str, Any] = {"rungs": [1, 2], "keep": 0.5}
 
 @dataclass(frozen=True)
 class StormSearch:
-    """The kind of the search: what it trains, and its rungs."""
+    """The kind of the search: its workload and its rungs."""
 
     workload: Workload
     rungs: str | None = None

@@ -1,4 +1,4 @@
-"""The reports of the daemon under attack: one JSON line per change of its state."""
+"""The reports of the daemon under attack: one JSON line for each change of its state."""
 
 from __future__ import annotations
 

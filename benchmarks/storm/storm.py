@@ -40,7 +40,7 @@ class Storm:
         self.daemon = DaemonProcess(settings.home, program, lanes)
 
     def restart_daemon(self) -> None:
-        """Start the next daemon after the present one has ended."""
+        """Start the next daemon after the current one has ended."""
         self._former_daemons.append(self.daemon)
         self.daemon = DaemonProcess(self.settings.home, self.program, self.lanes)
 

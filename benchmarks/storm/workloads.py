@@ -1,4 +1,4 @@
-"""What the searches of the storm train: nothing, networks, or the example packages of plug-ins."""
+"""The workloads of the storm's searches: simulated trainings, networks, or the example packages of plug-ins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRAINING: dict[str, Any] = {"epochs": 8, "batch_size": 32, "augment": "none", "c
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """What the candidates of a search train."""
+    """The trainings of a search's candidates."""
 
     name: str
     spec: dict[str, Any]

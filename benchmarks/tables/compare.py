@@ -25,7 +25,7 @@ from tables.tables import Table
 
 SHARES: Final = (0.01, 0.003, 0.001)
 FINALISTS: Final = 3
-"""With noise, this number of best networks is trained again before one is chosen."""
+"""With noise, this many of the best networks are trained again before one is chosen."""
 
 
 class Run(NamedTuple):

@@ -135,7 +135,7 @@ def limit_rows(rows: list[ScoredCode]) -> list[ScoredCode]:
 
 
 class Optuna:
-    """A sampler of Optuna. If it proposes a code that was born already, it gets the score and proposes another one."""
+    """A sampler of Optuna. If it proposes a code that was already born, it gets the score and proposes another one."""
 
     MAX_REPEATS: Final = 50
 

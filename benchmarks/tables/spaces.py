@@ -44,7 +44,7 @@ class TableSpace(SpaceDefinition):
     def blocks(self) -> tuple[Primitives, ...]:
         """The values that occur at each position. The first values together are a code of the table."""
         columns = [tuple(sorted(set(column))) for column in zip(*self._table.row_of, strict=True)]
-        # Positions with the same values keep the same order of them, because the model counts values over positions.
+        # Positions with the same values need the same order of values, because the model counts values over positions.
         smallest = next(
             code for code in self._table.row_of if len(set(zip(columns, code, strict=True))) == len(set(columns))
         )

@@ -132,11 +132,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--budget", type=int, default=120, help="number of trainings of one search")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--scratch", type=Path, required=True, help="rows of compare.py for searches from scratch")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        required=True,
+        help="file of JSON lines that compare.py has written, for searches from scratch",
+    )
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
     pairs = [pair for kind in options.pairs for pair in PAIRS[kind]]
-    # Seeds in the outer loop: an interrupted run has equally many seeds of each pair.
+    # The seeds are the outer loop, so that an interrupted run has the same number of seeds for each pair.
     wanted = [Transfer(*pair, seed, options.lag, options.budget) for seed in range(options.seeds) for pair in pairs]
     measure = partial(run_transfer, options.folder)
     lines = add_missing(options.out, Transfer, wanted, measure, processes=options.processes)

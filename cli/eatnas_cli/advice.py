@@ -52,7 +52,7 @@ def advise_on(
 
 
 def print_advice(advice: SearchAdvice) -> None:
-    """Print the facts about a planned search, and which facts are missing."""
+    """Print the facts about a planned search, and the missing facts."""
     for sentence in _describe_scores(advice):
         print_sentence(sentence)
     smaller = advice.smaller

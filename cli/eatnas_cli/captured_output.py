@@ -66,7 +66,7 @@ def captured_output() -> Iterator[io.BytesIO]:
 
 
 def _install() -> tuple[_ThreadOutput, _ThreadOutput]:
-    """Replace the standard streams of the process, unless another thread has replaced them already."""
+    """Replace the standard streams of the process, unless another thread has already replaced them."""
     global _captures
     with _lock:
         _captures += 1

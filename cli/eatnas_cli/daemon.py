@@ -136,8 +136,8 @@ def _require_own_daemon(user: RecordUser, lock_file: Path) -> LockHolder:
         raise ConflictError(f"the daemon runs elsewhere ({user.process}); stop it there")
     if not user.process.is_running and find_record_user(lock_file) == user:
         raise ConflictError(
-            f"nothing was stopped: another process than {user.process}, which {lock_file} names, holds the lock; find "
-            f"that process with `fuser {lock_file}`"
+            f"nothing was stopped: {lock_file} names {user.process}, but another process holds the lock; find "
+            f"it with `fuser {lock_file}`"
         )
     return user.process
 

@@ -35,7 +35,7 @@ from eatnas_report.formats import format_time
 class DaemonStatus:
     """The daemon of this home (None if none runs), and the recorded devices, trainings and searches.
 
-    `supervised` is whether a daemon of any host works on the record. `since` is the time at which the daemon started.
+    `supervised` is true if a daemon of any host works on the record. `since` is the time at which the daemon started.
     """
 
     daemon: LockHolder | None

@@ -86,7 +86,7 @@ def demo(ctx: typer.Context) -> None:
     typer.echo("A small task: 500 digits of 8x8 pixels")
     create_search_from_spec(settings, {"name": small, **DEMO_SMALL}, slots=2)
     _run_to_end(settings, small)
-    typer.echo("\nIts best, measured again from scratch with fresh seeds (the re-evaluation)")
+    typer.echo("\nIts best networks, trained again from scratch with fresh seeds (the re-evaluation)")
     print_best(settings, small, Page(limit=3))
     typer.echo(
         "\nThe large task: 1,000 digits at 16x16 pixels, wider networks; starts with the winner and perturbations of it"
@@ -118,12 +118,12 @@ def _export_best(settings: Settings, name: str) -> None:
     for file in files:
         print_sentence(describe_file(file))
     _write_digit(image)
-    typer.echo(f"\nAn image classified with it, a 3:\n  eatnas-db predict {files[0].file} {image}")
+    typer.echo(f"\nAn image of a 3, classified with this network:\n  eatnas-db predict {files[0].file} {image}")
     print_predictions(Path(files[0].file), [image], top=3)
 
 
 def _write_digit(file: Path) -> None:
-    from PIL import Image  # commands that draw nothing do without it
+    from PIL import Image  # imported here, because most commands do not need Pillow
 
     pixels = bytes(int(shade, 16) * 17 for row in DIGIT for shade in row)
     Image.frombytes("L", (8, 8), pixels).save(file)

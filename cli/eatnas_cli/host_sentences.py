@@ -11,7 +11,7 @@ from eatnas_report.formats import format_time
 
 
 def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None) -> list[str]:
-    """Describe in a sentence each host that disappeared without a stop, and what happens to its candidates."""
+    """Describe in a sentence each host that disappeared without a stop, and the future of its candidates."""
     sentences = []
     for host in hosts:
         if host.lost:

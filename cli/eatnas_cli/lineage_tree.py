@@ -11,11 +11,11 @@ from eatnas_db.queries.lineage import LineageEntry
 from eatnas_db.text_encoding import escape_controls
 
 SMALLEST_WIDTH: Final = 32
-"""The fewest columns that a candidate needs, in addition to its branches."""
+"""The minimum number of columns that a candidate needs, in addition to its branches."""
 
 
 def print_lineage_tree(entries: Sequence[LineageEntry], width: int | None = None) -> bool:
-    """Print a family as a tree from its oldest member, each branch with what changed and what that gained.
+    """Print a family as a tree from its oldest member, with the changes and the gain of each branch.
 
     Lines are folded to `width`. Return False, and print nothing, if the family has too many generations for that.
     """

@@ -84,7 +84,8 @@ def _import_scores(
 
     if options.space is None:
         raise ConflictError(
-            f"{file} is a file of scores; add --space and the name of their space (`eatnas-db space list` lists spaces)"
+            f"{file} is a file of scores; add --space with the search space of its codes (`eatnas-db space "
+            "list` lists the spaces)"
         )
     if file.is_dir():
         raise ConflictError(f"{file} is a folder, but --space needs a file of scores; remove --space, or name the file")

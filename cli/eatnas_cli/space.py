@@ -71,7 +71,7 @@ def list_spaces(format: FormatOption = Format.TABLE, layout: Layout = FITTING) -
 @takes_options(layout=layout_options)
 def sample(
     space: SpaceName = DEFAULT_SPACE,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random number generator.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of different architectures.")] = 1,
     resolution: Resolution = DEFAULT_TASK["resolution"],
     channels: Channels = DEFAULT_TASK["channels"],

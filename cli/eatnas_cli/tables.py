@@ -27,7 +27,7 @@ SHORTENED: Final = ("code", "digest", "sha256", "uuid")
 LONG: Final = 500
 """From this number of rows on, a family is printed as a table instead of a tree."""
 SHORTEST_WORD: Final = 16
-"""The fewest characters of a shortened word."""
+"""The minimum number of characters of a shortened word."""
 FIRST_LEFT_OUT: Final = ("started_at", "device_seconds")
 LAST_LEFT_OUT: Final = ("message", "what happened", "words", "cause", "found", "advice")
 """The most informative columns, which are left out last."""

@@ -106,7 +106,7 @@ class Ready:
 
     On a GPU, `gpu_uuid` is the UUID that torch reports, and `marker_bytes` is the size of a block of memory that the
     worker holds until its first assignment. The driver's list of processes shows on which GPU the block lies.
-    `half_precision` is whether the recipe's precision `auto` means bfloat16 on the device. `settings` are the
+    `half_precision` is true if the recipe's precision `auto` means bfloat16 on the device. `settings` are the
     environment variables of the worker that may change the bits of its results.
     """
 
@@ -261,7 +261,7 @@ class Finished:
 class Released:
     """The training stopped on request. It resumes from the last `Checkpointed`, if there is one.
 
-    `left_behind` describes changes of the process by a user's own training function, such as running threads. If it is
+    `left_behind` describes changes to the process by a user's own training function, such as running threads. If it is
     not empty, a new worker must replace this worker, because such changes could affect other candidates.
     """
 

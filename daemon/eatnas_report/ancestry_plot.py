@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_ANCESTORS: Final = 60
-"""The most ancestors for whose rows the table has room."""
+"""The maximum number of ancestors for whose rows the table has room."""
 MARKERS: Final = "osD^vP*"
 FITNESS_LABEL: Final = "fitness (comparable within one search only)"
 MUTATIONS_OF_ORIGIN: Final = {"random": "random sample", "basic": "the basic architecture, unchanged"}

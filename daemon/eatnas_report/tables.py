@@ -56,7 +56,7 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class OverviewItem:
-    """A title and a value of the overview; `wide` is whether the value needs its own line.
+    """A title and a value of the overview; `wide` is true if the value needs its own line.
 
     `candidate` is the id of the candidate that the value belongs to.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def take_stdout() -> Callable[[Any], None]:
-    """Return a function that writes an answer as JSON to the present stdout.
+    """Return a function that writes an answer as JSON to the current stdout.
 
     From now on, all other output goes to stderr.
     """

@@ -52,7 +52,7 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
     This keeps the order of the additions the same in every step. torch's DistributedDataParallel adds several buckets
     of tensors, and divides them differently after the first step of a process. With more than two processes, a resumed
-    training would add in another order.
+    training would add in a different order.
     """
     try:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):

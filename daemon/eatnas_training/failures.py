@@ -100,7 +100,7 @@ def is_gpu_memory_low() -> bool:
 
 
 def is_cuda_error(error: Exception) -> bool:
-    """Return whether CUDA failed for another reason than memory. The process can then usually compute nothing more."""
+    """Return whether CUDA failed for a reason other than memory. The process can then usually compute nothing more."""
     if is_out_of_memory(error):
         return False
     return isinstance(error, _ACCELERATOR_ERROR) or (

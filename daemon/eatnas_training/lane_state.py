@@ -1,4 +1,4 @@
-"""The state of torch that each lane of a process has for itself."""
+"""Keep the state of torch separate for each lane of a process."""
 
 from __future__ import annotations
 

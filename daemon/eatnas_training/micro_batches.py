@@ -37,7 +37,7 @@ class NormUpdate:
         self._parts.append((inputs[0].numel() // len(mean), mean.clone(), var.clone()))
 
     def end(self) -> None:
-        """Stop to observe forward passes. If there was one, update the running statistics."""
+        """Stop observing forward passes. If there was one, update the running statistics."""
         self._hook.remove()
         self._norm.momentum = self._momentum
         mean, var, batches = self._buffers()

@@ -39,7 +39,7 @@ class Convolution(nn.Conv2d):
         if self.kernel_size == (1, 1) and stride > 1 and self.in_channels < SAFE_CHANNELS:
             # On CPUs without AVX-512, oneDNN's weight gradient of this shape writes past its workspace (oneDNN issue
             # 6035). So subsample the images first, which gives the same bits. Subsample by pooling, because the
-            # gradient of a slice has another memory format, which would change the bits of earlier layers.
+            # gradient of a slice has a different memory format, which would change the bits of earlier layers.
             return functional.conv2d(functional.avg_pool2d(images, 1, stride), self.weight)
         return super().forward(images)
 

@@ -58,5 +58,5 @@ def require_avx2() -> None:
     """Raise `RuntimeError` if this processor lacks the instructions of portable arithmetic."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.cpu._is_avx2_supported():
         raise RuntimeError(
-            "training.arithmetic: portable needs an x86-64 processor with AVX2, which this one is not; use native"
+            "training.arithmetic: portable needs an x86-64 processor with AVX2; this machine has none, so use native"
         )

@@ -180,7 +180,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="eatnas_training.prepare", description=__doc__)
     parser.add_argument("command", choices=["list", *COMMANDS])
     parser.add_argument("--progress-fd", type=int, help="file descriptor of the terminal for the progress")
-    parser.add_argument("--silence-seconds", type=float, default=600.0, help="time for one item of a data set")
+    parser.add_argument(
+        "--silence-seconds", type=float, default=600.0, help="time limit for one item of a data set, in seconds"
+    )
     options = parser.parse_args()
     command, write_answer = options.command, take_stdout()
     report = ignore_progress if options.progress_fd is None else terminal_reporter(options.progress_fd)

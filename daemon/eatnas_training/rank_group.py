@@ -93,7 +93,7 @@ class RankGroup:
             raise self._explain("before the first step")
         for number, report in reports.items():
             if report is not None and report.get("digest", digest) != digest:
-                raise RankError(FailureKind.UNREADABLE_DATA, f"rank {number} has loaded other images than rank 0")
+                raise RankError(FailureKind.UNREADABLE_DATA, f"rank {number} and rank 0 have loaded different images")
         if self._monotonic() > self._loaded_by and None in reports.values():
             raise self._explain(f"while loading images for {self._loading_seconds:g} s")
         return None not in reports.values()

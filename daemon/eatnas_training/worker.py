@@ -112,7 +112,7 @@ def train_beside(reports: Iterator[Report | None], count_trainings: Callable[[],
     """Yield the reports of one training of several, with an equal share of the memory that they hold together.
 
     The shares add up to the whole. The supervisor takes any further memory for that of another user's process. CUDA
-    reports an error at the next call of any training, so with several, nobody can tell whose it is.
+    reports an error at the next call of any training, so with several trainings the error may belong to any of them.
     """
     for report in reports:
         if isinstance(report, Failed) and report.fatal and count_trainings() > 1:
@@ -126,7 +126,13 @@ def train_beside(reports: Iterator[Report | None], count_trainings: Callable[[],
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="eatnas_training.worker", description=__doc__)
-    parser.add_argument("--in-fd", type=int, action="append", required=True, help="one for each lane, as --out-fd")
+    parser.add_argument(
+        "--in-fd",
+        type=int,
+        action="append",
+        required=True,
+        help="descriptor of commands; one for each lane, like --out-fd for reports",
+    )
     parser.add_argument("--out-fd", type=int, action="append", required=True)
     parser.add_argument("--turn-fd", type=int, help="file for the number of the lane whose turn it is")
     parser.add_argument("--device", default="cpu", help="device to train on, cpu or cuda:N")

@@ -70,7 +70,7 @@ class WorkerProtocol:
         self.trains = False
         """Whether a training has begun and not ended."""
         self.broken = False
-        """Whether a training has left the process in a state in which no training can go on."""
+        """Whether a training has left the process in a state in which no training can continue."""
         self._lease_seconds: float | None = None
         self._received_at = monotonic()
 
@@ -81,7 +81,10 @@ class WorkerProtocol:
                 select.select([self._in_fd], [], [], POLL_SECONDS)
 
     def turns(self, ready: Ready, trainer: Trainer) -> Iterator[bool]:
-        """Do the same as `run`, and yield when another lane may have its turn: whether this one has a training."""
+        """Do the same as `run`, and yield whenever another lane may have its turn.
+
+        The value is true while this lane has a training.
+        """
         self._send(ready)
         while not self._exiting:
             self._receive(0)
@@ -163,7 +166,8 @@ class WorkerProtocol:
             for message in self._decoder.feed(chunk):
                 self._handle(cast("Command", message))
             seconds = 0
-        # Check after reading, because the pipe has the heartbeats from the time in which this process was suspended.
+        # Check after reading, because the pipe still holds the heartbeats that arrived while this process was
+        # suspended.
         silence = self._monotonic() - self._received_at
         if self._lease_seconds is not None and silence > self._lease_seconds:
             self.exit()
@@ -248,7 +252,7 @@ def _output_to(log_file: Path) -> Iterator[_TrainingLog]:
     try:
         log_file.parent.mkdir(exist_ok=True)
         log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    except OSError:  # on a full disk the log is lost, but the training goes on
+    except OSError:  # on a full disk the log is lost, but the training continues
         yield _TrainingLog(-1, ())
         return
     saved = [(stream, os.dup(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream]

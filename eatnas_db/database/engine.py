@@ -60,8 +60,8 @@ def create_engine_for(
 ) -> Engine:
     """Create an engine; the database need not hold a record. Raises `RecordError` for an unusable database.
 
-    `kept`: a process keeps it for hours. Then a transaction on SQLite opens the file that has the name at that time,
-    and a connection to a server is tested before it is used again.
+    `kept`: whether the process keeps the engine for hours. If so, each transaction on SQLite opens the file that
+    currently has the name, and each connection to a server is tested before it is used again.
 
     On SQLite the engine begins transactions instead of the driver, which would take the write lock too late and commit
     a migration in parts.
@@ -229,7 +229,7 @@ def kept_engines() -> Iterator[None]:
 
 
 def dispose_kept_engines() -> None:
-    """Dispose the engines of `kept_engines`, of a process that ends in another place."""
+    """Dispose of the engines of `kept_engines`, in a process that does not leave its block."""
     _KEPT_ENGINES.dispose()
 
 
@@ -279,7 +279,7 @@ def _create_postgresql_engine(url: str, busy_seconds: float, *, kept: bool) -> E
             address.set(drivername="postgresql+psycopg"),
             isolation_level="READ COMMITTED",
             pool_pre_ping=kept,
-            # A server's number of threads limits its connections. With another limit, a request would wait for one.
+            # The number of the server's threads limits its connections. A lower limit here would let requests wait.
             max_overflow=-1 if kept else 10,
             execution_options={"eatnas_sender": uuid.uuid4().hex},
             connect_args={

@@ -16,7 +16,7 @@ class EventWatermark:
 
     PostgreSQL assigns an event's id before its transaction commits, so an event may become visible after events with
     larger ids. A reader that continues after the largest id it has seen would miss that event. The watermark never
-    waits for the open transactions: each call of `advance` finds out which of them have ended since the previous call.
+    waits for the open transactions: each call of `advance` checks which of them have ended since the previous call.
     """
 
     def __init__(self) -> None:

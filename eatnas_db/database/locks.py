@@ -75,7 +75,7 @@ def task_lock(
     """
 
     def wait(try_once: Callable[[], bool]) -> None:
-        # Try again and again, since a statement that waits in the server would exceed the time limit for answers.
+        # Poll, because a statement that waits in the server would exceed the time limit for answers.
         started, is_noticed = time.monotonic(), False
         while not try_once():
             if not is_noticed and time.monotonic() - started >= notice_seconds:

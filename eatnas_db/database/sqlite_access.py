@@ -39,14 +39,14 @@ class FileState:
 
     @classmethod
     def of(cls, file: Path) -> FileState:
-        """Return the present state of a file. Raises `OSError`."""
+        """Return the current state of a file. Raises `OSError`."""
         status = file.stat()
         return cls(file, status.st_ino, status.st_size, status.st_mtime_ns, _log_of(file).exists())
 
     def require_unchanged(self) -> None:
         """Raise `FileChangedError` if the file has changed."""
         if FileState.of(self.file) != self:
-            raise FileChangedError(f"another program has begun to write {self.file} while it was read; try again")
+            raise FileChangedError(f"another program began to write {self.file} while it was read; try again")
 
 
 class ReadingConnection(sqlite3.Connection):
@@ -119,7 +119,7 @@ def _parameters(file: Path) -> str:
             f"{file} was not closed properly, and its recovery needs write permission on its folder; ask its owner to "
             f"run `eatnas-db search list`, or copy it and {log.name} to a folder of your own"
         )
-    # No program has the file open for writing, since its log would exist.
+    # No program has the file open for writing: otherwise its log would exist.
     return UNSHARED
 
 

@@ -39,7 +39,7 @@ _HAS_WRITTEN: Final = "eatnas_has_written"
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Run the block as one write transaction. No other code of the package commits.
 
-    On PostgreSQL the isolation level is READ COMMITTED: a later statement may see what other transactions have
+    On PostgreSQL the isolation level is READ COMMITTED: a later statement may see rows that other transactions have
     committed meanwhile. Take locks first, or guard every write by a condition. Raises `TransactionRollbackError` if the
     transaction conflicts with another one; the caller may then repeat the whole transaction.
     """

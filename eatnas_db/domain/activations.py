@@ -24,7 +24,7 @@ IMAGE_COPIES: Final = 3
 
 
 def count_activations(architecture: Architecture, macro: Macro, task: Task) -> int:
-    """Return the number of values that a training holds at its peak, divided by the images of a training batch.
+    """Return the number of values that a training holds at its peak, divided by the batch size of training.
 
     The peak may be in a training step or in a validation step. Raises `InvalidArchitectureError` if the architecture
     and the macro differ in their number of blocks.

@@ -176,7 +176,7 @@ def _block_from_code(number: int, row: object) -> Block:
         is_wrong_boolean = isinstance(index, bool) and primitive != "skip"
         if is_wrong_boolean or not isinstance(index, int) or not 0 <= index < len(allowed):
             raise InvalidArchitectureError(
-                f"block {number}: {primitive} code {index!r} is not one of 0 to {len(allowed) - 1}"
+                f"block {number}: {primitive} code {index!r} is not from 0 to {len(allowed) - 1}"
             )
         indices.append(index)
     op, kernel, skip, depth = indices

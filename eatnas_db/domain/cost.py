@@ -40,7 +40,7 @@ class CountedLayer(NamedTuple):
 def compute_cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
     """Return the cost of a network.
 
-    Raises `InvalidArchitectureError` if architecture and macro differ in their blocks' number.
+    Raises `InvalidArchitectureError` if the numbers of blocks differ.
     """
     macro.require_block_count(architecture)
     return sum_costs(count_layers(architecture, macro, task), macro, task)

@@ -51,11 +51,11 @@ def decide_after_failure(
 ) -> FailureDecision:
     """Decide how a candidate continues after a failed attempt. The arguments are its counters before the failure.
 
-    An attempt counts against the candidate only if the candidate caused the failure and recorded no epoch or
-    checkpoint (`progressed`). Kills and reboots never count, except 20 in a row without progress. A candidate that
-    runs out of memory is tried with the next memory fallback, and fails after the last one. With `next_alone`, another
-    training on the device may be the cause, so the next attempt has the device to itself. A kill by the fault of
-    another candidate (`by_another`) never counts: that candidate's own failures limit their number.
+    An attempt counts against the candidate only if the candidate caused the failure and recorded no epoch or checkpoint
+    (`progressed`). Kills and reboots never count, except 20 in a row without progress. A candidate that runs out of
+    memory is tried with the next memory fallback, and fails after the last one. With `next_alone`, another training on
+    the device may be the cause, so the next attempt has the device to itself. A kill that another candidate caused
+    (`by_another`) never counts, because the failures of that candidate limit the number of such kills.
     """
     out_of_memory = kind == FailureKind.OUT_OF_MEMORY
     last_fallback = memory_fallback == MemoryFallback.HALVED

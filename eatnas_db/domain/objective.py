@@ -40,7 +40,7 @@ No metric of a user's own training function may have one of these names.
 
 
 class Direction(StrEnum):
-    """Which values of a metric are better."""
+    """The direction in which a metric improves."""
 
     MAXIMIZE = "maximize"
     MINIMIZE = "minimize"

@@ -32,7 +32,7 @@ MAX_POPULATION: Final = {2: 1000, 3: 200, 4: 200}
 
 @dataclass(frozen=True, slots=True)
 class LatencySettings:
-    """How the latency of a network is measured: the median time of `runs` batches on a kind of device.
+    """The measurement of a network's latency: the median time of `runs` batches on a kind of device.
 
     `device` is `cpu` or `cuda`; `threads` applies to `cpu` only.
     """
@@ -53,7 +53,7 @@ class OptimizedMetric:
     latency: LatencySettings | None = None
 
     def describe(self) -> str:
-        """Return the metric, its direction and how it is measured."""
+        """Return the metric, its direction and the settings of its measurement."""
         direction = f"{self.direction} {self.metric}"
         if self.latency is None:
             return direction

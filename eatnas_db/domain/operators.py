@@ -19,7 +19,7 @@ EXPANSION: Final = {"mb3": 3, "mb6": 6}
 class Layer(NamedTuple):
     """A layer of a block, from `inputs` channels of `side` x `side` pixels to `outputs` channels.
 
-    `skip` is whether the block asks for a shortcut. Only the first layer of a block has a `stride` above 1.
+    `skip` is true if the block asks for a shortcut. Only the first layer of a block has a `stride` above 1.
     """
 
     kernel: int
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """The cost of a layer: the sums over its parts, and the most memory that one part needs."""
+    """The cost of a layer: the sums over its parts, and the largest memory that one part needs."""
 
     params: int
     mult_adds: int

@@ -26,7 +26,7 @@ FLOAT32_BYTES: Final = 4
 
 
 def estimate_paper_hours(images_per_second: float, activations: int) -> tuple[float, float]:
-    """Return the least and the most hours of the paper's search on a device that trains a network this fast.
+    """Return the minimum and the maximum hours of the paper's search on a device that trains a network this fast.
 
     `activations` is the number of values per image that the training keeps in memory (`domain.activations`).
     """

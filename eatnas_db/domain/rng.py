@@ -22,7 +22,7 @@ class KeyedRng:
 
     def bits(self) -> int:
         """Return a uniform integer of 64 bits."""
-        block = self._keyed.copy()  # takes half the time of a hash from the start
+        block = self._keyed.copy()  # takes half as long as a new hash of the key
         block.update(b"%d" % self._drawn)
         self._drawn += 1
         return int.from_bytes(block.digest(), "big")

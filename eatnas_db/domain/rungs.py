@@ -17,14 +17,14 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from eatnas_db.domain.states import RETRAINED
 
 COMPARED_BIRTHS: Final = 100
-"""The most births whose results decide at a rung. This limit bounds the cost of a decision in a long search."""
+"""The maximum number of births whose results decide at a rung. It bounds the cost of a decision in a long search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rungs:
     """The epochs of each rung, the last of which is the whole training.
 
-    At most the share `keep` of the candidates at a rung continues. `resumes` is whether a candidate that continues
+    At most the share `keep` of the candidates at a rung continues. `resumes` is true if a candidate that continues
     resumes its checkpoint; otherwise each rung is a separate training.
     """
 

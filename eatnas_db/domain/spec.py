@@ -106,7 +106,7 @@ class TrainingSpec(SpecSection):
 
 
 class EvolutionSpec(SpecSection):
-    """How the population evolves, and when the search ends before its budget."""
+    """The evolution of the population, and the condition that ends the search before its budget."""
 
     stored_if_set = frozenset({"acquisition", "fidelity"})
 
@@ -201,7 +201,7 @@ class InheritanceSpec(SpecSection):
 
 
 class ReevaluationSpec(SpecSection):
-    """How the best candidates are trained again from scratch with fresh seeds when the search ends."""
+    """The re-evaluation: trainings of the best candidates from scratch with fresh seeds when the search ends."""
 
     top: int = Field(4, ge=0, le=1000, description="number of best candidates; 0: none")
     seeds: int = Field(3, ge=1, le=100)

@@ -27,9 +27,15 @@ class MetricSpec(SpecSection):
     """One of several objectives. The last four keys belong to `latency_ms`, which is measured on a device."""
 
     metric: str = Field(min_length=1, max_length=32)
-    direction: Literal["maximize", "minimize"] | None = Field(None, description="default: the direction of improvement")
+    direction: Literal["maximize", "minimize"] | None = Field(
+        None, description="default: the usual direction of the metric"
+    )
     reference: float | None = Field(
-        None, ge=-1e15, le=1e15, description="where the hypervolume begins; default: 0 for accuracy, else the worst"
+        None,
+        ge=-1e15,
+        le=1e15,
+        description="the value from which the hypervolume counts; default: 0 for "
+        "accuracy, otherwise the worst initial value",
     )
     device: Literal["cpu", "cuda"] | None = None
     batch: int | None = Field(None, ge=1, le=4096)

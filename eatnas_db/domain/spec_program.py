@@ -32,7 +32,7 @@ def require_plain_options(value: Any, path: str = "", depth: int = 0) -> Any:
             require_plain_options(inner, f"{path}[{number}]", depth + 1)
     elif not isinstance(value, str | int | float | bool | None):
         raise ValueError(
-            f"{path or 'the value'} is of type {type(value).__name__}; use numbers, texts, lists, mappings"
+            f"{path or 'the value'} is of type {type(value).__name__}; use numbers, texts, lists or mappings"
         )
     return value
 

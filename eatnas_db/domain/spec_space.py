@@ -44,9 +44,9 @@ class MacroSpec(SpecSection):
                 f"strides has {len(self.strides)} entries and base has {len(self.base)}; both need one entry per block"
             )
         if not all(1 <= stride <= 4 for stride in self.strides):
-            raise ValueError("every stride must be from 1 to 4")
+            raise ValueError("every number in strides must be from 1 to 4")
         if not all(1 <= channels <= 16384 for channels in self.base):
-            raise ValueError("every base must be from 1 to 16384 channels")
+            raise ValueError("every number of channels in base must be from 1 to 16384")
         return self
 
     def to_macro(self, operators: tuple[Operator, ...] = BUILT_IN_OPERATORS) -> Macro:

@@ -12,11 +12,11 @@ from eatnas_db.errors import InvalidArchitectureError
 
 MAX_MULT_ADDS: Final = 2**63 - 1
 MAX_SOURCES: Final = 8
-"""The most searches whose models one search may use, since each adds to the time of a birth."""
+"""The maximum number of searches whose models one search may use, since each adds to the time of a birth."""
 
 
 class TransferSpec(SpecSection):
-    """How an initial population is made from the best candidate of another search or from the user's architecture."""
+    """The initial population from the best candidate of another search, or from the user's architecture."""
 
     basic: str | None = Field(None, description="an architecture in readable notation that `search create` starts from")
     start: Literal["perturbations", "survivors", "model"] = Field(

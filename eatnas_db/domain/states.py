@@ -68,11 +68,11 @@ class Origin(StrEnum):
     IMPORTED = "imported"
     """An architecture that the user gave as `transfer.basic`, or with its score to `db import`."""
     REEVALUATION = "reevaluation"
-    """A candidate of another search, trained again from scratch with another seed."""
+    """A candidate of another search, trained again from scratch with a different seed."""
     FINAL = "final"
     """A candidate of another search, trained from scratch on training and validation images, and tested."""
     RETRY = "retry"
-    """A failed candidate of another search, trained again from scratch with another seed."""
+    """A failed candidate of another search, trained again from scratch with a different seed."""
 
 
 RETRAINED: Final = (Origin.REEVALUATION, Origin.FINAL, Origin.RETRY)

@@ -77,7 +77,7 @@ class Points:
         return len(self.codes)
 
     def select(self, rows: Sequence[int] | slice) -> Points:
-        """Return some of the points."""
+        """Return the points with these indices."""
         return Points(self.codes[rows], self.totals[rows], self.running[rows])
 
     @classmethod

@@ -103,7 +103,7 @@ class GuidedProposal(NamedTuple):
 
 
 def min_scores(sources: Sequence[SourceModel]) -> int:
-    """Return the fewest scores with which the model decides births: 1 with sources, whose models replace scores."""
+    """Return the number of scores that the model needs: 1 with sources, whose models replace scores."""
     return 1 if sources else GUIDED_MIN_SCORES
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SHOWN: Final = 5
-"""The most offenders that a violation lists."""
+"""The maximum number of offenders that a violation lists."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ EXPECTED_SHARE: Final = 0.683
 
 @dataclass(frozen=True, slots=True)
 class PredictedBirth:
-    """A guided birth with its prediction and its fitness. `within` is whether the fitness is between `low` and `high`.
+    """A guided birth with its prediction and its fitness. `within` is true if the fitness is between `low` and `high`.
 
     Four fields are in normal scores: the predicted `mean`, its standard `deviation`, the expected `improvement`, and
     its `margin` over the next best network. `kernel`, `noise` and `slopes` describe the model. `slopes` has the slope

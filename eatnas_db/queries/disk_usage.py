@@ -156,7 +156,7 @@ def _removable_checkpoint(
 ) -> list[RemovableFile]:
     """Return a list with the file, or an empty list if the file must stay.
 
-    `settled` is whether the file has not changed during the grace period.
+    `settled` is true if the file has not changed during the grace period.
     """
     path = Path(file.path)
     row = path.relative_to(artifacts).as_posix()

@@ -30,7 +30,7 @@ _MESSAGES: Final = {
     "room_made": "{files} checkpoints ({bytes} bytes) were deleted to free disk space",
     "restored": "the record was restored from a backup",
     "transferred": "the search was transferred from candidate {candidate} of {source}, {chosen}",
-    "survivors_taken": "{taken} members of {source} were taken over unchanged; {over_limits} exceeded the limits and "
+    "survivors_taken": "{taken} members of {source} were carried over unchanged; {over_limits} exceeded the limits and "
     "{same_network} built the same network as another; perturbations of the best one fill the population",
     "sources_modelled": "the model uses {scores} scores of {sources}; the search starts with {taken} of their best "
     "candidates",

@@ -14,7 +14,7 @@ from eatnas_db.schema.trainings import attempt
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """A failed or lost attempt; `state` is the present state of its candidate."""
+    """A failed or lost attempt; `state` is the current state of its candidate."""
 
     candidate_id: int
     birth: int

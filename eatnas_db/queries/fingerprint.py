@@ -53,7 +53,7 @@ class _RowsByBirth:
 
 
 def get_fingerprint(connection: Connection, search_id: int) -> Fingerprint:
-    """Return the fingerprint of the present results of a search, which may be unfinished."""
+    """Return the fingerprint of the current results of a search, which may be unfinished."""
     seed, spec = connection.execute(select(search.c.seed, search.c.spec).where(search.c.id == search_id)).one()
     queries = [_select_mutations(search_id), _select_epochs(search_id), _select_scores(search_id)]
     if rungs_of(spec) is not None:

@@ -60,7 +60,7 @@ FIRST_REASON: Final[ScalarSelect[str | None]] = (
     .correlate(search)
     .scalar_subquery()
 )
-"""The reason of a search's first hold, in a query of searches."""
+"""The reason for a search's first hold, in a query of searches."""
 
 _TRAINS_ELSEWHERE: Final = (
     select(lease.c.candidate_id)

@@ -38,7 +38,7 @@ class RecordedDevice:
 class RecordedHost:
     """A host that has worked on the record.
 
-    `alive` is whether its daemon is connected to the server, and `lost` whether the daemon disappeared without a
+    `alive` is true if its daemon is connected to the server, and `lost` is true if the daemon disappeared without a
     regular stop. `in_training` is the number of candidates that the host trains.
     """
 

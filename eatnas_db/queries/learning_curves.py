@@ -29,7 +29,7 @@ class LearningPoint:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """The points of one candidate in order. `in_training` is whether further points may follow."""
+    """The points of one candidate in order. `in_training` is true if further points may follow."""
 
     candidate_id: int
     birth: int

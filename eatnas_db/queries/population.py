@@ -1,4 +1,4 @@
-"""Query the present population of a search, or the population after any step."""
+"""Query the current population of a search, or the population after any step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_db.schema.searches import search
 
 @dataclass(frozen=True, slots=True)
 class PopulationMember:
-    """A member of the population; `joined` and `left` are steps, and `left` is None for a present member."""
+    """A member of the population; `joined` and `left` are steps, and `left` is None for a current member."""
 
     id: int
     birth: int
@@ -48,7 +48,7 @@ def select_members(*columns: ColumnElement[Any]) -> MembersQuery:
 
 
 def list_population(connection: Connection, search_id: int, at: int | None = None) -> tuple[PopulationMember, ...]:
-    """Return the present members, or the members after step `at`, in order of birth.
+    """Return the current members, or the members after step `at`, in order of birth.
 
     Raises `NotFoundError` if the search has not reached the step.
     """

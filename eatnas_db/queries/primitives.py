@@ -52,7 +52,7 @@ class _Key(NamedTuple):
 def list_primitives(
     connection: Connection, search_id: int, block: int | None = None, points: int = 5
 ) -> tuple[PrimitiveShare, ...]:
-    """Return the shares at `points` evenly spaced steps, the last of which is the present one.
+    """Return the shares at `points` evenly spaced steps, the last of which is the latest step.
 
     The rows are sorted by block, primitive, value and step. Raises `NotFoundError` if no member has this block.
     """

@@ -78,7 +78,7 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     if front is not None:
         scored = scored.where(candidate.c.id.in_(select_ids(connection, front)))
     retrained = _select_retrained(search_id)
-    # These candidates belong to the search already. A condition on the search would make SQLite read all its
+    # These candidates already belong to the search. A condition on the search would make SQLite read all its
     # candidates.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
     # The other candidates have no measures to add. There may be a million of them, so the database selects their page.
@@ -116,7 +116,7 @@ def rank_among(connection: Connection, candidate_ids: Select[tuple[int]]) -> tup
 
 
 def list_living(connection: Connection, search_id: int) -> tuple[RankedCandidate, ...]:
-    """Return the present population in the order of the ranking; with several objectives, by rank and crowding."""
+    """Return the current population in the order of the ranking; with several objectives, by rank and crowding."""
     living = _candidates().where(candidate.c.search_id == search_id, LIVING)
     rows = {row.id: row for row in _sort_by_rank(_add_measures(connection, living))}
     return tuple(rows[candidate_id] for candidate_id in order_by_preference(connection, search_id, list(rows)))

@@ -34,7 +34,7 @@ class Ancestor:
 class TrainedModel:
     """A scored candidate and its weights.
 
-    `is_final` is whether the model was trained on the validation images too. `architecture_digest` is the digest of the
+    `is_final` is true if the model was trained on the validation images too. `architecture_digest` is the digest of the
     effective genotype. `data` is the section of the spec. `data_digest` covers the training and the validation images.
     `recipe` is the recipe behind the score, with the precision. `checkpoint` is a path relative to the home's
     artifacts, `checkpoint_digest` the SHA-256 of the content, and `host` the machine that wrote the checkpoint.

@@ -1,4 +1,4 @@
-"""Query how a search used the slots of its hosts, and why slots were idle. Times are Unix times in seconds."""
+"""Query the use of hosts' slots by a search, and the causes of idle time. Times are Unix times in seconds."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ define_partial_index("ix_eatnas_candidate_waiting", candidate.c.search_id, candi
 
 
 LIVING: Final = and_(candidate.c.joined.is_not(None), candidate.c.left.is_(None))
-"""The members of the present population. The text below is the same condition, for a partial index."""
+"""The members of the current population. The text below is the same condition, for a partial index."""
 _LIVING = text('joined IS NOT NULL AND "left" IS NULL')
 define_partial_index(
     "ix_eatnas_candidate_living",

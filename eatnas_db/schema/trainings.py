@@ -65,7 +65,7 @@ attempt = define_table(
 
 `step_seconds` is the time in training and validation steps; null if it equals the device seconds. `device_seconds` is
 the attempt's share of this time if several trainings used the device at once, so the device seconds of all attempts on
-a GPU add up to wall time. `peak_bytes` is the most GPU memory that a scored attempt used.
+a GPU add up to wall time. `peak_bytes` is the peak GPU memory of a scored attempt.
 """
 
 
@@ -88,11 +88,11 @@ lease = define_table(
     Column("device_share", Float, nullable=False, server_default=text("1")),
     Column("step_seconds", Float, nullable=False, server_default=text("0")),
 )
-"""The present holder of a candidate. The table is separate, so that heartbeats change no index of candidates.
+"""The current holder of a candidate. The table is separate, so that heartbeats change no index of candidates.
 
 `device_share` is the training's share of its device so far: its device seconds divided by its seconds in steps.
-`step_seconds` are those at the last heartbeat: if the daemon is killed, they are all that is known of an epoch that
-had begun.
+`step_seconds` are the seconds in steps at the last heartbeat. If the daemon is killed, they include the time of an
+unfinished epoch.
 """
 
 
@@ -155,7 +155,7 @@ measurement = define_table(
 )
 """A metric that was measured on a device after the training, such as the latency in milliseconds.
 
-`low`, `median` and `high` are the quartiles of `runs` measurements. `quiet` is whether the processor had little other
+`low`, `median` and `high` are the quartiles of `runs` measurements. `quiet` is true if the processor had little other
 work meanwhile; null if that is unknown. A measurement depends on the machine, so it is not a score and not part of the
 fingerprint.
 """
@@ -178,7 +178,7 @@ rung = define_table(
 )
 """The result of a candidate at a rung, numbered from 0: its scores after `epochs` epochs.
 
-`promoted` is whether the candidate continues; null before the decision. Searches without rungs have no rows.
+`promoted` is true if the candidate continues; null before the decision. Searches without rungs have no rows.
 """
 
 

@@ -71,7 +71,7 @@ def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space
 
 
 def parse_code(code: str, label: str, space: Space) -> Architecture:
-    """Return the architecture of a code. Raises `ConflictError` if the code belongs to another space than `space`."""
+    """Return the architecture of a code. Raises `ConflictError` if the code belongs to a space other than `space`."""
     try:
         return space.parse(code)
     except InvalidArchitectureError as error:

@@ -1,7 +1,8 @@
-"""Delete unneeded checkpoints by what has changed since the last cleanup; `retention` has the rule.
+"""Delete unneeded checkpoints by the changes since the last cleanup; `retention` has the rule.
 
 A candidate that keeps its checkpoint can lose it only when a birth of its search settles or is born, or when a child
-settles. So a cleanup reads the searches whose births have changed, and of each the few candidates that this concerns.
+settles. So a cleanup reads only the searches whose births have changed, and in each of them only the affected
+candidates.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from eatnas_db.searches.retention import (
 )
 
 CLEANUPS_UNTIL_ALL: Final = 360
-"""The interval of cleanups that read all checkpoints, because another host may have failed to delete its share."""
+"""One of this many cleanups reads all checkpoints, because another host may have failed to delete its share."""
 
 _OF_SEARCH: Final = candidate.c.search_id == bindparam("search_id")
 _CONCERNED: Final = union(
@@ -51,7 +52,7 @@ _FITTEST: Final = (
 
 
 class _SearchState(NamedTuple):
-    """What decides whether the candidates of a search keep their checkpoints."""
+    """The properties of a search that decide which of its candidates keep their checkpoints."""
 
     id: int
     born: int
@@ -63,7 +64,7 @@ class _SearchState(NamedTuple):
 
     @property
     def kept(self) -> int:
-        """How many of the fittest candidates keep their checkpoints."""
+        """The number of the fittest candidates that keep their checkpoints."""
         return max(1, int(self.top or 0))
 
     @property
@@ -90,7 +91,7 @@ class CheckpointRetention:
         self._last_id = self._cleanups = 0
 
     def drop(self, connection: Connection) -> list[str]:
-        """Delete the rows of the checkpoints that nothing needs any more, and return their paths."""
+        """Delete the rows of the checkpoints that nothing needs any longer, and return their paths."""
         states = self._list_states(connection)
         if any(state.settled < self._known.get(state.id, state).settled for state in states):
             self.forget()  # Somebody has restored a backup of the record.
@@ -127,7 +128,7 @@ class CheckpointRetention:
                 "search_id": state.id,
                 "settled_before": before.settled,
                 "settled": state.settled,
-                # A step that was visible to the next birth already may have been made since.
+                # Some of the steps that were visible at the last cleanup may not have been settled then.
                 "visible_before": min(before.visible, before.settled),
                 "visible": state.visible,
             }
@@ -165,7 +166,7 @@ class CheckpointRetention:
         settled = {row.search_id: row.settled for row in rows if row.has_objectives}
         kept = self._fronts.list_kept(connection, settled, of_all=False)
         tops = {row.search_id: max(1, int(row.top or 0)) for row in rows if row.search_id not in fittest}
-        for search_id, top in tops.items():  # of parents in a search that has not changed
+        for search_id, top in tops.items():  # the parents in searches that have not changed
             fittest[search_id] = frozenset(_list_fittest(connection, search_id, top))
         return delete_rows(
             connection,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # they load pydantic and SciPy
 
 T = TypeVar("T")
 MAX_FITS: Final = 5
-"""The most fits. Scores of settled births hardly ever change, so nearly always one fit is enough."""
+"""The maximum number of fits. Scores of settled births hardly ever change, so nearly always one fit is enough."""
 
 
 def write_with_sources(

@@ -24,7 +24,7 @@ _INITIAL_VALUES: Final = (
 
 
 def compute_hypervolume(connection: Connection, state: AdvanceState, population: Sequence[Member]) -> float | None:
-    """Return the hypervolume of the population after the present step.
+    """Return the hypervolume of the population after the current step.
 
     Return None with one objective, and before all initial births are settled, since the reference may depend on them.
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eatnas_db.guided_births import GuidedInputs
 
 MAX_PREPARED: Final = 8
-"""The most births of one search that are decided before the first of them is inserted."""
+"""The maximum number of births of one search that are decided before the first of them is inserted."""
 
 _SELECT_SEARCH: Final = select(search).where(search.c.id == bindparam("search_id"))
 
@@ -62,8 +62,8 @@ def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
     """Decide the next guided births of a search, and write nothing.
 
     No transaction is open while the model is computed: settled births and codes never change, so that each read gives
-    what one snapshot would give. Only the end of a search between two reads differs, and the inserting transaction
-    finds this out.
+    the same result as a single snapshot. Only the end of a search between two reads differs, and the inserting
+    transaction detects this.
     """
     # Import only here, because the model loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs
@@ -91,7 +91,8 @@ def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
 def _lazy_lookup(engine: Engine, record: SearchRecord, undecided: Sequence[Birth]) -> Iterator[DigestLookup]:
     """Return a function that returns whether an earlier birth has the network of a digest.
 
-    The first call opens a read transaction. The model has then been computed: it only looks up its best proposals.
+    The first call opens a read transaction. At that time the model is already computed, and only its best proposals are
+    looked up.
     """
     digests = {birth.proposal.digest for birth in undecided}
     stored: DigestLookup | None = None

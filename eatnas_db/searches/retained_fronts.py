@@ -70,7 +70,8 @@ class RetainedFronts:
         """Return the front of each search, given their settled births.
 
         `of_all`: these are all searches that have candidates to delete, so the fronts of others are forgotten. The
-        front is None if a search has damaged values: it keeps everything, and the others continue.
+        front is None if a search has damaged values. Such a search keeps all checkpoints, and the other searches
+        continue.
         """
         fronts: dict[int, _Front] = {} if of_all else dict(self._fronts)
         kept: dict[int, frozenset[int] | None] = {}

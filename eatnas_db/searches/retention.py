@@ -1,4 +1,4 @@
-"""Delete checkpoints that no training needs any more."""
+"""Delete checkpoints that no training needs any longer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eatnas_db.searches.retained_fronts import RetainedFronts
 
 NOBODY: Final = frozenset[int]()
 MAX_TOP: Final = 1_000_000_000
-"""A spec that was damaged by hand may state more than a database can count."""
+"""A spec that was damaged manually may state more than a database can count."""
 _STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
 _HELD: Final = (
     select(
@@ -61,7 +61,7 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
     A checkpoint is needed if its candidate is unsettled, is a member of the population, may become the parent of a
     birth that is not decided yet, has an unsettled child, or is among the fittest, which include the best of the
     ranking. With several objectives, the candidates of the front need their checkpoints too. This reads the whole
-    table; `checkpoint_retention` reads what has changed. `fronts` remembers the fronts from one call to the next.
+    table; `checkpoint_retention` reads only the changes. `fronts` remembers the fronts from one call to the next.
     """
     top = stored_top(connection)
     unneeded = (

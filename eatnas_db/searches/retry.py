@@ -110,7 +110,7 @@ def _require_failed(connection: Connection, ids: Sequence[int], rows: Sequence[R
             )
     for original, retry in _list_retries(connection, ids).items():
         raise ConflictError(
-            f"cannot retry candidate {original}: candidate {retry} retries it already; if candidate {retry} fails too, "
+            f"cannot retry candidate {original}: candidate {retry} already retries it; if candidate {retry} fails too, "
             f"retry candidate {retry}"
         )
 

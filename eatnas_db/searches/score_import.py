@@ -49,7 +49,7 @@ from eatnas_db.settings import Settings
 from eatnas_db.spaces import find_space, list_plugin_spaces
 
 POPULATION: Final = 20
-"""The most members in the population of an imported search, which consists of its best candidates."""
+"""The maximum number of members in the population of an imported search, which consists of its best candidates."""
 DEVICE: Final = "imported"
 MAX_TASK_LENGTH: Final = 100
 NOT_IMPORTED: Final = (TEST_ACCURACY, "test_loss", *COST_METRICS)
@@ -256,7 +256,7 @@ def _require_new(connection: Connection, sha256: str, name: str, file: Path) -> 
 
 
 def _record_worker(connection: Connection, host: str, now: float) -> int:
-    """Record a worker for the attempts, with this process as its id. The worker has ended already."""
+    """Record a worker for the attempts, with this process as its id. The worker has already ended."""
     host_id = find_host(connection, host, now)  # does not block a running daemon of this host
     device_id = register_device(connection, host_id, cpu_uuid(host), "cpu", "CPU")
     worker_id = record_worker_start(connection, device_id, 0, os.getpid(), now)

@@ -131,7 +131,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
 
 
 def _change_population(state: AdvanceState, population: list[Member], birth: _Birth, changes: _Changes) -> None:
-    """Let a scored candidate join at the present step. Let a member leave if the population exceeds its limit."""
+    """Let a scored candidate join at the current step. Let a member leave if the population exceeds its limit."""
     assert birth.fitness is not None
     record, number = state.search, state.settled
     values = state.orient(birth.objectives)

@@ -128,8 +128,8 @@ def _require_same_primitives(source: SearchRecord, space: Space) -> None:
     for number, (before, after) in enumerate(zip(theirs, ours, strict=True), 1):
         if (difference := describe_difference(before, after)) is not None:
             raise ConflictError(
-                f"search {source.name!r} has other primitives than space {space.macro.name}: in block {number}, "
-                f"{difference}; choose a source with the same primitives, or use transfer.start: survivors"
+                f"search {source.name!r} and space {space.macro.name} have different primitives: in block "
+                f"{number}, {difference}; choose a source with the same primitives, or use transfer.start: survivors"
             )
 
 

@@ -63,8 +63,8 @@ def _list_models(connection: Connection, source: SearchRecord, candidate_id: int
     models: list[Row[Any]] = list(connection.execute(query))
     if not models and candidate_id is not None:
         raise NotFoundError(
-            f"final.from: candidate {candidate_id} is not a final model of search {source.name!r}, and has none there; "
-            f"`eatnas-db query best {source.name}` lists its candidates"
+            f"final.from: candidate {candidate_id} is not a final model of search {source.name!r}, and none "
+            f"was trained for it; `eatnas-db query best {source.name}` lists the candidates of this search"
         )
     if not models:
         raise NotFoundError(
@@ -75,7 +75,7 @@ def _list_models(connection: Connection, source: SearchRecord, candidate_id: int
 
 
 def _require_same_space(record: SearchRecord, source: SearchRecord) -> None:
-    """Raise `ConflictError` unless both searches build their networks alike."""
+    """Raise `ConflictError` unless both searches build their networks in the same way."""
     own, other = (_without_versions(row.macro) for row in (record, source))
     if own != other:
         same_name = own.get("name") == other.get("name")

@@ -36,9 +36,13 @@ def check_space(space: SpaceDefinition, task: Task = CHECKED_TASK, *, samples: i
         assert space.parse(text) == architecture, f"{text} is parsed as {space.parse(text)}"
         code = json.loads(json.dumps(space.to_code(architecture)))
         assert space.from_code(code) == architecture, f"{text} does not round-trip through the code {code}"
-        assert space.effective(effective) == effective, f"the effective form of {effective} is another one"
+        assert space.effective(effective) == effective, (
+            f"{effective} is an effective form, but its own effective form differs"
+        )
         assert space.measure(effective, task)[0] == proposal.cost, f"{text} and its effective form differ in cost"
-        assert space.measure(architecture, task) == space.measure(architecture, task), f"{text} has two costs"
+        assert space.measure(architecture, task) == space.measure(architecture, task), (
+            f"two calls count different costs for {text}"
+        )
         for position, primitives in enumerate(space.blocks):
             for name, values in primitives.items():
                 before = architecture.blocks[position].value(name)

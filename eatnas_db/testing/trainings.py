@@ -60,7 +60,7 @@ def check_training(
         )
         first = _finish(train(assign, lambda: StopRequest.NONE, device=device))
         second = _finish(train(replace(assign, candidate=2), lambda: StopRequest.NONE, device=device))
-        _require_equal(first, second, "the same seed gives other numbers in a second training")
+        _require_equal(first, second, "two trainings with the same seed differ")
         resumed = _resume_repeatedly(replace(assign, candidate=3), device)
         _require_equal(first, resumed, "a training that was stopped and resumed differs from an uninterrupted one")
     return first[-1]

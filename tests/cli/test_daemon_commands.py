@@ -39,7 +39,7 @@ def test_status_of_all_hosts_shows_why_devices_wait(record, eatnas, settings):
             assert "waits: bob computes on it" in output
             assert "1.0 of 24.0 GiB" in output
         assert "GPU-1 is paused" in eatnas("devices", "pause", "GPU-1")
-        assert "GPU-1 is paused already" in eatnas("devices", "pause", "GPU")
+        assert "GPU-1 is already paused" in eatnas("devices", "pause", "GPU")
         assert "paused manually since" in eatnas("daemon", "status")
         assert "GPU-1 is in use again" in eatnas("devices", "resume", "GPU-1")
         (output,) = json.loads(eatnas("daemon", "status", "--format", "json"))["devices"]
@@ -114,9 +114,9 @@ def holder_of(pid, **changes):
     [
         ({"namespace": "pid:[1]", "host": "box"}, "on box, another machine or container); stop it there"),
         ({"boot": "another", "host": "box"}, "on box, another machine or container); stop it there"),
-        ({"started": "1"}, "names, holds the lock; find that process with `fuser"),
+        ({"started": "1"}, "but another process holds the lock; find it with `fuser"),
         ({"program": "a `db` command"}, "no daemon is running, but a `db` command"),
-        (None, "names, holds the lock; find that process with `fuser"),
+        (None, "but another process holds the lock; find it with `fuser"),
     ],
 )
 def test_stop_signals_no_process_but_the_daemon(record, eatnas_within, settings, stranger, changes, words):
@@ -234,7 +234,7 @@ def test_daemon_logs_a_deleted_home_and_ends(tiny, eatnas, eatnas_started, in_tr
     assert process.returncode == 1
     # The files of the home are deleted one by one, and the daemon names the first file that it misses.
     missed = rf"eatnas-db: the (home|lock file|database) {re.escape(str(home))}\S* was deleted or moved "
-    missed += "while it was in use; start the program again to use the present one\n"
+    missed += "while it was in use; start the program again to use the current one\n"
     assert re.fullmatch(missed, errors), errors
     until(lambda: not any(member.is_running() for member in family))
     # If MLflow was starting when the home was deleted, it creates a store with its folder.

@@ -44,7 +44,7 @@ def run(*arguments: str) -> str:
 
 def with_session(home: Path, url: str, use: Callable[[ClientSession], Any]) -> None:
     """Start the server as an agent does, and call `use` with the connected client."""
-    # Only slow tests need these modules, and to load them takes a second.
+    # Only slow tests need these modules, and loading them takes a second.
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import stdio_client
 

@@ -112,7 +112,7 @@ def test_hurt_store_is_reported_and_written_again(eatnas, home, hurt):
     hurt(home / "mlflow.db")
     (line,) = eatnas("mlflow", "sync", expect=1).splitlines()
     assert line.startswith("eatnas-db: MLflow at sqlite:///")
-    assert "`eatnas-db mlflow sync --rebuild` keeps the file under another name and writes a new store" in line
+    assert "`eatnas-db mlflow sync --rebuild` renames the file and writes a new store" in line
     output = eatnas("mlflow", "sync", "--rebuild")
     assert f"kept as {home / 'mlflow.db.old-1'}\nwrote 0 runs to sqlite:///" in output
     assert (home / "mlflow.db.old-1").exists()

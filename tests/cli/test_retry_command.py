@@ -37,7 +37,7 @@ def test_failed_candidates_of_a_search_are_retried_at_once(flaky, eatnas_within)
     assert retried == (
         "search flaky.retry will train 2 failed candidates of search flaky with --where failure=diverged again\n"
     )
-    assert "retries it already" in eatnas_within("candidate", "retry", str(first), expect=1)
+    assert "already retries it" in eatnas_within("candidate", "retry", str(first), expect=1)
     rest = eatnas_within("candidate", "retry", "--search", "flaky")
     assert rest == (
         "search flaky.retry will train 1 failed candidates of search flaky again\n"

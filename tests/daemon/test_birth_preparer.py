@@ -40,7 +40,7 @@ def queue():
 
 @pytest.fixture
 def make_preparer(queue):
-    """Return a function that makes a preparer for what `prepare` decides."""
+    """Return a function that makes a preparer whose births `prepare` decides."""
     made = []
 
     def make(prepare):

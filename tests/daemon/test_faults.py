@@ -1,4 +1,4 @@
-"""Faults of workers, checkpoints, the clock and the database, and how a supervisor recovers from them."""
+"""Faults of workers, checkpoints, the clock and the database, and the recovery of a supervisor."""
 
 import errno
 import os

@@ -110,7 +110,7 @@ def test_events_after_a_restored_backup_are_delivered(settings, engine, new_noti
         notifier.deliver()
     with transaction(engine) as connection:
         connection.execute(delete(event).where(event.c.id > backed_up))
-    # The ids of the lost events are given again.
+    # New events get the ids of the lost events.
     record_event(engine, "failed", candidate=2, at=200.0, failure="hang", message="silent")
     new_notifier(collection_seconds=0.0).deliver()
     assert [payload["candidate"] for payload in payloads(settings)] == [1, 1, 1, 2]
@@ -180,7 +180,7 @@ def test_next_daemon_delivers_undelivered_events(settings, engine, new_notifier)
         notifier.deliver()
     wait_for(engine, "something")
     notifier.deliver()
-    # As after a kill: candidate 2 is still collected, and an event is recorded while no notifier runs.
+    # Imitate a kill: the event of candidate 2 is not delivered, and another event is recorded while no notifier runs.
     record_event(engine, "finished", why="done")
     successor = new_notifier(monotonic=clock)
     successor.deliver()

@@ -254,7 +254,7 @@ REPORTS = (
 
 @st.composite
 def reports(draw):
-    """Return a report about the present training with valid or arbitrary values, as bytes."""
+    """Return a report about the current training with valid or arbitrary values, as bytes."""
     kind = draw(st.sampled_from(REPORTS))
     values = {}
     for field in fields(kind):

@@ -89,7 +89,7 @@ def test_search_by_a_program_is_set_aside(tmp_path):
             supervisor.stop()
 
     supervise_lanes(settings, on_tick=stop_with_a_hold, timeouts=QUICK)
-    assert holds[0].reason.startswith("training.program: a program keeps a process for itself")
+    assert holds[0].reason.startswith("training.program: a program needs a process of its own")
     assert attempts_of(settings) == []
 
 
@@ -103,7 +103,7 @@ time.sleep(600)
 
 
 def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
-    """A lane may hang after its last training, when the supervisor waits for no report of it."""
+    """A lane may hang after its last training, when the supervisor no longer waits for its reports."""
     launcher, timeouts = LaneLauncher(Launcher(tmp_path, ("-c", BLOCKED)), 2, on_processor=True), Timeouts()
     with DefaultSelector() as selector:
         pool = WorkerPool(launcher, NO_GPUS, selector, timeouts, cpu_slots=2, now=0.0, cores=1)
@@ -130,7 +130,7 @@ def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
 
 
 def test_turns_need_no_disk():
-    """On a full disk trainings go on, so a turn must not be written there."""
+    """On a full disk trainings continue, so a turn must not be written there."""
     turn_fd = create_turn_file()
     try:
         assert Path(f"/proc/self/fd/{turn_fd}").readlink().name.startswith("memfd:turn")
@@ -167,7 +167,7 @@ def test_one_lane_stops_without_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_trainings_have_the_bits_of_trainings_alone(tmp_path):
-    """Train real candidates in turn, and require the bits of a training alone."""
+    """Train real candidates in turn, and require the same bits as for each training alone."""
     changes = {"training__batch_size": 64, "budget__candidates": 6, "evolution__population": 4}
     changes |= {"data__train_images": 256, "evolution__tournament": 2, "evolution__lag": 3, "training__epochs": 2}
     settings = create_home(tmp_path / "lanes", **changes)

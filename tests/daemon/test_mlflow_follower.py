@@ -145,7 +145,7 @@ def test_follower_does_not_change_a_search(tmp_path, supervise, killed_at):
             with read_transaction(engine) as connection:
                 scored = connection.execute(select(search.c.scored)).scalar_one()
             if killed_at and scored >= killed_at and follower.poll() is None:
-                # The search stands still meanwhile, so that a busy machine does not finish it before the kill.
+                # The supervisor waits in this function, so that the search does not end before the kill.
                 eventually(lambda: count_runs(store) >= killed_at)
                 follower.kill()
                 follower.wait()

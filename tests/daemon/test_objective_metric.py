@@ -1,4 +1,4 @@
-"""A search can optimize another metric than accuracy, in either direction."""
+"""A search can optimize a metric other than accuracy, in either direction."""
 
 import json
 

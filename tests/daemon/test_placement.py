@@ -516,7 +516,7 @@ def test_worker_is_replaced_after_a_fatal_failure(tmp_path, home, supervise, gpu
     ended = fetch_rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
     assert ended == [(5, "failed")]
     endings = [row.ending for row in fetch_rows(settings, select(worker.c.ending).order_by(worker.c.id))]
-    assert endings == ["replaced by a fresh worker: it cannot go on after this failure", "the daemon left"]
+    assert endings == ["replaced by a fresh worker: the worker cannot continue after this failure", "the daemon left"]
 
 
 def test_gpu_is_excluded_longer_after_each_series_of_failures(gpus):
@@ -533,7 +533,7 @@ def test_gpu_is_excluded_longer_after_each_series_of_failures(gpus):
     assert not waits()
     scheduler.record_failure(GPUS[0], 2)
     assert waits()
-    assert "several candidates in a row ended their workers on it" in scheduler.statuses[0].availability.reason
+    assert "the workers of several candidates in a row failed on it" in scheduler.statuses[0].availability.reason
     for longest in (MIN_BACKOFF_SECONDS, 2 * MIN_BACKOFF_SECONDS, 4 * MIN_BACKOFF_SECONDS):
         now[0] += longest / 2 - 1
         assert waits()

@@ -25,7 +25,10 @@ PROGRAM = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1", "--scramble")
 
 
 def run_with_faults(settings, address, faults):
-    """Supervise the search. `faults` are called one after another, each while a worker trains and 4 more are scored."""
+    """Supervise the search.
+
+    `faults` are called one after another: each while a worker trains, after 4 more candidates were scored.
+    """
     engine, remaining = open_record(settings.database_url), list(faults)
 
     def on_tick(supervisor):

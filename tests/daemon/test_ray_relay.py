@@ -1,4 +1,4 @@
-"""The copies of a bridge between a daemon and an actor, and the requested number of workers, without Ray."""
+"""A bridge copies bytes between a daemon and an actor, and requests workers; without Ray."""
 
 from __future__ import annotations
 

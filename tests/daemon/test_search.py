@@ -25,7 +25,7 @@ from eatnas_db.searches.retry import retry_candidates
 from support.simulated_worker import SIMULATED_WORKER
 from support.waiting import eventually
 
-# A change of these values means that stored histories can no longer be reproduced.
+# A change to these values means that stored histories can no longer be reproduced.
 RECORDED_FINGERPRINTS = {
     1: "98abc91e9ccda92386c724caba5a17be0a49cf398e4bd3e4821db6ecfe3d34e4",
     2: "3a3b278f7fead53ad866c08d01952e04b8a5bfa221332043fbca80a8ab803066",

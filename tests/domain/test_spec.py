@@ -176,8 +176,8 @@ def test_custom_macro():
     ("change", "message"),
     [
         ({"base": [8, 16]}, "strides has 3 entries and base has 2"),
-        ({"strides": [1, 2, 5]}, "every stride must be from 1 to 4"),
-        ({"base": [8, 16, 0]}, "every base must be from 1 to 16384"),
+        ({"strides": [1, 2, 5]}, "every number in strides must be from 1 to 4"),
+        ({"base": [8, 16, 0]}, "every number of channels in base must be from 1 to 16384"),
         ({"strides": [1, 2, "a"]}, "space.strides.2: "),
         ({"stem_channels": 0}, "space.stem_channels: "),
         ({"multiplier": 0}, "space.multiplier: "),

@@ -1,4 +1,4 @@
-"""Cleanups of checkpoints that read only what has changed."""
+"""Cleanups of checkpoints that read only the changes."""
 
 import random
 

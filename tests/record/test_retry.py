@@ -89,7 +89,7 @@ def test_a_candidate_is_retried_once_and_its_failed_retry_again(engine, search_f
     search_id = search_factory()
     failed = fail(engine, lease_factory(search_id))
     (made,) = retry(engine, failed)
-    with pytest.raises(ConflictError, match=f"candidate {made.retry_id} retries it already"):
+    with pytest.raises(ConflictError, match=f"candidate {made.retry_id} already retries it"):
         retry(engine, failed)
     fail(engine, lease_factory(find_search(engine, "s.retry").id))
     (second,) = retry(engine, made.retry_id)

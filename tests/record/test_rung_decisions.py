@@ -39,7 +39,7 @@ def reach_first_rung(engine, leased):
 
 
 def decide(engine, search_id):
-    """Return the number of statements that the decisions take."""
+    """Return the number of statements that the decisions execute."""
     statements = []
 
     def count(_connection, _cursor, statement, *_):

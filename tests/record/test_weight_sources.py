@@ -1,4 +1,4 @@
-"""Final models that start from the weights of other final models: the chosen weights, and how long they are kept."""
+"""Final models that start from the weights of other final models: the choice of these weights, and their life."""
 
 import re
 

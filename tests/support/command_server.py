@@ -1,6 +1,6 @@
 """Run commands in processes that a prepared one forks, for tests that would mostly wait for interpreters to start.
 
-Each command is a process of its own, with its own working folder, environment and output. The server
+Each command is a process of its own, with its own working folder, environment and output. The server has already
 imported its modules.
 """
 
@@ -108,7 +108,7 @@ def serve(address: str) -> None:
 
 
 def import_commands() -> None:
-    """Import what most commands import, without modules that start threads."""
+    """Import the modules that most commands import, except modules that start threads."""
     for package in ("eatnas_cli", "eatnas_db", "eatnas_migrations"):
         for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
             if not module.name.startswith(NOT_IMPORTED) and not module.name.endswith("__main__"):
@@ -137,7 +137,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def run_command(arguments: list[str], folder: str, environment: dict[str, str]) -> int:
-    """Run a command in this process, which is its own; return its exit status."""
+    """Run a command in this process, which runs nothing else; return its exit status."""
     from eatnas_cli.app import main
 
     os.chdir(folder)

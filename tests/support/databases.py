@@ -1,9 +1,9 @@
-"""Marks of tests of the record that run on one kind of database, or on both only in the slow part."""
+"""Marks for tests of the record that run on one kind of database, or on both kinds only among the slow tests."""
 
 import pytest
 
-# A test of what a statement means to one database, of locks or of constraints runs on both; so does at least one test
-# of each statement. Other tests of the same statements, of rules in Python and of refusals run on SQLite.
+# These tests run on both databases: tests of locks and constraints, tests of statements that the two databases treat
+# differently, and at least one test of each statement. All other tests run on SQLite.
 ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 POSTGRESQL_IS_SLOW = pytest.mark.parametrize(

@@ -59,6 +59,6 @@ class PluginHome:
         self.run(f"{command} {file}")
 
     def count_scored(self) -> int:
-        """Return the number of candidates with a score, of all searches."""
+        """Return the number of scored candidates of all searches."""
         ((count,),) = fetch_rows(self.settings, select(func.count()).where(candidate.c.state == "scored"))
         return int(count)

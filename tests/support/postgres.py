@@ -135,7 +135,7 @@ def new_servers(data: Path) -> Iterator[Callable[[], Server]]:
 
 @contextmanager
 def _reachable_folder() -> Iterator[Path]:
-    """Yield a new folder, not in pytest's own one: as root the server runs as a user who may not look in there."""
+    """Yield a new folder outside pytest's own folder, which the user who runs the server may not read."""
     folder = Path(tempfile.mkdtemp(prefix="eatnas-postgres-"))
     try:
         yield folder

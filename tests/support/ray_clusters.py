@@ -65,7 +65,7 @@ def _resources(cpus: int) -> dict[str, Any]:
 def local_cluster(nodes: int, port: int | None = None) -> Iterator[LocalCluster]:
     """Run a cluster; kill all of its processes at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray gives its workers a low priority, with which they start after minutes on a busy machine.
+    # Ray gives its workers a low priority, so on a busy machine they would take minutes to start.
     os.environ.setdefault("RAY_worker_niceness", "0")
     cluster = LocalCluster(nodes, port)
     try:

@@ -17,7 +17,7 @@ WRITE_BITS = 0o222
 
 
 def run_as_reader(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python program to its end; the permissions of files hold for it."""
+    """Run a Python program to its end, as a user to whom the permissions of files apply."""
     prefix: list[str] = []
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:

@@ -87,7 +87,7 @@ def test_relative_and_absolute_paths_give_one_digest(folder: Path) -> None:
         ("3.png,cat", "3.png,", r"line 5 has no label"),
         ("images/3.png", "", r"line 5 has no path"),
         ("images/3.png", "images/3.png\0", r"line 5: the path contains a NUL character"),
-        ("images/3.png", "images/./2.png", r"line 5: images/2\.png is in line 4 already"),
+        ("images/3.png", "images/./2.png", r"line 5: images/2\.png is already in line 4"),
         ("cat", "dog", "only the label 'dog' for training"),
         ("17.png,cat", "17.png,bird", "line 19: no training image has the label 'bird'"),
         ("cat,test", "cat,tset", "the split is 'tset'; write train or test"),

@@ -139,7 +139,7 @@ def test_changed_items_fail_the_training_with_both_digests(
         ("(image[:7], 0)", r"item 0 .*it has 7 × 8 pixels instead of 8 × 8"),
         ("(numpy.zeros((8, 8, 3), numpy.uint8), 0)", r"its shape is \[8, 8, 3\].*channels first"),
         ("(image * float('nan'), 0)", r"infinite or NaN values"),
-        ("(image / 5.0, index % 2)", r"item 6 .*floats from 1.2 to 1.2; they must lie from 0 to 1"),
+        ("(image / 5.0, index % 2)", r"item 6 .*floats from 1.2 to 1.2; they must lie between 0 and 1"),
         ("(image.astype(int), 0)", "its values are int64"),
         ("(image, 2)", "its label is 2; return a label from 0 to 1"),
         ("(image, -1)", "its label is -1"),

@@ -349,7 +349,7 @@ def test_checkpoint_of_another_candidate_is_refused(request_of_digits: ExportReq
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("m.safetensors", b"garbled", "not a whole safetensors file"),
+        ("m.safetensors", b"garbled", "not a complete safetensors file"),
         ("m.pt2", b"garbled", "cannot be read as a model"),
         ("m.h5", b"", "unknown suffix"),
     ],

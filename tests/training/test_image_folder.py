@@ -51,7 +51,7 @@ def test_links_in_cycles_are_named_and_not_followed(tmp_path: Path, target: str)
     (root / "train" / "cat" / "loop").symlink_to(target)
     folder = listed(root)
     assert folder.names == ["cat/1.png", "cat/a/b/2.png", "dog/3.png"]
-    assert reasons(folder) == {"cat/loop": "a link to a folder that is listed already"}
+    assert reasons(folder) == {"cat/loop": "a link to a folder that is already listed"}
 
 
 def test_two_folders_that_link_each_other_end(tmp_path: Path) -> None:

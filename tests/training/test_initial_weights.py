@@ -114,7 +114,7 @@ def test_missing_source_is_one_line_and_blames_the_data(assignment: MakeAssignme
         file.write_bytes(final_model(assignment, seed=9).last_checkpoint().read_bytes())
     failure = failed(run_training(from_source(assignment(), source)))
     assert failure.kind == FailureKind.UNREADABLE_DATA  # the host sets the search aside and tries again
-    start = "final.from: no whole checkpoint of the final model other.final/1 with the SHA-256"
+    start = "final.from: no intact checkpoint of the final model other.final/1 with the SHA-256"
     assert failure.message.startswith(start)
     assert "\n" not in failure.message
 

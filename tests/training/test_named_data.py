@@ -218,7 +218,9 @@ def test_faults_of_a_parquet_folder_are_named(tmp_path: Path, beans: Path) -> No
 
 def test_several_configurations_must_be_chosen(beans: Path) -> None:
     write_parquet(beans / "small" / "train-00000-of-00001.parquet", 10)
-    with pytest.raises(DataError, match=r"several folders in .*: data, small; write one of them"):
+    with pytest.raises(
+        DataError, match=r"several folders in .* contain files of the same part: data, small; write one of them"
+    ):
         datasets.load_training(section(beans))
     assert len(datasets.load_training(section(beans / "small")).train.labels) == 8
 

@@ -98,7 +98,7 @@ def test_program_reports_metrics_of_its_own(program):
     assert done.metrics == {"error": reports.of(EpochDone)[-1].metrics["error"], "train_loss": 12.0}
     assert [report.train_loss for report in reports.of(EpochDone)] == [4, 8, 12]
     assert done.data_digest == "0" * 64
-    assert len(reports.of(Checkpointed)) == 1  # the last one; the others are not due
+    assert len(reports.of(Checkpointed)) == 1  # only the last checkpoint is due
 
 
 @pytest.mark.parametrize("source", [COUNTING, DROPOUT])
@@ -235,9 +235,9 @@ def test_program_may_build_the_network_and_read_images(program):
         ("pass", ""),
         ("import threading; threading.Thread(target=GATE.wait, daemon=True, name='own').start()", "1 thread (own)"),
         ("import os; os.posix_spawn('/bin/sleep', ['sleep', '600'], {})", "1 child process"),
-        ("import os; os.chdir('/')", "another working directory"),
-        ("import torch; torch.set_default_dtype(torch.float64)", "another default type of torch"),
-        ("import sys, io; sys.stdout = io.StringIO()", "another sys.stdout"),
+        ("import os; os.chdir('/')", "a changed working directory"),
+        ("import torch; torch.set_default_dtype(torch.float64)", "a changed default dtype of torch"),
+        ("import sys, io; sys.stdout = io.StringIO()", "a changed sys.stdout"),
     ],
 )
 def test_leftovers_of_a_program_are_reported(program, process_state, body, left):
@@ -267,7 +267,7 @@ def test_report_of_a_forked_child_is_refused(program):
 
 @pytest.fixture
 def process_state() -> Iterator[None]:
-    """Restore what programs change for the whole process."""
+    """Restore the state that programs change for the whole process."""
     folder, stdout = Path.cwd(), sys.stdout
     yield
     sys.stdout = stdout
@@ -308,7 +308,10 @@ def test_failure_leaves_no_thread_behind(program):
         (DROPOUT, None),
         (DROPOUT.replace("        report.checkpoint", "        # "), "call report.checkpoint after each"),
         (DROPOUT.replace('optimizer.load_state_dict(saved["optimizer"])', "pass"), "stopped and resumed differs"),
-        (DROPOUT.replace("loss.detach()", "loss.detach() + __import__('os').urandom(1)[0]"), "gives other numbers"),
+        (
+            DROPOUT.replace("loss.detach()", "loss.detach() + __import__('os').urandom(1)[0]"),
+            "with the same seed differ",
+        ),
         (DROPOUT.replace("loss.detach()", "__import__('random').random()"), "the global generator of random"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The captured step: how it falls back, and on a GPU the bits of the graph."""
+"""The captured step: its fallback to calls, and on a GPU the bits of the graph."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from eatnas_db.queries.searches import SearchRecord, get_search
 app = new_app()
 
 MAX_CLOUD: Final = 5000
-"""The most scored candidates that a picture shows behind the front."""
+"""The maximum number of scored candidates that a picture shows behind the front."""
 
 ACCURACY: Final = "accuracy"
 """The field of a `Tradeoff` with the metric that the search optimizes."""

@@ -33,7 +33,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 
 def print_created(settings: Settings, name: str, slots: int | None) -> None:
-    """Print how to start a new search, and its chosen lag, on which its history depends."""
+    """Print the command that starts a new search, and its chosen lag, on which its history depends."""
     print_sentence(f"search {name} created; `eatnas-db run {name}` starts it")
     with read_connection(settings.database_url) as connection:
         row = get_search(connection, name)
@@ -41,7 +41,7 @@ def print_created(settings: Settings, name: str, slots: int | None) -> None:
         slot_text = f"{slots} slots" if slots else "this machine"
         print_sentence(
             f"at most {row.lag} of its candidates train at the same time, because its evolution.lag is {row.lag} "
-            f"(chosen for {slot_text} and a population of {row.population}); another lag gives another history"
+            f"(chosen for {slot_text} and a population of {row.population}); a different lag gives a different history"
         )
     elif slots is not None:
         print_note(f"--slots has no effect, because the spec sets evolution.lag to {row.lag}")

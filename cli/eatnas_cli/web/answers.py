@@ -34,12 +34,12 @@ STATUS_TITLES: Final = {
 
 
 def tagged_answer(request: Request, body: str, media_type: str = JSON) -> Response:
-    """Return a text with its digest as ETag. Return 304 without the text if the client has the text already."""
+    """Return a text with its digest as ETag. Return 304 without the text if the client already has the text."""
     return tagged_response(request, lambda: body, hashlib.sha256(body.encode()).hexdigest()[:32], media_type)
 
 
 def tagged_response(request: Request, build: Any, tag: str, media_type: str = JSON) -> Response:
-    """Return the answer of `build`. Return 304 without calling `build` if the client has the version `tag` already."""
+    """Return the answer of `build`. Return 304 without calling `build` if the client already has the version `tag`."""
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
     if headers["ETag"] in known:

@@ -13,7 +13,7 @@ OPENAPI: Final = "3.1.0"
 ERRORS: Final = {
     "401": "The token is missing or wrong.",
     "404": "The record has no search or candidate of this name or id.",
-    "409": "The present state of the record does not allow an answer.",
+    "409": "The current state of the record does not allow an answer.",
     "422": "An argument is unknown, missing or wrong; `field` names it.",
     "503": "The record cannot be read.",
 }
@@ -91,7 +91,7 @@ def _describe_tool(tool: CommandTool) -> dict[str, Any]:
                 "headers": {"ETag": {"schema": {"type": "string"}, "description": "The version of the answer."}},
                 "content": _describe_content(tool),
             },
-            "304": {"description": "The answer is the one whose ETag the request sent as If-None-Match."},
+            "304": {"description": "The answer has not changed: its ETag equals the If-None-Match of the request."},
             **{status: {"$ref": f"#/components/responses/Error{status}"} for status in ERRORS},
         },
     }

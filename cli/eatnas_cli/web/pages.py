@@ -140,7 +140,7 @@ class _Pages:
         load: Callable[[Connection], Data],
         render: Callable[[Data], Fragment],
     ) -> Response:
-        """Send a part of a search's page, unless the client has its present version. `find` returns the search."""
+        """Send a part of a search's page, unless the client has the current version. `find` returns the search."""
         with self._connection() as connection:
             tag = self._tag(connection, find(connection), part)
 
@@ -190,7 +190,7 @@ def _page(html: str) -> Response:
 
 def _require_known(request: Request, names: Sequence[str]) -> None:
     """Raise `ArgumentError` for an unknown or repeated parameter, or for a value that no record can hold."""
-    # Ignore the token, so that a URL with a token stays valid after the server stops to require one.
+    # Ignore the token, so that a URL with a token stays valid when the server no longer requires one.
     given = [item for item in request.query_params.multi_items() if item[0] != TOKEN_PARAMETER]
     for name, text in given:
         if name not in names:

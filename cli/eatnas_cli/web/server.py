@@ -94,7 +94,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        # `create_server` adds the address to the reason. An error about an unknown name has another kind of number.
+        # `create_server` adds the address to the reason. The number of a `gaierror` is not an errno.
         is_plain = error.errno is not None and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno) if is_plain and error.errno else error.strerror or str(error)
         raise ConflictError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None

@@ -24,7 +24,7 @@ class DeviceOptions:
     visible: frozenset[str] | None = None
     """The GPUs that CUDA_VISIBLE_DEVICES lists; None if it is not set."""
     has_ambiguous_indices: bool = False
-    """Whether CUDA_VISIBLE_DEVICES contains indices that CUDA may count in another order than the driver."""
+    """Whether CUDA_VISIBLE_DEVICES contains indices whose order may differ between CUDA and the driver."""
     has_mig_slices: bool = False
     """Whether CUDA_VISIBLE_DEVICES lists slices of GPUs in MIG mode."""
     max_per_device: int | None = None

@@ -1,4 +1,4 @@
-"""The loop of a follower process, which calls a function on changes of the record until its parent process ends."""
+"""The loop of a follower process, which calls a function after changes to the record until its parent process ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def follow(
 
     Return early if the database file is deleted or replaced.
 
-    `changed` is whether another program has committed since the last successful call. Exceptions of the type `errors`
+    `changed` is true if another program has committed since the last successful call. Exceptions of the type `errors`
     are logged, but only the first of several in a row.
     """
     parent = os.getppid()

@@ -28,7 +28,7 @@ class DeviceHealth:
     """The number of exclusions in a row."""
     excluded_until: float = 0.0
     reason: str | None = None
-    """The reason of the last exclusion."""
+    """The reason for the last exclusion."""
 
 
 class HealthTracker:
@@ -44,7 +44,7 @@ class HealthTracker:
         health.failed_candidates.add(candidate_id)
         if len(health.failed_candidates) >= MAX_FAILED_CANDIDATES:
             health.failed_candidates.clear()
-            self.exclude(uuid, "several candidates in a row ended their workers on it", now)
+            self.exclude(uuid, "the workers of several candidates in a row failed on it", now)
 
     def record_success(self, uuid: str) -> None:
         """Reset the failures of a GPU, because a training has finished on it."""

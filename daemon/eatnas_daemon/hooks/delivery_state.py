@@ -22,7 +22,7 @@ class DeliveryState:
     delivered_until_at: float | None = None
     delivered: set[int] = field(default_factory=set)
     waiting_reasons: dict[str, str] = field(default_factory=dict)
-    """The waiting reason of each search that was delivered last."""
+    """The reason of the last delivered notification for each waiting search."""
 
     @classmethod
     def read(cls, file: Path, record_uuid: str) -> DeliveryState | None:

@@ -36,7 +36,7 @@ class Notifier:
     """Runs the hook command for each new notification, one at a time.
 
     If no delivery state exists yet, events before `since` (in seconds since 1970) are not reported. `has_pending` is
-    whether notifications wait for a later call of `deliver`, even without new events.
+    true if notifications wait for a later call of `deliver`, even without new events.
     """
 
     def __init__(

@@ -64,7 +64,7 @@ class Experiment:
 class CandidateRun:
     """A candidate's run, and the part of the candidate's data that it contains.
 
-    `progress` has the values of `PROGRESS_TAGS`; `has_files` is whether the architecture's files are uploaded.
+    `progress` has the values of `PROGRESS_TAGS`; `has_files` is true if the architecture's files are uploaded.
     """
 
     run_id: str
@@ -87,7 +87,7 @@ class CandidateRuns:
         self._store_accepts_files = True
 
     def adopt(self, run: Run) -> None:
-        """Remember a run that exists already."""
+        """Remember a run that already exists."""
         self._runs[run.data.tags[CANDIDATE_TAG]] = _read_run(run)
 
     def find_run_id(self, candidate_id: int) -> str | None:

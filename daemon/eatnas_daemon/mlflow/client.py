@@ -111,7 +111,7 @@ def suggest_repair(tracking_uri: str) -> str:
     """Return advice for a store that cannot be used."""
     if sqlite_file(tracking_uri) is None:
         return "searches run without MLflow; repair or start it, then run `eatnas-db mlflow sync`"
-    return "if this remains, `eatnas-db mlflow sync --rebuild` keeps the file under another name and writes a new store"
+    return "if the error persists, `eatnas-db mlflow sync --rebuild` renames the file and writes a new store"
 
 
 def identify_store_file(tracking_uri: str) -> tuple[int, int] | None:

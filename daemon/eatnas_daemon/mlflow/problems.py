@@ -26,7 +26,7 @@ def problem_file(settings: Settings) -> Path:
 
 
 def read_problem(settings: Settings) -> MlflowProblem | None:
-    """Return the present problem of the process that writes to MLflow; None if it has no problem."""
+    """Return the current problem of the process that writes to MLflow; None if it has no problem."""
     try:
         content = json.loads(problem_file(settings).read_text(encoding="utf-8"))
         return MlflowProblem(message=str(content["message"]), since_at=float(content["since_at"]))

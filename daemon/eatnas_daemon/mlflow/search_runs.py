@@ -57,7 +57,7 @@ class SearchRuns:
         self._pictured_revisions: dict[int, str] = {}
 
     def adopt(self, run: Run) -> None:
-        """Remember a run that exists already, if it belongs to this record."""
+        """Remember a run that already exists, if it belongs to this record."""
         tags = run.data.tags
         uuid, _, search_id = tags.get(SEARCH_TAG, "").partition("/")
         if uuid == self._record_uuid:
@@ -77,7 +77,7 @@ class SearchRuns:
         *,
         has_daemon: bool,
     ) -> None:
-        """Bring the run of every search up to date. `has_daemon` is whether a supervisor works on the record."""
+        """Bring the run of every search up to date. `has_daemon` is true if a supervisor works on the record."""
         for search in searches:
             revision, status = _revision(search, searches), _status(search, has_daemon=has_daemon)
             run = self._runs.get(search.id)

@@ -180,7 +180,7 @@ class BridgeProcess:
 
 
 def _rotate(log_file: Path) -> None:
-    """Rename a log file that is too large, since a bridge that cannot connect is restarted again and again."""
+    """Rename a log file that is too large, since a bridge that cannot connect is restarted repeatedly."""
     with contextlib.suppress(FileNotFoundError):
         if log_file.stat().st_size > MAX_LOG_BYTES:
             log_file.replace(log_file.with_name(f"{log_file.name}.1"))

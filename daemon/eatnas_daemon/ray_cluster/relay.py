@@ -160,7 +160,8 @@ class Relay:
             await asyncio.wait_for(asyncio.to_thread(self._actors.kill, self._actor), KILL_SECONDS)
 
     async def _report_end(self, ended: dict[str, Any]) -> None:
-        # A later state replaces a lost state, but the end must arrive, even if the daemon has read nothing for long.
+        # A later state replaces a lost state, but the end must arrive, even if the daemon has read nothing for a long
+        # time.
         with contextlib.suppress(OSError):
             while True:
                 try:

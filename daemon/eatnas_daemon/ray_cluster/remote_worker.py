@@ -45,7 +45,7 @@ class RemoteWorker:
         return self._node
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start the process. Return the node's name and cores or, under `refused`, the reason of a refusal."""
+        """Start the process. Return the node's name and cores or, under `refused`, the reason for a refusal."""
         refused = self._find_obstacle(request)
         if refused is None:
             # The kernel kills the worker when this thread ends, so the thread stays until the worker has ended.

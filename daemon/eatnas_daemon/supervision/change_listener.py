@@ -1,4 +1,4 @@
-"""Notice changes of the database by other programs."""
+"""Notice changes to the database by other programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ChangeListener:
         self.changed = False
 
     def lock_host(self, host_id: int, name: str) -> None:
-        """Become the only supervisor of a host on a server. Raises `ConflictError` if there is one already."""
+        """Become the only supervisor of a host on a server. Raises `ConflictError` if there already is one."""
         self._watch.lock_host(host_id, name)
 
     @property

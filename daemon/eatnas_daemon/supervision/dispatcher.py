@@ -39,7 +39,7 @@ PAGE: Final = 16
 
 @dataclass(slots=True)
 class Dispatch:
-    """The decisions of a dispatcher in a transaction; `finished` is whether the supervisor's only search has ended."""
+    """The decisions of a dispatcher in a transaction; `finished` is true if the supervisor's only search has ended."""
 
     finished: bool
     assigned: list[tuple[Slot, Assignment]] = field(default_factory=list)
@@ -172,8 +172,8 @@ class Dispatcher:
         """
         if all(_trains_in_lane(slot) for slot in self._slots) and self._holds.max_leases(row.id, wall) != 0:
             reason = (
-                "training.program: a program keeps a process for itself, but this daemon trains several candidates in "
-                "each; restart the daemon without --lanes"
+                "training.program: a program needs a process of its own, but this daemon trains several "
+                "candidates in each process; restart the daemon without --lanes"
             )
             self._holds.set_aside(connection, row.id, reason, wall)
         return self._lease_to_able(connection, row, idle, dispatch, wall) if idle else []
@@ -296,7 +296,7 @@ class Dispatcher:
 
 
 def _trains_in_lane(slot: Slot) -> bool:
-    """Return whether the slot's worker shares its process, or will: the next worker on a GPU where others do."""
+    """Return whether the slot's worker shares its process with other workers, or the slot's next worker may do so."""
     return slot.on_gpu if slot.worker is None else slot.worker.process.takes_turns
 
 

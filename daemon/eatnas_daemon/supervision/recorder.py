@@ -58,7 +58,7 @@ class Recorder:
         self._wall = wall
 
     def write(self, connection: Connection, now: float, *, changed: bool, draining: bool) -> CommitActions:
-        """Write everything that is due. `changed` is whether other programs may have changed the database.
+        """Write everything that is due. `changed` is true if other programs may have changed the database.
 
         Raises `RecordError`, and `SearchError` or `WorkerError` if only one search or worker is the cause.
         """
@@ -66,7 +66,7 @@ class Recorder:
         heartbeat = now >= self._heartbeat_at
         dead = self._fencing.find_dead_leases(connection, now) if heartbeat else []
         waits_otherwise = self._waiting_reason.changes(draining=draining)
-        # Lock before all other writes, as the lock order in `database.locks` demands.
+        # Lock before all other writes, as the lock order in `database.locks` requires.
         self._dispatcher.lock_searches(connection, wall, everything=bool(dead) or waits_otherwise)
         stale = self._fencing.stale_slots(connection, wall) if changed or heartbeat else []
         if heartbeat:
@@ -76,7 +76,7 @@ class Recorder:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
         self._device_reporter.write(connection, wall, heartbeat=heartbeat)
         if self._fencing.expire_leases(connection, dead, wall):
-            # Replace the reason that a dead host has left by the reason of this host.
+            # Replace the reason that a dead host has left with the reason from this host.
             set_waiting_reason(connection, self._waiting_reason.text)
         self._holds.write(connection, wall, changed=changed or heartbeat)
         obsolete_files = self._write_workers(connection, stale, wall, draining=draining)

@@ -56,7 +56,7 @@ class SearchHolds:
     def write(self, connection: Connection, now: float, *, changed: bool) -> None:
         """Write the changes.
 
-        `changed` is whether other programs may have changed the holds, or a transaction has failed.
+        `changed` is true if other programs may have changed the holds, or a transaction has failed.
         """
         if changed:
             self._holds = list_holds_of_host(connection, self._host_id)

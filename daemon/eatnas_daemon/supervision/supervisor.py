@@ -41,7 +41,7 @@ from eatnas_db.searches.open_searches import list_leasable_searches
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
-"""The most transactions of one tick. Each leaves out the searches and workers at which the previous ones failed."""
+"""The maximum number of transactions of one tick. Each one skips the searches and workers that failed before."""
 MAX_ERRORS: Final = 20
 
 

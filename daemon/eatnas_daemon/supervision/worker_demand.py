@@ -16,7 +16,7 @@ from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.searches.open_searches import read_leasable_searches
 
 MAX_SEARCHES: Final = 16
-"""The most searches that are counted, in order of priority."""
+"""The maximum number of searches that are counted, in order of priority."""
 
 
 class WorkerDemand:
@@ -39,7 +39,7 @@ class WorkerDemand:
         self._update_at = 0.0
 
     def update(self, connection: Connection, now: float, wall: float) -> None:
-        """Pass the present demand to the scheduler if an update is due. `now` is monotonic, `wall` is Unix time."""
+        """Pass the current demand to the scheduler if an update is due. `now` is monotonic, `wall` is Unix time."""
         if not self._scheduler.follows_demand or now < self._update_at:
             return
         self._update_at = now + self._interval_seconds

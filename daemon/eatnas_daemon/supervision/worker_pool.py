@@ -106,7 +106,7 @@ class WorkerPool:
             if reason is not None:
                 slot.replace_worker(reason, now, self._timeouts)
         if isinstance(message, Failed) and message.fatal:
-            slot.replace_worker("it cannot go on after this failure", now, self._timeouts)
+            slot.replace_worker("the worker cannot continue after this failure", now, self._timeouts)
 
     def kill_overdue(self, now: float) -> None:
         """Kill the workers that exceed a time limit."""

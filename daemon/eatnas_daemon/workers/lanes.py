@@ -1,7 +1,7 @@
 """Workers that share a process: each has a lane of its own, and the process computes for the lanes in turn.
 
-The supervisor sees a `WorkerProcess` for each lane. Only a kill affects all lanes of a process: the training at its
-turn has failed, and the trainings of the other lanes are lost.
+The supervisor sees a `WorkerProcess` for each lane. Only a kill affects all lanes of a process: the training whose turn
+it was fails, and the trainings of the other lanes are lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eatnas_protocol.messages import Command, Exit
 
 
 class LaneGroup:
-    """A process, the pipes of its lanes that have no worker yet, and whose turn it is."""
+    """A process, the pipes of its lanes without a worker, and the file with the number of the current lane."""
 
     def __init__(self, launcher: Launcher, slot: int, device: DeviceSnapshot, lanes: int) -> None:
         turn_fd = create_turn_file()

@@ -14,7 +14,7 @@ from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_protocol.messages import Message, Ready
 
 MAX_DOUBLINGS: Final = 60
-"""The most doublings of a delay. Every limit is reached before, and larger powers would overflow."""
+"""The maximum number of doublings of a delay. Every limit is reached before, and larger powers would overflow."""
 
 
 @dataclass(slots=True)

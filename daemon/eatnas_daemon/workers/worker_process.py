@@ -70,7 +70,7 @@ class WorkerProcess:
 
     @property
     def takes_turns(self) -> bool:
-        """Return whether the process trains several candidates by turns."""
+        """Return whether the process trains several candidates in turn."""
         return False
 
     @property
@@ -85,7 +85,7 @@ class WorkerProcess:
 
     @property
     def loss_reason(self) -> str | None:
-        """Return why another machine or another lane has ended the process; None if that is not known or not so."""
+        """Return the reason if another machine or lane has ended the process; None otherwise, or if it is unknown."""
         return None
 
     def find_device(self, ready: Ready) -> DeviceSnapshot | None:

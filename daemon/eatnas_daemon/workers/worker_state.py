@@ -77,7 +77,7 @@ class WorkerState:
     """The deadline of a stop request."""
     exiting: bool = False
     exit_reason: str | None = None
-    """The reason of an exit request; None if the daemon itself stops."""
+    """The reason for an exit request; None if the daemon itself stops."""
     kill_reason: WorkerFailure | None = None
     unavailable_reason: str | None = None
     """The reason that a worker has reported if it cannot train on its device."""
@@ -266,7 +266,8 @@ class WorkerState:
     def overdue(self, now: float, timeouts: Timeouts) -> WorkerFailure | None:
         """Return the reason to kill the worker if it exceeds a time limit."""
         if self.process.unreachable_seconds > timeouts.silence:
-            # This applies even in a phase that may be silent for long, because the machine itself does not answer.
+            # This applies even in a phase that may be silent for a long time, because the machine itself does not
+            # answer.
             return WorkerFailure(FailureKind.LOST, f"its node has not answered for {timeouts.silence:g} s")
         if self.stop_by is not None and now > self.stop_by:
             if self.exit_reason is not None:
@@ -282,7 +283,7 @@ class WorkerState:
             return _overdue_training(self.training, silence, timeouts)
         if not self.process.holds_turn or silence <= timeouts.loading:
             return None
-        message = f"the worker has no training, but did not let the others of its process go on for {silence:.0f} s"
+        message = f"the worker had no training, but blocked the other workers of its process for {silence:.0f} s"
         return WorkerFailure(FailureKind.LOST, message)
 
 

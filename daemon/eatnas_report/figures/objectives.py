@@ -12,7 +12,7 @@ from eatnas_report.palette import BLUE, GREY
 
 
 def objective_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the first objective over each other objective.
+    """Plot the first objective against each other objective.
 
     Return no figure with one objective or before the first score.
     """

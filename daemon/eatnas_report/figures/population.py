@@ -40,7 +40,7 @@ def quality_figures(data: ReportData) -> list[ReportFigure]:
     divisor, unit = (3600, "hours") if in_hours else (1, "seconds")
     births = [float(step.number) for step in shown]
     device_time = [step.device_seconds / divisor for step in shown]
-    # The steps of a long search are a sample already.
+    # The steps of a long search are already a sample.
     total = data.search.settled if data.search.settled > MAX_STEPS else len(steps)
     sample = describe_sample(len(shown), total, "steps")
     return [

@@ -14,7 +14,7 @@ MAX_PREDICTIONS: Final = 1000
 
 
 def prediction_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the fitness of guided births over their predicted fitness.
+    """Plot the fitness of guided births against their predicted fitness.
 
     Return no figure if no guided birth has a score.
     """

@@ -12,7 +12,7 @@ Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
 RESIDENT_BYTES: Final = 2**30
-"""The most bytes of images in memory. Image files that would take more are streamed."""
+"""The maximum number of bytes of images in memory. Image files that would take more are streamed."""
 SKIP: Final = "skip"
 """The value of `data.on_unreadable` that leaves out images that cannot be read."""
 _RESIZE_CHUNK: Final = 1024

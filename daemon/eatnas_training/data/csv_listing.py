@@ -129,7 +129,7 @@ def _require_single_files(file: Path, rows: Sequence[_Row]) -> None:
     first: dict[str, int] = {}
     for row in rows:
         if (line := first.setdefault(row.name, row.line)) != row.line:
-            raise DataError(f"{file}, line {row.line}: {row.name} is in line {line} already; delete one of the lines")
+            raise DataError(f"{file}, line {row.line}: {row.name} is already in line {line}; delete one of the lines")
 
 
 def _sort_labels(labels: set[str]) -> tuple[str, ...]:

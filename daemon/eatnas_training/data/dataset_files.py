@@ -172,7 +172,7 @@ def read_cifar(root: Path, name: str, classes: int, *, train: bool) -> Images:
 
 def read_svhn(root: Path, classes: int, *, train: bool) -> Images:
     """Read a part of SVHN's cropped digits from its MATLAB file. Raises `DataError`."""
-    from scipy.io import loadmat  # other data sets do without SciPy
+    from scipy.io import loadmat  # other data sets do not need SciPy
 
     path = _require_file(root, "SVHN", f"{'train' if train else 'test'}_32x32.mat")
     try:

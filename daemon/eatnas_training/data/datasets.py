@@ -106,7 +106,7 @@ def _require_same_kind(name: str, train: Images, test: Images) -> None:
                 problem = f"the class {own!r} for the label {label}, but the training part has the class {other!r}"
                 break
     if problem is not None:
-        raise DataError(f"{name}: the test part has {problem}; correct one of them")
+        raise DataError(f"{name}: the test part has {problem}; correct one of the two parts")
 
 
 def load_test(data: Mapping[str, Any]) -> Images:

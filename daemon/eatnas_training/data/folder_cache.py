@@ -27,7 +27,7 @@ from eatnas_training.data.folder_content import FolderContent, LoadProgress, Ste
 from eatnas_training.data.image_folder import ImageFolder
 
 FORMAT: Final = 1
-"""A part of the key. A change of the decoding needs a new number."""
+"""A part of the key. A change to the decoding needs a new number."""
 POLL_SECONDS: Final = 0.25
 """The time between two attempts to acquire a lock that another process holds."""
 

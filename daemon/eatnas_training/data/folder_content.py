@@ -28,14 +28,14 @@ LISTED_BETWEEN: Final = 1000
 """The number of files that are listed between two checks of the clock."""
 UNKNOWN_SIZE: Final = -1
 NAMED: Final = 3
-"""The most unreadable files that an error names."""
+"""The maximum number of unreadable files that an error names."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """`done` of `total` images are read or listed. `waiting` is whether another process reads them."""
+    """`done` of `total` images are read or listed. `waiting` is true if another process reads them."""
 
     done: int
     total: int
@@ -69,7 +69,7 @@ class FolderContent:
     """The content of an image folder.
 
     `images` is uint8 `[N, 3, side, side]`, zero for unreadable files; None if no side was requested. `digest` is the
-    SHA-256 of the names, classes and bytes of all files. `unreadable` maps indices to reasons. `may_change` is whether
+    SHA-256 of the names, classes and bytes of all files. `unreadable` maps indices to reasons. `may_change` is true if
     an `OSError` prevented the reading of a file: such an error may pass although the file stays the same.
     """
 

@@ -13,7 +13,7 @@ from eatnas_training.error_messages import unreadable
 
 HIDDEN: Final = "hidden"
 SYSTEM_FILE: Final = "written by an operating system, not an image"
-CYCLE: Final = "a link to a folder that is listed already"
+CYCLE: Final = "a link to a folder that is already listed"
 NOT_A_FILE: Final = "not a file"
 _SYSTEM_NAMES: Final = frozenset(
     {

@@ -40,7 +40,7 @@ def read_image(path: str, content: bytes) -> Image:
 
 def _decode(path: str, file: IO[bytes]) -> Image:
     try:
-        from PIL import Image, UnidentifiedImageError  # other data sets do without Pillow
+        from PIL import Image, UnidentifiedImageError  # other data sets do not need Pillow
     except ImportError as error:
         raise DataError(f"image folders need Pillow: {first_line(error)}; pip install pillow") from error
     try:

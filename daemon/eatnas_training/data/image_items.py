@@ -46,7 +46,9 @@ def to_pixels(image: Any, channels: int) -> Bytes:
     if not np.isfinite(values).all():
         raise UnusableItemError("it has infinite or NaN values")
     if values.min() < 0 or values.max() > 1:
-        raise UnusableItemError(f"it has floats from {values.min():g} to {values.max():g}; they must lie from 0 to 1")
+        raise UnusableItemError(
+            f"it has floats from {values.min():g} to {values.max():g}; they must lie between 0 and 1"
+        )
     scaled: Bytes = np.floor(values.astype(np.float64) * 255 + 0.5).astype(np.uint8)
     return scaled
 

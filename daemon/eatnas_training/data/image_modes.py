@@ -50,7 +50,8 @@ def _scale_integers(image: Image) -> NDArray[np.uint8]:
     white = 2 ** _bits_per_sample(image) - 1
     if values.size and not 0 <= values.min() <= values.max() <= white:
         raise UnsupportedModeError(
-            f"its pixels have values from {values.min()} to {values.max()}, but its white is {white}; save it as PNG"
+            f"its pixels have values from {values.min()} to {values.max()}, but its format defines {white} as "
+            "white; save it as PNG"
         )
     scaled = (2 * 255 * values + white) // (2 * white)
     grey: NDArray[np.uint8] = (255 - scaled if _is_white_zero(image) else scaled).astype(np.uint8)

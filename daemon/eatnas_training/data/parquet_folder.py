@@ -90,8 +90,8 @@ def _find_files(folder: Path, *, train: bool) -> list[Path]:
     folders = sorted({file.parent.as_posix() for file in files})
     if len(folders) > 1:
         raise DataError(
-            f"hf: several folders in {folder} have a part of this name: {', '.join(folders)}; write one of them into "
-            f"data.name, for example hf:{folder / folders[0]}"
+            f"hf: several folders in {folder} contain files of the same part: {', '.join(folders)}; write one "
+            f"of them into data.name, for example hf:{folder / folders[0]}"
         )
     return [folder / file for file in files]
 

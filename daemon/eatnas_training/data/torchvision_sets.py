@@ -77,7 +77,7 @@ def _open_split(cls: Any, arguments: dict[str, Any], splits: tuple[str, ...]) ->
         try:
             return cls(**arguments, split=split)
         except ValueError as error:
-            if repr(split) not in str(error):  # the error has another cause than the name of the split
+            if repr(split) not in str(error):  # the name of the split is not the cause of the error
                 raise
             refused = error
     if splits == SPLITS[True] and refused is not None:

@@ -45,7 +45,7 @@ class Preprocessing:
 class ModelDescription:
     """The origin of a network, its input and output, and its scores.
 
-    `final` is whether the network was trained on the validation images too. `digests` has the digests of
+    `final` is true if the network was trained on the validation images too. `digests` has the digests of
     `architecture`, `data` and `checkpoint`. `metrics` has the recorded scores. `lineage` has the ancestors, the oldest
     first.
     """

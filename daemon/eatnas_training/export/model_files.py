@@ -89,7 +89,9 @@ def read_safetensors(path: Path) -> tuple[nn.Module, ModelDescription]:
                 description = ModelDescription.from_metadata(path, file.metadata())
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise DataError(f"{path} is not a whole safetensors file ({first_line(error)}); export it again") from error
+            raise DataError(
+                f"{path} is not a complete safetensors file ({first_line(error)}); export it again"
+            ) from error
         network = restore_network(
             state,
             architecture=description.architecture,

@@ -28,7 +28,7 @@ def check(reference: str) -> None:
         raise PluginError(
             f"{reference} cannot be called as train(network, task, recipe, report): {error}; correct its arguments"
         ) from None
-    except ValueError:  # some callables of compiled modules have no signature
+    except ValueError:  # callables of compiled modules may have no signature
         pass
 
 

@@ -14,12 +14,12 @@ import psutil
 import torch
 
 _STATES: Final[Mapping[str, Callable[[], Any]]] = {
-    "another working directory": os.getcwd,
-    "another sys.stdout": lambda: id(sys.stdout),
-    "another sys.stderr": lambda: id(sys.stderr),
-    "another default type of torch": torch.get_default_dtype,
-    "another default device of torch": lambda: str(torch.get_default_device()),
-    "another precision of matrix products": torch.get_float32_matmul_precision,
+    "a changed working directory": os.getcwd,
+    "a changed sys.stdout": lambda: id(sys.stdout),
+    "a changed sys.stderr": lambda: id(sys.stderr),
+    "a changed default dtype of torch": torch.get_default_dtype,
+    "a changed default device of torch": lambda: str(torch.get_default_device()),
+    "a changed precision of torch's matrix products": torch.get_float32_matmul_precision,
 }
 """State of the whole process that a program can change, by the description of a change.
 

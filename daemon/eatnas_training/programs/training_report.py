@@ -127,7 +127,7 @@ class TrainingReport:
         self._seed()
 
     def progress(self, batch: int, batches: int) -> None:
-        """Report that `batch` of `batches` batches of the present epoch are done.
+        """Report that `batch` of `batches` batches of the current epoch are done.
 
         A training without any report for 15 minutes counts as hung, so a program with long epochs calls this.
         """
@@ -163,7 +163,7 @@ class TrainingReport:
         reported, wanted = len(self._epochs), self._recipe.epochs
         if reported != wanted:
             raise InvalidReportError(
-                f"the program ended after {reported} of {wanted} epochs; call report.epoch once for each of them"
+                f"the program ended after {reported} of {wanted} epochs; call report.epoch once for each epoch"
             )
         last = self._epochs[-1]
         columns = {name: getattr(last, name) for name in COLUMNS if name != "learning_rate"}

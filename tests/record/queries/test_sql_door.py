@@ -1,6 +1,4 @@
-"""`query sql` on a server: no statement has an effect, with calls of any function, on the newest and the oldest
-PostgreSQL.
-"""
+"""`query sql` on a server: no call of any function has an effect, on the newest and the oldest PostgreSQL."""
 
 import shutil
 import tempfile
