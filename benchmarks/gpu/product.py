@@ -66,11 +66,15 @@ class Home:
 
     def create(self, spec: dict[str, Any]) -> str:
         """Create a search and return its name."""
+        self.run("search", "create", self.write(spec))
+        return str(spec["name"])
+
+    def write(self, spec: dict[str, Any]) -> str:
+        """Create the home and the file of a spec, and return its path."""
         self.run("init")
         file = self.folder.parent / f"{spec['name']}.yaml"
         file.write_text(json.dumps(spec))  # JSON is YAML
-        self.run("search", "create", str(file))
-        return str(spec["name"])
+        return str(file)
 
 
 def search_spec(context: Context, name: str, candidates: int, **training: Any) -> dict[str, Any]:
@@ -266,6 +270,20 @@ def exhaust_memory(context: Context) -> None:
     context.facts.bar("trainings tried again alone", alone, "at least 1", met=alone >= 1)
 
 
+def estimate_paper_search(context: Context) -> None:
+    """Estimate how long the search of the EAT-NAS paper takes on the device, from measured images/s."""
+    home = Home("estimate")
+    spec = search_spec(context, "paper", 48)
+    spec |= {"space": "eatnas-cifar", "data": {**spec["data"], "resolution": 32}}
+    samples = "5" if context.gpu else "1"
+    answer = home.rows("search", "estimate", home.write(spec), "--samples", samples)
+    kept = ("device", "images_per_second", "paper_search_hours", "seconds_per_candidate", "hours")
+    context.facts.set("estimate", {key: answer[key] for key in kept})
+    hours, device = answer["paper_search_hours"], answer["device"]
+    context.facts.bar("hours of the paper's search", hours, "a range", met=bool(hours))
+    context.facts.bar("the measured device", device, "a GPU", met=not context.gpu or device.startswith("GPU"))
+
+
 @contextmanager
 def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a process, and stop it at the end of the block in any case."""
@@ -297,6 +315,7 @@ if __name__ == "__main__":
             "tests": run_tests,
             "search": run_search,
             "workers": compare_workers,
+            "estimate": estimate_paper_search,
             "memory": exhaust_memory,
         },
     )

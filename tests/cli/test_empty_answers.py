@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eatnas_cli.search.estimate import _count_trainings, _estimate_final
+from eatnas_cli.search.estimate import _count_trainings, _estimate_final, _Measured
 from eatnas_cli.search.retrain import describe_shortage
 from eatnas_daemon.data_sets import DataDescription
 from eatnas_db.domain.macro import Task
@@ -97,6 +97,11 @@ def test_estimate_counts_larger_images_of_final_models():
     estimate = _estimate_final(spec, Task(8, 1, 10), data, seconds_per_epoch=10)
     assert (estimate.epochs, estimate.images) == (8, 1500)
     assert estimate.hours == pytest.approx(10 * 1.5 * (6 + 2 * 4) / 3600)
+
+
+def test_estimate_adds_the_setup_of_each_training():
+    measured = _Measured(setup_seconds=3, seconds_per_epoch=2, images_per_second=1, paper_hours=None)
+    assert measured.seconds_of(trainings=10, epochs=40) == 10 * 3 + 40 * 2
 
 
 def test_estimate_counts_the_trainings_of_the_reevaluation():

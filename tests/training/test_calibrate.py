@@ -16,7 +16,7 @@ import torch
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign
-from eatnas_training.calibrate import calibrate
+from eatnas_training.calibrate import calibrate, seconds_of_round
 from support.trainings import finished, run_training
 
 SMALL: list[list[int | float]] = [[1, 0, 0, 0, 0.5]] * 7
@@ -38,7 +38,14 @@ def test_larger_network_takes_longer() -> None:
     small, large = calibrate(calibration_request(SMALL, LARGE))
     assert 0 < small["seconds_per_epoch"] < large["seconds_per_epoch"]
     assert small["images_per_second"] > large["images_per_second"] > 0
-    assert min(small["first_seconds"], large["first_seconds"]) > 0
+    assert min(small["setup_seconds"], large["setup_seconds"]) > 0
+
+
+@pytest.mark.parametrize(("least_seconds", "rounds"), [(0.0, 1), (1.0, 4)])
+def test_rounds_are_repeated_until_they_take_long_enough(least_seconds: float, rounds: int) -> None:
+    calls: list[None] = []
+    seconds = seconds_of_round(lambda: calls.append(None), least_seconds, lambda: 0.25 * len(calls))
+    assert (len(calls), seconds) == (rounds, 0.25)
 
 
 @pytest.mark.slow
@@ -116,7 +123,7 @@ def run_program(request: object) -> subprocess.CompletedProcess[str]:
 def test_program_answers_json_with_json() -> None:
     answer = run_program(calibration_request(SMALL))
     (timed,) = json.loads(answer.stdout)
-    assert set(timed) == {"images_per_second", "seconds_per_epoch", "first_seconds"}
+    assert set(timed) == {"images_per_second", "seconds_per_epoch", "setup_seconds"}
 
 
 @pytest.mark.slow

@@ -64,13 +64,11 @@ def estimate(
     device, count = _choose_device(slots)
     task, description = describe_task(ctx.obj, parsed)
     measured = _measure_median(ctx.obj, parsed, task, samples, device)
-    whole, paper_hours = measured.seconds_per_epoch * parsed.training.epochs, measured.paper_hours
-    trainings = _count_trainings(parsed)
-    seconds_per_epoch = whole / parsed.training.epochs
-    seconds = whole if parsed.evolution.fidelity is None else seconds_per_epoch * _epochs_with_rungs(parsed)
-    hours = seconds_per_epoch * trainings.search_epochs / count / 3600
-    reevaluation_hours = seconds_per_epoch * trainings.reevaluation_epochs / count / 3600
-    final = _estimate_final(parsed, task, description, seconds_per_epoch)
+    paper_hours, trainings = measured.paper_hours, _count_trainings(parsed)
+    seconds = measured.seconds_of(1, _epochs_with_rungs(parsed))
+    hours = measured.seconds_of(parsed.budget.candidates, trainings.search_epochs) / count / 3600
+    reevaluation_hours = measured.seconds_of(trainings.reevaluation, trainings.reevaluation_epochs) / count / 3600
+    final = _estimate_final(parsed, task, description, measured.seconds_per_epoch)
     advice = advise_on(ctx.obj, parsed, task, description, spec, changes or ())
     if format is Format.TABLE:
         print_sentence(
@@ -167,9 +165,15 @@ def _describe_hours(hours: float) -> str:
 class _Measured:
     """The speed of the sampled network with the median time. `paper_hours` is None unless the space is the paper's."""
 
+    setup_seconds: float
+    """The time before the first fast step of a training in a warm worker."""
     seconds_per_epoch: float
     images_per_second: float
     paper_hours: tuple[float, float] | None
+
+    def seconds_of(self, trainings: int, epochs: float) -> float:
+        """Return the seconds of trainings with this number of epochs in all."""
+        return self.setup_seconds * trainings + self.seconds_per_epoch * epochs
 
 
 def _measure_median(
@@ -197,7 +201,8 @@ def _measure_median(
     paper_hours = None
     if spec.space in PAPER_SPACES and task.resolution >= MIN_RESOLUTION:
         paper_hours = estimate_paper_hours(images_per_second, proposals[number].activations)
-    return _Measured(seconds_per_epoch, images_per_second, paper_hours)
+    setup_seconds = min(row["setup_seconds"] for row in rows)  # the first network also loads the libraries
+    return _Measured(setup_seconds, seconds_per_epoch, images_per_second, paper_hours)
 
 
 def _choose_device(slots: int | None) -> tuple[DeviceSnapshot, int]:
