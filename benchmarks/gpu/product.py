@@ -141,7 +141,8 @@ def run_tests(context: Context) -> None:
         "-o",
         "filterwarnings=",
     ]
-    files = ["tests/training/test_steps.py", "tests/training/test_step_tables.py", "tests/training/test_step_graph.py"]
+    names = ("steps", "step_tables", "step_graph", "weight_casts")
+    files = [f"tests/training/test_{name}.py" for name in names]
     existing = [file for file in files if Path(file).exists()]
     selection = ["-k", GPU_TESTS] if context.gpu else ["-k", "meta or reads_values"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

@@ -33,6 +33,7 @@ from eatnas_training.optimizer import recipe_rate
 from eatnas_training.state import TrainingState, build_network, initial_state
 from eatnas_training.step_graph import TableSteps
 from eatnas_training.step_tables import StepTables, device_rate, key_of_batch, table_part
+from eatnas_training.weight_casts import Forward, forward_of
 
 Clock = Callable[[], float]
 
@@ -78,6 +79,8 @@ class StepRunner:
         self.recipe = TrainingRecipe(**assign.training)
         self.device_seconds = 0.0
         self._precision: str
+        self._forward: Forward
+        self._final_forward: Forward
         self._norms: list[nn.BatchNorm2d] = []
         self._class_weights: Tensor | None = None
         self._drops: RandomDrops | None = None
@@ -128,6 +131,9 @@ class StepRunner:
         if self.recipe.stochastic_depth or self.recipe.dropout:
             self._drops = RandomDrops(model, stochastic_depth=self.recipe.stochastic_depth, dropout=self.recipe.dropout)
         self._norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+        self._forward, self._final_forward = (
+            forward_of(network, self.assign, self._precision) for network in (model, self.state.final_model)
+        )
         self._table_steps = self._make_table_steps()
         if inherited is not None:
             self.state.share_inherited, self.state.logit_distance = inherited
@@ -216,13 +222,13 @@ class StepRunner:
 
     def _add_gradients(self, images: Tensor, labels: Tensor, mixed: Mix | None, part: slice, sums: Tensor) -> None:
         """Add the gradients of a part of the batch, and its loss and predictions to the sums."""
-        state, batch_size = self.state, min(self.recipe.batch_size, len(self.data.train.labels))
+        batch_size = min(self.recipe.batch_size, len(self.data.train.labels))
         if self._drops is not None:
             self._drops.part = part
         images, labels = images[part], labels[part]
         share = len(labels) / batch_size
         with autocast(self.device, self._precision):
-            logits = state.model(images)
+            logits = self._forward(images)
             loss = self._loss(logits, labels)
             if mixed is not None:
                 loss = mixed.share * loss + (1 - mixed.share) * self._loss(logits, mixed.labels[part])
@@ -250,11 +256,10 @@ class StepRunner:
         return stop
 
     def _validate_batch(self, start: int, stop: int, sums: Tensor) -> None:
-        model = self.state.final_model
-        model.eval()
+        self.state.final_model.eval()
         with torch.inference_mode(), autocast(self.device, self._precision):
             images, labels = self.held_out.between(start, stop)
-            logits = model(images)
+            logits = self._final_forward(images)
             _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.state.model.train()
 

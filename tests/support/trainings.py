@@ -103,3 +103,15 @@ def assert_same_bits(first: Reports, second: Reports) -> None:
         assert one.keys() == other.keys()
         for name, tensor in one.items():
             assert torch.equal(tensor, other[name]), name
+
+
+def assert_equal_content(one: Any, other: Any) -> None:
+    """Compare the contents of two checkpoints."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"epoch_seconds"}:
+            assert_equal_content(one[name], other[name])
+    else:
+        assert one == other

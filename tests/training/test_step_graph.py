@@ -12,7 +12,7 @@ from eatnas_training import checkpoint
 from eatnas_training.step_graph import MIN_STEPS, WARM_UP_STEPS, StepGraph
 from eatnas_training.steps import StepRunner
 from eatnas_training.worker_protocol import StopRequest
-from support.trainings import MakeAssignment, after_calls, assert_same_bits, run_training
+from support.trainings import MakeAssignment, after_calls, assert_equal_content, assert_same_bits, run_training
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 STEPS = 2 * WARM_UP_STEPS + 6
@@ -41,17 +41,6 @@ def train(runner: StepRunner, steps: int) -> dict[str, Any]:
         if runner.state.batch == runner.batches:
             runner.state.begin_epoch()
     return checkpoint.unpack(checkpoint.pack(runner.state.to_checkpoint("i")))
-
-
-def assert_equal_content(one: Any, other: Any) -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for name in one.keys() - {"epoch_seconds"}:
-            assert_equal_content(one[name], other[name])
-    else:
-        assert one == other
 
 
 @CUDA

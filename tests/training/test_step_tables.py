@@ -17,7 +17,7 @@ from eatnas_protocol.messages import Assign
 from eatnas_training import checkpoint, step_tables
 from eatnas_training.data.resident import ResidentPart
 from eatnas_training.steps import StepRunner
-from support.trainings import MakeAssignment
+from support.trainings import MakeAssignment, assert_equal_content
 
 RECIPES: list[dict[str, Any]] = [
     {},
@@ -43,17 +43,7 @@ def advance(runner: StepRunner) -> None:
 
 
 def assert_equal_states(one: StepRunner, other: StepRunner) -> None:
-    """Compare the complete content of checkpoints."""
-    first, second = (runner.state.to_checkpoint("identity") for runner in (one, other))
-    assert (first["epoch"], first["batch"]) == (second["epoch"], second["batch"])
-    assert torch.equal(first["sums"], second["sums"])
-    for name, tensor in first["model"].items():
-        assert torch.equal(tensor, second["model"][name]), name
-    assert first["optimizer"]["param_groups"] == second["optimizer"]["param_groups"]
-    assert str(first["optimizer"]["state"]) == str(second["optimizer"]["state"])
-    for number, values in first["optimizer"]["state"].items():
-        for name, value in values.items():
-            assert value is None or torch.equal(value, second["optimizer"]["state"][number][name])
+    assert_equal_content(*(runner.state.to_checkpoint("identity") for runner in (one, other)))
 
 
 @pytest.mark.parametrize(
