@@ -54,7 +54,7 @@ bench: $(VENV)/.installed-dev ## run the benchmarks one after another
 chaos: $(VENV)/.installed-dev ## compare searches under 260 faults with undisturbed ones, to the bit; can be interrupted
 	$(BIN)/python benchmarks/soak.py --steps chaos
 
-soak: $(VENV)/.installed-dev ## run what takes hours: storms, sweeps, many seeds; can be interrupted
+soak: $(VENV)/.installed-dev ## run the checks that take hours: storms, sweeps, many seeds; can be interrupted
 	$(BIN)/python benchmarks/soak.py
 
 docs: $(VENV)/.installed-dev ## build the documentation in site/index.html; broken links are errors

@@ -190,7 +190,7 @@ def _check_node(node: exp.Expr, ctes: set[str]) -> None:
     elif isinstance(node, exp.Dot):
         raise ConflictError(REFUSED.format(f"{node.sql()} may call a function; read a JSON field with -> or ->>"))
     elif isinstance(node, exp.DataType) and node.this == exp.DataType.Type.USERDEFINED:
-        raise ConflictError(REFUSED.format(f"type {node.sql()} is not a type of numbers, texts, times or JSON"))
+        raise ConflictError(REFUSED.format(f"type {node.sql()} is not a numeric, text, time or JSON type"))
     elif isinstance(node, exp.Func) and type(node).__name__ not in _STRUCTURE:
         _check_function(node)
     elif not isinstance(node, exp.Func) and type(node).__name__ not in _STRUCTURE:

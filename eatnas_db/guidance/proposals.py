@@ -108,7 +108,7 @@ def min_scores(sources: Sequence[SourceModel]) -> int:
 
 
 def count_fitted_births(visible: int) -> int:
-    """Return the number of first births whose scores choose the model. It grows with every 30% of further births."""
+    """Return the number of first births whose scores choose the model; it grows in steps of 30%."""
     size = float(GUIDED_MIN_SCORES)
     while size * MODEL_GROWTH <= visible:
         size *= MODEL_GROWTH

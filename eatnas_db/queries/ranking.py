@@ -81,7 +81,8 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     # These candidates already belong to the search. A condition on the search would make SQLite read all its
     # candidates.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
-    # The other candidates have no measures to add. There may be a million of them, so the database selects their page.
+    # The other candidates have neither re-evaluations nor tests. There may be a million of them, so the database
+    # selects their page.
     others = scored.add_columns(*_NO_MEASURES).where(
         candidate.c.search_id == search_id, candidate.c.id.not_in(retrained)
     )

@@ -46,7 +46,7 @@ async function show(element, fragment) {
     if (old) { plot.replaceWith(old); drawn.delete(plot.id); }
   }
   const ids = Object.keys(fragment.plots);
-  // What is shown stays until the figures can be drawn.
+  // The shown content stays until the figures can be drawn.
   const library = drawn.size || ids.length ? await plotly() : null;
   for (const old of drawn.values()) library.purge(old);
   element.replaceChildren(template.content);
@@ -63,7 +63,7 @@ async function show(element, fragment) {
   }
 }
 
-// First what is in view, then what was never loaded.
+// First the parts in view, then the parts that were never loaded.
 function next(done) {
   const left = parts.filter((part) => !done.has(part));
   return left.find((part) => part.inView) || left.find((part) => !part.tag);
@@ -112,5 +112,5 @@ const observer = new IntersectionObserver((entries) => {
 }, {rootMargin: "300px"});
 for (const part of parts) observer.observe(part.element);
 document.addEventListener("visibilitychange", () => { if (document.hidden) clearTimeout(timer); else refresh(); });
-// The text and the preview are painted first: to run the library takes longer than all the rest.
+// The text and the preview are painted first: running the library takes longer than everything else.
 if (document.querySelector(".later")) requestAnimationFrame(() => setTimeout(() => plotly().catch(() => {})));
