@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,6 +80,7 @@ def advance(runner: StepRunner, steps: int) -> dict[str, Any]:
 def assert_bits_of_autocast(assign: Assign, steps: int = 3, *, tables: bool = False) -> None:
     together, autocast = (started(assign, autocast=autocast, tables=tables) for autocast in (False, True))
     assert together._forward is not together.state.model
+    assert autocast._forward is autocast.state.model
     assert_equal_content(advance(together, steps), advance(autocast, steps))
 
 
@@ -108,6 +112,17 @@ def test_cells_have_the_bits_of_autocast(assignment: MakeAssignment, cell: str) 
 
 def test_table_steps_have_the_bits_of_autocast(assignment: MakeAssignment) -> None:
     assert_bits_of_autocast(assignment(precision="bfloat16", augment="crop_flip"), tables=True)
+
+
+def test_streamed_images_have_the_bits_of_autocast(assignment: MakeAssignment, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for number in range(80):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(draws.integers(0, 256, (20, 24, 3), np.uint8)).save(path)
+    data = {"name": "ImageNet", "root": str(tmp_path), "resolution": 16}
+    assign = replace(assignment(data=data, batch_size=16, precision="bfloat16"), task=asdict(Task(16, 3, 2)))
+    assert_bits_of_autocast(assign)
 
 
 @pytest.mark.slow
