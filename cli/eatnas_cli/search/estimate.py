@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -64,42 +65,32 @@ def estimate(
     device, count = _choose_device(slots)
     task, description = describe_task(ctx.obj, parsed)
     measured = _measure_median(ctx.obj, parsed, task, samples, device)
-    paper_hours, trainings = measured.paper_hours, _count_trainings(parsed)
-    seconds = measured.seconds_of(1, _epochs_with_rungs(parsed))
-    hours = measured.seconds_of(parsed.budget.candidates, trainings.search_epochs) / count / 3600
-    reevaluation_hours = measured.seconds_of(trainings.reevaluation, trainings.reevaluation_epochs) / count / 3600
-    final = _estimate_final(parsed, task, description, measured.seconds_per_epoch)
+    estimated = _estimate_durations(parsed, task, description, measured, count)
     advice = advise_on(ctx.obj, parsed, task, description, spec, changes or ())
     if format is Format.TABLE:
-        print_sentence(
-            f"{seconds:.1f} s per candidate on {device.label} (median of {samples}); "
-            f"{parsed.budget.candidates} candidates on {count} slots: {_describe_hours(hours)}"
-        )
-        if parsed.evolution.fidelity is not None:
-            print_sentence(
-                f"rungs: a candidate is trained for {_epochs_with_rungs(parsed):.1f} of {parsed.training.epochs} "
-                f"epochs on average, if {parsed.evolution.fidelity.keep:.0%} continue at each rung"
-            )
-        if trainings.reevaluation:
-            print_sentence(
-                f"re-evaluation of the best {parsed.reevaluation.top}, {trainings.reevaluation} trainings: "
-                f"{_describe_hours(reevaluation_hours)}; together {_describe_hours(hours + reevaluation_hours)}"
-            )
-        print_sentence(_describe_final(final))
-        if paper_hours is not None:
-            print_sentence(
-                f"the search of the EAT-NAS paper ({PAPER_GPU_HOURS} GPU hours on a TITAN X): {paper_hours[0]:,.0f} to "
-                f"{paper_hours[1]:,.0f} hours on {device.label}, at {measured.images_per_second:,.0f} images/s"
-            )
+        for sentence in _describe_durations(estimated, parsed, f"{device.label} (median of {samples})", count):
+            print_sentence(sentence)
+        if measured.paper_hours is not None:
+            print_sentence(_describe_paper_hours(measured.paper_hours, device, measured.images_per_second))
         print_advice(advice)
         return
-    facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
-    facts |= {"candidates": parsed.budget.candidates, "reevaluation_trainings": trainings.reevaluation, "slots": count}
-    parts = {"search_hours": hours, "reevaluation_hours": reevaluation_hours}
-    total = {"hours": hours + reevaluation_hours, "final_model_hours": final.hours}
-    epochs = {"epochs_per_candidate": trainings.search_epochs / parsed.budget.candidates}
-    speed = {"images_per_second": measured.images_per_second, "paper_search_hours": paper_hours}
-    show_one({**facts, **epochs, **parts, **total, **speed, "advice": asdict(advice)}, format)
+    answer = {
+        "seconds_per_candidate": estimated.candidate_seconds,
+        "device": device.label,
+        "samples": samples,
+        "candidates": parsed.budget.candidates,
+        "reevaluation_trainings": estimated.reevaluation_trainings,
+        "slots": count,
+        "epochs_per_candidate": estimated.candidate_epochs,
+        "search_hours": estimated.hours,
+        "reevaluation_hours": estimated.reevaluation_hours,
+        "hours": estimated.hours + estimated.reevaluation_hours,
+        "final_model_hours": estimated.final.hours,
+        "images_per_second": measured.images_per_second,
+        "paper_search_hours": measured.paper_hours,
+        "advice": asdict(advice),
+    }
+    show_one(answer, format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +100,63 @@ class _FinalModel:
     epochs: int
     images: int
     hours: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Durations:
+    """The durations of a search, of its re-evaluation and of a final model, on the slots of this machine.
+
+    `candidate_epochs` is the mean number of epochs of a candidate.
+    """
+
+    candidate_seconds: float
+    candidate_epochs: float
+    hours: float
+    reevaluation_trainings: int
+    reevaluation_hours: float
+    final: _FinalModel
+
+
+def _estimate_durations(
+    spec: SearchSpec, task: Task, data: DataDescription, measured: _Measured, slots: int
+) -> _Durations:
+    trainings, candidates = _count_trainings(spec), spec.budget.candidates
+    reevaluation_seconds = measured.seconds_of(trainings.reevaluation, trainings.reevaluation_epochs)
+    return _Durations(
+        candidate_seconds=measured.seconds_of(1, _epochs_with_rungs(spec)),
+        candidate_epochs=trainings.search_epochs / candidates,
+        hours=measured.seconds_of(candidates, trainings.search_epochs) / slots / 3600,
+        reevaluation_trainings=trainings.reevaluation,
+        reevaluation_hours=reevaluation_seconds / slots / 3600,
+        final=_estimate_final(spec, task, data, measured.seconds_per_epoch),
+    )
+
+
+def _describe_durations(estimated: _Durations, spec: SearchSpec, measured_on: str, slots: int) -> Iterator[str]:
+    """Yield a sentence for each part of a search."""
+    yield (
+        f"{estimated.candidate_seconds:.1f} s per candidate on {measured_on}; "
+        f"{spec.budget.candidates} candidates on {slots} slots: {_describe_hours(estimated.hours)}"
+    )
+    if spec.evolution.fidelity is not None:
+        yield (
+            f"rungs: a candidate is trained for {_epochs_with_rungs(spec):.1f} of {spec.training.epochs} "
+            f"epochs on average, if {spec.evolution.fidelity.keep:.0%} continue at each rung"
+        )
+    if estimated.reevaluation_trainings:
+        yield (
+            f"re-evaluation of the best {spec.reevaluation.top}, {estimated.reevaluation_trainings} trainings: "
+            f"{_describe_hours(estimated.reevaluation_hours)}; together "
+            f"{_describe_hours(estimated.hours + estimated.reevaluation_hours)}"
+        )
+    yield _describe_final(estimated.final)
+
+
+def _describe_paper_hours(hours: tuple[float, float], device: DeviceSnapshot, images_per_second: float) -> str:
+    return (
+        f"the search of the EAT-NAS paper ({PAPER_GPU_HOURS} GPU hours on a TITAN X): {hours[0]:,.0f} to "
+        f"{hours[1]:,.0f} hours on {device.label}, at {images_per_second:,.0f} images/s"
+    )
 
 
 def _estimate_final(spec: SearchSpec, task: Task, data: DataDescription, seconds_per_epoch: float) -> _FinalModel:

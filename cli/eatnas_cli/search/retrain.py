@@ -13,7 +13,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_cli.values import count_of
-from eatnas_daemon.data_sets import describe_final_data
+from eatnas_daemon.data_sets import FinalDataDescription, describe_final_data
 from eatnas_daemon.devices.capacity import count_usable_gpus
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
@@ -135,21 +135,29 @@ def final(
         return get_search(connection, tests)
 
     row = write_record(settings.database_url, create)
-    tests = row.name
-    devices = row.spec["training"].get("devices", 1)
+    _note_shortage(row.spec["training"].get("devices", 1))
+    print_sentence(
+        f"search {row.name} created: {_describe_trainings(row, description)}; "
+        f"`eatnas-db run {row.name}` trains them, `eatnas-db query best {name}` shows the results"
+    )
+
+
+def _describe_trainings(row: SearchRecord, data: FinalDataDescription) -> str:
+    sources = list(dict.fromkeys(map(str, list_weight_sources(row.spec["training"]))))
+    start = f", starting from the weights of {', '.join(sources)}" if sources else ""
+    return (
+        f"{count_of(row.born, 'training')} of {count_of(row.spec['training']['epochs'], 'epoch')} on "
+        f"{data.train_images} images{start}, each evaluated once on {data.test_images} test images"
+    )
+
+
+def _note_shortage(devices: int) -> None:
+    """Print a note if this machine cannot give each process of a training its own core."""
     if devices > 1:
         snapshots = probe_once(Nvml())
         gpus = count_usable_gpus(snapshots, parse_options(snapshots, environment=os.environ))
         if (note := describe_shortage(devices, gpus=gpus, cores=snapshots[-1].cores)) is not None:
             print_note(note)
-    sources = list(dict.fromkeys(map(str, list_weight_sources(row.spec["training"]))))
-    start = f", starting from the weights of {', '.join(sources)}" if sources else ""
-    print_sentence(
-        f"search {tests} created: {count_of(row.born, 'training')} of "
-        f"{count_of(row.spec['training']['epochs'], 'epoch')} on "
-        f"{description.train_images} images{start}, each evaluated once on {description.test_images} test images; "
-        f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows the results"
-    )
 
 
 def describe_shortage(devices: int, *, gpus: int, cores: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.final_weights import FROM, WeightSource, source_of
 from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.objective import VALIDATION_ACCURACY, Objective
-from eatnas_db.domain.objectives import OptimizedMetric, latency_settings, list_objectives
+from eatnas_db.domain.objectives import OptimizedMetric, latency_settings
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rng import derive_seed
 from eatnas_db.domain.rungs import Rungs, rungs_of
@@ -60,26 +61,7 @@ def create_assignment(
 ) -> Assignment:
     """Return the assignment of a candidate that was leased in this transaction, for a device of this precision."""
     ancestors = _ancestors(connection, search, leased)
-    final = leased.origin == Origin.FINAL
-    objectives = list_objectives(search.spec)
-    latency = None if final else latency_settings(objectives)
-    message = _assign_message(
-        settings,
-        search,
-        candidate_id=leased.token.candidate,
-        attempt=leased.token.attempt,
-        search_id=search.id,
-        code=leased.code,
-        seed=_seed(search, leased.replica, final=final),
-        inherits=bool(ancestors),
-        split_batches=leased.memory_fallback == MemoryFallback.HALVED,
-        begins_after=leased.begins_after,
-        ancestors=[asdict(_ancestor_message(settings, ancestor)) for ancestor in ancestors],
-        final_model=final,
-        data_state=search.data_state,
-        latency=None if latency is None else asdict(latency),
-        objective_metric=search.objective.metric,
-    )
+    message = _candidate_message(settings, search, leased, ancestors)
     lineage_epochs = ancestors[-1].lineage_epochs if ancestors else 0
     if (source := source_of(search.spec["training"], leased.code)) is not None:
         weights, lineage_epochs = _initial_weights(connection, settings, source)
@@ -96,7 +78,7 @@ def create_assignment(
         leased=leased,
         message=message,
         objective=search.objective,
-        objectives=objectives,
+        objectives=search.objectives,
         lineage_epochs=epochs + lineage_epochs,
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
         precision=precision,
@@ -160,6 +142,30 @@ def _ancestors(connection: Connection, search: SearchRecord, leased: LeasedCandi
         return ()
     whole = leased.last_failure == FailureKind.PARENT_MISSING
     return list_inheritance_chain(connection, leased.parent_id, whole=whole)
+
+
+def _candidate_message(
+    settings: Settings, search: SearchRecord, leased: LeasedCandidate, ancestors: Sequence[InheritanceLink]
+) -> Assign:
+    final = leased.origin == Origin.FINAL
+    latency = None if final else latency_settings(search.objectives)
+    return _assign_message(
+        settings,
+        search,
+        candidate_id=leased.token.candidate,
+        attempt=leased.token.attempt,
+        search_id=search.id,
+        code=leased.code,
+        seed=_seed(search, leased.replica, final=final),
+        inherits=bool(ancestors),
+        split_batches=leased.memory_fallback == MemoryFallback.HALVED,
+        begins_after=leased.begins_after,
+        ancestors=[asdict(_ancestor_message(settings, ancestor)) for ancestor in ancestors],
+        final_model=final,
+        data_state=search.data_state,
+        latency=None if latency is None else asdict(latency),
+        objective_metric=search.objective.metric,
+    )
 
 
 def _ancestor_message(settings: Settings, ancestor: InheritanceLink) -> Assign:
