@@ -29,7 +29,7 @@ MODEL_LOOKBACK: Final = 64
 """The births among which a prediction is sought. If none has one, the model is chosen again, with the same result."""
 
 
-_PENDING: Final = select(candidate.c.code).where(
+_PENDING_CODES: Final = select(candidate.c.code).where(
     candidate.c.search_id == bindparam("search_id"),
     candidate.c.birth >= bindparam("first"),
     candidate.c.birth < bindparam("before"),
@@ -79,7 +79,7 @@ def read_inputs(
     visible = number - record.lag + 1
     recorded = number - len(undecided)
     window = {"search_id": record.id, "first": visible, "before": recorded}
-    pending = [*connection.execute(_PENDING, window).scalars()]
+    pending = [*connection.execute(_PENDING_CODES, window).scalars()]
     pending += [str(birth.proposal.architecture) for birth in undecided if birth.number >= visible]
     return GuidedInputs(
         number=number,

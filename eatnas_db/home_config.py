@@ -38,7 +38,7 @@ from eatnas_db.worker_settings import (
 )
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
-MAX_BYTES: Final = "EATNAS_MAX_BYTES"
+MAX_BYTES_VARIABLE: Final = "EATNAS_MAX_BYTES"
 WORKER_VARIABLES: Final = {
     "launcher": "EATNAS_LAUNCHER",
     "address": "EATNAS_RAY_ADDRESS",
@@ -155,11 +155,11 @@ def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
 
     Raises `EatnasError` that names the invalid value and its place.
     """
-    if given := environment.get(MAX_BYTES):
+    if given := environment.get(MAX_BYTES_VARIABLE):
         try:
             return TypeAdapter(Size).validate_python(given)
         except ValidationError:
-            raise EatnasError(f"{MAX_BYTES} is {given!r}; expected {_SIZE_EXAMPLES}") from None
+            raise EatnasError(f"{MAX_BYTES_VARIABLE} is {given!r}; expected {_SIZE_EXAMPLES}") from None
     storage = _read_section(home, "storage").storage
     return None if storage is None else storage.max_bytes
 

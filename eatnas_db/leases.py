@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, bindparam, func, or_, select, update
 
 from eatnas_db.domain.failure_policy import MAX_BACKOFF_SECONDS
+from eatnas_db.domain.integers import MAX_BIGINT
 from eatnas_db.domain.memory_estimate import BYTES_PER_PARAMETER, bytes_per_value
 from eatnas_db.domain.states import CandidateState, MemoryFallback
 from eatnas_db.errors import StaleLeaseError
@@ -61,7 +62,6 @@ class LeaseFilter:
 
 
 ANY_CANDIDATE: Final = LeaseFilter()
-_MAX_BIGINT: Final = 2**63 - 1
 
 # If the time is further ahead than any back-off, the clock was set back after it was written.
 _BACKOFF_IS_OVER: Final = or_(
@@ -95,7 +95,7 @@ def next_pending_parameters(search_id: int, lease_filter: LeaseFilter, now: floa
         "now": now,
         "max_memory_fallback": MemoryFallback.HALVED if lease_filter.alone else MemoryFallback.NONE,
         "bytes_per_activation": bytes_per_value(lease_filter.precision) * lease_filter.batch_size,
-        "max_variable_bytes": _MAX_BIGINT if max_bytes is None else max_bytes,
+        "max_variable_bytes": MAX_BIGINT if max_bytes is None else max_bytes,
     }
 
 

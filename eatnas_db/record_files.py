@@ -33,6 +33,7 @@ from eatnas_db.database_copy import (
     require_empty,
 )
 from eatnas_db.distributions import require_module
+from eatnas_db.domain.integers import MAX_BIGINT
 from eatnas_db.errors import ConflictError, DataError, RecordError
 from eatnas_db.input_files import read_input
 from eatnas_db.schema.metadata import metadata
@@ -43,7 +44,6 @@ MANIFEST: Final = "manifest.json"
 MANIFEST_MEGABYTES: Final = 10
 MAX_SHOWN: Final = 100
 """The maximum number of characters of a value in a message."""
-MAXIMUM_ID: Final = 2**63 - 1
 
 
 class FileFormat(StrEnum):
@@ -135,9 +135,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise RecordError(
             f"{file} is damaged, or another program wrote it ({reason}); export the record again"
         ) from None
-    if any(not 0 <= last <= MAXIMUM_ID for last in manifest.last_ids.values()):
+    if any(not 0 <= last <= MAX_BIGINT for last in manifest.last_ids.values()):
         raise RecordError(
-            f"{file} is damaged: an id in last_ids is not from 0 to {MAXIMUM_ID}; export the record again"
+            f"{file} is damaged: an id in last_ids is not from 0 to {MAX_BIGINT}; export the record again"
         )
     if manifest.format != FORMAT:
         found = str(manifest.format)[:MAX_SHOWN]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.integers import MAX_BIGINT
 from eatnas_db.domain.objective import VALIDATION_ACCURACY
 from eatnas_db.domain.space import Space
 from eatnas_db.errors import DataError, InvalidArchitectureError
@@ -22,7 +23,6 @@ COLUMNS: Final = ("code", "score", "seed", "epochs")
 REQUIRED: Final = COLUMNS[:2]
 DELIMITERS: Final = ",;\t"
 PROGRESS_LINES: Final = 1000
-MAX_SEED: Final = 2**63 - 1
 MAX_EPOCHS: Final = 100_000
 MAX_SCORE: Final = 1e150
 """The largest score: sums of its squares stay finite."""
@@ -153,7 +153,7 @@ def _parse_row(place: _Place, values: Mapping[str, str], space: Space, metric: s
         if not values[column]:
             raise place.error(column, "no value; add it, or delete the line")
     score = _parse_score(place, values["score"], metric)
-    seed = _parse_whole(place, "seed", values.get("seed", ""), 0, MAX_SEED)
+    seed = _parse_whole(place, "seed", values.get("seed", ""), 0, MAX_BIGINT)
     epochs = _parse_whole(place, "epochs", values.get("epochs", ""), 1, MAX_EPOCHS)
     architecture = _parse_code(place, values["code"], space)
     return ScoreRow(str(architecture), score, seed or 0, epochs), space.propose(architecture).digest
@@ -187,7 +187,7 @@ def _parse_score(place: _Place, text: str, metric: str) -> float:
 def _parse_whole(place: _Place, column: str, text: str, least: int, most: int) -> int | None:
     if not text:
         return None
-    is_whole = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_SEED))
+    is_whole = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_BIGINT))
     if not is_whole or not least <= int(text) <= most:
         raise place.error(column, f"{_show(text)} is not a whole number from {least} to {most}; correct it")
     return int(text)

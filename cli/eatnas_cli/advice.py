@@ -24,7 +24,7 @@ from eatnas_db.spaces import space_of_spec
 
 SHOWN_SOURCES: Final = 10
 SOURCE_COLUMNS: Final = ("search", "scores", "correlation", "error", "networks", "verdict")
-LONG: Final = "eatnas-db "
+COMMAND_START: Final = "eatnas-db "
 """The beginning of a command, which gets lines of its own."""
 
 
@@ -69,7 +69,7 @@ def print_advice(advice: SearchAdvice) -> None:
         print_sentence(f"finished searches that may be sources (transfer.start: model){compared}:")
         show(advice.sources[:SHOWN_SOURCES], SOURCE_COLUMNS, layout=Layout(wide=True))
     for sentence in advice.missing:
-        text, start, command = sentence.partition(LONG)
+        text, start, command = sentence.partition(COMMAND_START)
         print_sentence(text.rstrip())
         if start:
             print_command(start + command)

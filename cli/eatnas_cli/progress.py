@@ -9,11 +9,9 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from eatnas_daemon.search_progress import read_progress_line
+from eatnas_daemon.search_progress import REFRESH_SECONDS, read_progress_line
 from eatnas_db.errors import RecordError
 from eatnas_db.settings import Settings
-
-REFRESH_SECONDS = 0.5
 
 
 class Display:

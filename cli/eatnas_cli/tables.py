@@ -24,8 +24,6 @@ LARGE: Final = 1e12
 """Numbers from this size on are printed with an exponent."""
 SHORTENED: Final = ("code", "digest", "sha256", "uuid")
 """Columns that stay on one line, since a folded code would be unreadable."""
-LONG: Final = 500
-"""From this number of rows on, a family is printed as a table instead of a tree."""
 SHORTEST_WORD: Final = 16
 """The minimum number of characters of a shortened word."""
 FIRST_LEFT_OUT: Final = ("started_at", "device_seconds")

@@ -6,7 +6,10 @@ Every message about a training carries its fencing token (candidate, attempt).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+DISK_FULL: Final = "disk full"
+"""The phase in which a worker waits for disk space to write a checkpoint."""
 
 # Commands: from the supervisor to a worker.
 

@@ -21,10 +21,10 @@ from eatnas_db.checkpoint_files import (
     read_checkpoint,
     write_checkpoint,
 )
-from eatnas_protocol.messages import Assign, Checkpointed, Phase, Resumed
+from eatnas_protocol.messages import DISK_FULL, Assign, Checkpointed, Phase, Resumed
 from eatnas_training.worker_protocol import StopRequest
 
-DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The errors of a full disk, of an exhausted quota, and of a file over the limit of the process."""
 RETRY_SECONDS: Final = 1.0
 
@@ -59,9 +59,9 @@ def save_with_retries(
             yield save(assign, epoch, batch, content)
             return
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if error.errno not in DISK_FULL_ERRNOS:
                 raise
-        yield Phase(assign.candidate, assign.attempt, "disk full")
+        yield Phase(assign.candidate, assign.attempt, DISK_FULL)
         if stop_request() is not StopRequest.NONE:
             return
         time.sleep(RETRY_SECONDS)

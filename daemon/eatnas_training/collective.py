@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, distributed
 
-HOST: Final = "127.0.0.1"
+LOOPBACK: Final = "127.0.0.1"
 
 
 class CollectiveError(Exception):
@@ -25,7 +25,7 @@ def open_tcp_store(rank: int, count: int, port: int, seconds: float) -> Any:
     """
     timeout = timedelta(seconds=seconds)
     return distributed.TCPStore(  # type: ignore[attr-defined]
-        HOST, port, count, is_master=rank == 0, timeout=timeout, wait_for_workers=False
+        LOOPBACK, port, count, is_master=rank == 0, timeout=timeout, wait_for_workers=False
     )
 
 

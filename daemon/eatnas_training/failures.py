@@ -38,7 +38,7 @@ _HARDWARE: Final = (
 
 Candidates do not cause these errors.
 """
-_CUDA: Final = ("CUDA error", "CUDA driver error", "cuDNN ", "CUDNN_", "CUBLAS_", _NO_ENGINE)
+_CUDA_MESSAGES: Final = ("CUDA error", "CUDA driver error", "cuDNN ", "CUDNN_", "CUBLAS_", _NO_ENGINE)
 _ACCELERATOR_ERROR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # since torch 2.8
 
 
@@ -104,5 +104,5 @@ def is_cuda_error(error: Exception) -> bool:
     if is_out_of_memory(error):
         return False
     return isinstance(error, _ACCELERATOR_ERROR) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _CUDA)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _CUDA_MESSAGES)
     )

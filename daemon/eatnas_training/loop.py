@@ -34,9 +34,8 @@ from eatnas_training.latency import Latency, LatencyMeasurement, load_of_other_p
 from eatnas_training.rank_group import STEP_SECONDS, RankGroup
 from eatnas_training.state import identity_of
 from eatnas_training.steps import Clock, StepRunner, require_finite
-from eatnas_training.worker_protocol import StopRequest
+from eatnas_training.worker_protocol import PROGRESS_SECONDS, StopRequest
 
-PROGRESS_SECONDS: Final = 0.5
 LOG_SECONDS: Final = 10.0
 """The time between two lines of the log while images are decoded."""
 

@@ -22,7 +22,7 @@ from eatnas_training.answers import take_stdout
 from eatnas_training.data import datasets
 from eatnas_training.data.arrays import SKIP
 from eatnas_training.data.catalog import describe_plugin, get_data_set, is_map_style, list_known
-from eatnas_training.data.download import SOURCES, Source, download_missing
+from eatnas_training.data.download import DOWNLOADS, Source, download_missing
 from eatnas_training.data.file_sets import data_root, is_file_set
 from eatnas_training.data.folder_content import LoadProgress, Reporter, ignore_progress, run_to_end
 from eatnas_training.data.folder_report import list_notes, read_image_folder
@@ -93,7 +93,7 @@ def describe_final(data: Mapping[str, Any], report: Reporter = ignore_progress) 
 
 
 def download(
-    data: Mapping[str, Any], sources: Mapping[str, Source] = SOURCES, report: Reporter = ignore_progress
+    data: Mapping[str, Any], sources: Mapping[str, Source] = DOWNLOADS, report: Reporter = ignore_progress
 ) -> dict[str, Any]:
     """Download missing or damaged files, read both parts, and describe the data set. Raises `DataError`.
 

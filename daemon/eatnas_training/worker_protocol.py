@@ -37,6 +37,8 @@ from eatnas_protocol.messages import (
 )
 
 POLL_SECONDS: Final = 0.5
+PROGRESS_SECONDS: Final = 0.5
+"""The shortest time between two `Progress` reports of a training."""
 CHUNK_BYTES: Final = 65536
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from eatnas_db.domain.cell_space import CELL_PRESETS
 from eatnas_db.domain.data_state import NO_DATA
 from eatnas_db.domain.final_recipe import final_recipe
+from eatnas_db.domain.integers import MAX_BIGINT
 from eatnas_db.domain.macro import PRESETS, Macro
 from eatnas_db.domain.objective import BUILT_IN_METRICS, METRIC_PATTERN, VALIDATION_ACCURACY, VALIDATION_LOSS
 from eatnas_db.domain.objectives import DIRECTIONS
@@ -32,8 +33,6 @@ from eatnas_db.domain.spec_space import NAME_PATTERN, MacroSpec
 from eatnas_db.domain.spec_transfer import TransferSpec
 from eatnas_db.errors import InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable
-
-MAX_BIGINT: Final = 2**63 - 1
 
 
 class DataSpec(SpecSection):

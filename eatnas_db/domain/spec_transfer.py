@@ -7,10 +7,10 @@ from typing import Final, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.integers import MAX_BIGINT
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.errors import InvalidArchitectureError
 
-MAX_MULT_ADDS: Final = 2**63 - 1
 MAX_SOURCES: Final = 8
 """The maximum number of searches whose models one search may use, since each adds to the time of a birth."""
 
@@ -32,7 +32,7 @@ class TransferSpec(SpecSection):
         ("op", "kernel", "skip", "depth", "width"), min_length=1
     )
     stretch_to: int | None = Field(
-        None, ge=1, le=MAX_MULT_ADDS, description="mult-adds of the basic architecture; default: unchanged"
+        None, ge=1, le=MAX_BIGINT, description="mult-adds of the basic architecture; default: unchanged"
     )
     stretch: tuple[Literal["depth", "width"], ...] = Field(("depth", "width"), min_length=1)
     weights: Literal["fresh", "inherited"] = "fresh"

@@ -34,7 +34,7 @@ class Kernel(NamedTuple):
     running_length: float = 1
 
 
-KERNELS: Final = (
+KERNEL_CHOICES: Final = (
     Kernel(1, 0, 0, 1, 1),
     Kernel(0, 1, 0, 4, 1),
     Kernel(0, 1, 0, 10, 1),
@@ -122,7 +122,7 @@ def choose_model(encoding: Encoding, points: Points, targets: Reals, expected: R
 
     `targets` has shape (points,). `expected` has the predictions of the sources, with shape (points, sources).
     """
-    best, best_likelihood = ProcessModel(KERNELS[0], NOISES[-1]), -np.inf
+    best, best_likelihood = ProcessModel(KERNEL_CHOICES[0], NOISES[-1]), -np.inf
     for model, likelihood in likelihoods(encoding, points, targets, expected):
         # The margin keeps rounding from choosing between models of equal likelihood.
         if likelihood > best_likelihood + LIKELIHOOD_MARGIN:
@@ -145,7 +145,7 @@ def likelihoods(
     residuals: list[Reals] = [
         np.subtract(targets, prior_mean(slopes, expected)) if any(slopes) else targets for slopes in combinations
     ]
-    for kernel in KERNELS:
+    for kernel in KERNEL_CHOICES:
         values, vectors = eigh(covariance(encoding, kernel, points, points))
         rotated = [(vectors.T @ residual) ** 2 for residual in residuals]
         for noise in NOISES:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from sqlalchemy import Connection, select
 
+from eatnas_db.domain.integers import MAX_BIGINT
 from eatnas_db.errors import NotFoundError
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
-
-_LARGEST_ID: Final = 2**63 - 1
 
 
 def parse_candidate_id(name_or_id: str) -> int | None:
@@ -21,14 +18,14 @@ def parse_candidate_id(name_or_id: str) -> int | None:
     if not (name_or_id.isascii() and name_or_id.isdecimal()):
         return None
     digits = name_or_id.lstrip("0") or "0"
-    if len(digits) > len(str(_LARGEST_ID)):  # int() raises an error for thousands of digits
+    if len(digits) > len(str(MAX_BIGINT)):  # int() raises an error for thousands of digits
         raise NotFoundError(f"no candidate has an id of {len(digits)} digits; `eatnas-db query best NAME` lists ids")
     return int(digits)
 
 
 def can_be_id(candidate_id: int) -> bool:
     """Return whether a number may be an id. The drivers refuse numbers that no integer column can hold."""
-    return 0 < candidate_id <= _LARGEST_ID
+    return 0 < candidate_id <= MAX_BIGINT
 
 
 def require_candidate(connection: Connection, candidate_id: int) -> None:

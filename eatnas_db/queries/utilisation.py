@@ -18,7 +18,7 @@ from eatnas_db.schema.trainings import attempt
 
 OUTSIDE_STEPS: Final = "a worker loaded data, built a network or wrote a checkpoint"
 OTHER_SEARCHES: Final = "a worker trained for other searches"
-PAUSED: Final = "the search was paused"
+SEARCH_PAUSED: Final = "the search was paused"
 WAITED: Final = "a worker waited for a candidate"
 BEFORE_FIRST_WORKER: Final = "no worker had started yet"
 NO_WORKER: Final = "no worker was running; the last one ended: {ending}"
@@ -175,7 +175,7 @@ def _list_idle_causes(workers: Sequence[_WorkerUse], whole: _Span, pauses: Seque
         paused = min(free, sum(use.lifetime.overlap(*pause) for pause in pauses))
         causes[OUTSIDE_STEPS] += max(0.0, use.busy - use.step_seconds)
         causes[OTHER_SEARCHES] += use.others
-        causes[PAUSED] += paused
+        causes[SEARCH_PAUSED] += paused
         causes[WAITED] += free - paused
         idle_since, cause = max(idle_since, use.lifetime.end), NO_WORKER.format(ending=use.ending or UNKNOWN_ENDING)
     causes[cause] += whole.overlap(idle_since, whole.end)

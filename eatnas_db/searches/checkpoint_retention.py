@@ -19,7 +19,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.retained_fronts import RetainedFronts
 from eatnas_db.searches.retention import (
-    NOBODY,
+    NO_CANDIDATES,
     CheckpointKey,
     delete_rows,
     drop_unneeded_checkpoints,
@@ -173,7 +173,7 @@ class CheckpointRetention:
             [
                 CheckpointKey(row.id, row.path)
                 for row in rows
-                if row.id not in fittest[row.search_id] and not is_kept(kept.get(row.search_id, NOBODY), row.id)
+                if row.id not in fittest[row.search_id] and not is_kept(kept.get(row.search_id, NO_CANDIDATES), row.id)
             ],
         )
 

@@ -17,7 +17,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.retained_fronts import RetainedFronts
 
-NOBODY: Final = frozenset[int]()
+NO_CANDIDATES: Final = frozenset[int]()
 MAX_TOP: Final = 1_000_000_000
 """A spec that was damaged manually may state more than a database can count."""
 _STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
@@ -76,7 +76,7 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
     rows = connection.execute(unneeded).all()
     settled = {row.search_id: row.settled for row in rows if row.has_objectives}
     kept = (fronts or RetainedFronts()).list_kept(connection, settled)
-    unneeded_rows = [row for row in rows if not is_kept(kept.get(row.search_id, NOBODY), row.id)]
+    unneeded_rows = [row for row in rows if not is_kept(kept.get(row.search_id, NO_CANDIDATES), row.id)]
     return delete_rows(connection, [CheckpointKey(row.id, row.path) for row in unneeded_rows])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from eatnas_db.guidance.encoding import Encoding, as_array
 from eatnas_db.guidance.gaussian_process import (
-    KERNELS,
+    KERNEL_CHOICES,
     Posterior,
     ProcessModel,
     choose_model,
@@ -53,7 +53,7 @@ def test_normal_scores_depend_on_ranks_alone():
     assert normal_scores(np.array([1, 9, 5, 5]) * 1e6).tolist() == scores.tolist()
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNEL_CHOICES)
 def test_left_out_predictions_equal_those_of_smaller_fits(kernel):
     points, targets = make_data(12)
     model = ProcessModel(kernel, 0.1)
@@ -68,13 +68,13 @@ def test_left_out_predictions_equal_those_of_smaller_fits(kernel):
 
 def test_fitted_means_equal_predictions_at_scored_points():
     points, targets = make_data()
-    posterior = fit(ProcessModel(KERNELS[4], 0.1), points, targets)
+    posterior = fit(ProcessModel(KERNEL_CHOICES[4], 0.1), points, targets)
     assert posterior.fitted(targets).tolist() == pytest.approx(posterior.predict(points)[0].tolist())
 
 
 def test_pending_points_change_the_deviation_alone():
     points, targets = make_data()
-    model = ProcessModel(KERNELS[4], 0.1)
+    model = ProcessModel(KERNEL_CHOICES[4], 0.1)
     unseen = make_points(ENCODING, as_array([(1, 2, 0), (0, 1, 3)], 3))
     mean, deviation = fit(model, points, targets).predict(unseen)
     mean_later, deviation_later = fit(model, points, targets, pending=unseen).predict(unseen)
@@ -91,7 +91,7 @@ def test_chosen_model_predicts_a_sum_of_values():
 
 def test_equal_targets_agree_with_nothing():
     points, _ = make_data(10)
-    assert fit(ProcessModel(KERNELS[0], 0.1), points, np.zeros(10)).agreement(np.zeros(10)) == 0
+    assert fit(ProcessModel(KERNEL_CHOICES[0], 0.1), points, np.zeros(10)).agreement(np.zeros(10)) == 0
 
 
 @pytest.mark.parametrize(("mean", "deviation", "best"), [(0.0, 1.0, 0.5), (2.0, 0.3, 1.0), (-1.0, 0.5, 1.0)])

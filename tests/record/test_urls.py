@@ -191,5 +191,5 @@ def test_doctor_reports_a_tracking_server_without_its_password(tmp_path, uri):
 def test_mirror_error_does_not_print_the_password(tmp_path, monkeypatch):
     monkeypatch.setenv("EATNAS_DATA_MIRROR", "http://me:secret@localhost:1")
     with pytest.raises(DataError, match="EATNAS_DATA_MIRROR holds a user name or a password") as raised:
-        download.download_missing(tmp_path, "MNIST", download.SOURCES["MNIST"])
+        download.download_missing(tmp_path, "MNIST", download.DOWNLOADS["MNIST"])
     assert "secret" not in str(raised.value)

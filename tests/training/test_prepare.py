@@ -24,9 +24,9 @@ from eatnas_db.errors import DataError
 from eatnas_training import prepare
 from eatnas_training.data.catalog import DATA_SETS, FORMS
 from eatnas_training.data.dataset_files import FOLDERS
-from eatnas_training.data.download import SOURCES, Source
+from eatnas_training.data.download import DOWNLOADS, Source
 
-FASHION = tuple(SOURCES["FashionMNIST"].files)
+FASHION = tuple(DOWNLOADS["FashionMNIST"].files)
 
 
 class Server:
@@ -194,13 +194,13 @@ def test_unwritable_folder_is_reported_in_one_line(server: Server, tmp_path: Pat
 
 def test_digests_agree_with_torchvision() -> None:
     for kind in (MNIST, FashionMNIST):
-        assert dict(kind.resources) == SOURCES[kind.__name__].files
+        assert dict(kind.resources) == DOWNLOADS[kind.__name__].files
     for kind in (CIFAR10, CIFAR100):
-        source = SOURCES[kind.__name__]
+        source = DOWNLOADS[kind.__name__]
         assert dict([*kind.train_list, *kind.test_list]) == source.files
         assert source.archive == (kind.filename, kind.tgz_md5)
     known = {file: digest for _, file, digest in (SVHN.split_list[part] for part in ("train", "test"))}
-    assert known == SOURCES["SVHN"].files
+    assert known == DOWNLOADS["SVHN"].files
 
 
 def run_program(command: str, data: object = None, **environment: str) -> subprocess.CompletedProcess[str]:

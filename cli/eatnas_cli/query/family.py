@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from sqlalchemy import Connection
@@ -18,7 +18,7 @@ from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns, rung_column
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.sentences import print_sentence
-from eatnas_cli.tables import LONG, terminal_width
+from eatnas_cli.tables import terminal_width
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.candidate_ids import parse_candidate_id
@@ -29,6 +29,9 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.settings import Settings
 
 app = new_app()
+
+TREE_LIMIT: Final = 500
+"""A family of this size or larger is printed as a table instead of a tree."""
 
 
 @app.command()
@@ -103,7 +106,7 @@ def _print_family(
         draw_lineage(picture, rows, births)
         print_sentence(f"wrote {picture}")
         return
-    is_tree = format is Format.TABLE and page == EVERYTHING and layout == FITTING and len(rows) < LONG
+    is_tree = format is Format.TABLE and page == EVERYTHING and layout == FITTING and len(rows) < TREE_LIMIT
     if is_tree and print_lineage_tree(rows, terminal_width()):
         return
     optional = inheritance_columns(rows, format)

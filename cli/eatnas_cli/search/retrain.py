@@ -22,6 +22,7 @@ from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.domain.final_recipe import FINAL_PRESETS
 from eatnas_db.domain.final_weights import list_weight_sources
+from eatnas_db.domain.integers import MAX_BIGINT
 from eatnas_db.domain.spec_final import parse_final
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation, require_evolution
@@ -77,7 +78,9 @@ def final(
     name: SearchName,
     candidates: Annotated[
         list[int] | None,
-        typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Id of a candidate to train. Repeatable."),
+        typer.Option(
+            "--candidate", min=1, max=MAX_BIGINT, metavar="ID", help="Id of a candidate to train. Repeatable."
+        ),
     ] = None,
     top: TopOption = 1,
     epochs: EpochsOption = None,

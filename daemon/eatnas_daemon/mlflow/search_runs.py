@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 STEP_METRICS: Final = ("quality", "mean", "best", "spread")
-ENDED: Final = {"finished": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+STATUS_AT_END: Final = {"finished": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 REVISION_TAG: Final = "eatnas.standing"
 MAX_PARAM_CHARACTERS: Final = 500
 
@@ -153,7 +153,7 @@ def _revision(search: SearchRecord, searches: Sequence[SearchRecord]) -> str:
 
 def _status(search: SearchRecord, *, has_daemon: bool) -> str:
     active = has_daemon and not search.status.startswith("paused")
-    return ENDED.get(search.status) or (RUNNING if active else SCHEDULED)
+    return STATUS_AT_END.get(search.status) or (RUNNING if active else SCHEDULED)
 
 
 def _metrics(search: SearchRecord, steps: Sequence[PopulationStep]) -> list[Metric]:

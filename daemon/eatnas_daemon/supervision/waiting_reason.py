@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from sqlalchemy import Connection
 
@@ -16,9 +15,7 @@ from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
 from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db.searches.control import set_waiting_reason
-
-DISK_FULL: Final = "disk full"
-"""The phase in which a worker waits for disk space to write a checkpoint."""
+from eatnas_protocol.messages import DISK_FULL
 
 
 class WaitingReason:

@@ -35,7 +35,7 @@ class Source:
     archive: tuple[str, str] | None = None
 
 
-SOURCES: Final[dict[str, Source]] = {
+DOWNLOADS: Final[dict[str, Source]] = {
     "MNIST": Source(
         "https://ossci-datasets.s3.amazonaws.com/mnist",
         {

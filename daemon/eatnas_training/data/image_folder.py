@@ -28,7 +28,7 @@ _MISSPELLED_PARTS: Final = {
     **dict.fromkeys(("val", "valid", "validation", "test", "testing"), TEST),
 }
 """Common wrong names of a part's folder, in lower case, and the right name."""
-NO_IMAGES: Final = "holds no files, so it is not a class"
+EMPTY_CLASS: Final = "holds no files, so it is not a class"
 OPTION: Final = " (--root of `data prepare`)"
 OUTSIDE: Final = "not in the folder of a class"
 
@@ -159,7 +159,7 @@ def _list_classes(top: Path, folders: Sequence[str]) -> tuple[dict[str, list[str
         skipped += walk.skipped
         read += walk.folders
         if not walk.files and Skipped(folder, CYCLE) not in walk.skipped:
-            skipped.append(Skipped(folder, NO_IMAGES))
+            skipped.append(Skipped(folder, EMPTY_CLASS))
     return files, skipped, read
 
 

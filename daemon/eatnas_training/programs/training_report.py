@@ -17,9 +17,8 @@ from eatnas_training.programs.metrics import COLUMNS, check_metrics
 from eatnas_training.programs.randomness import GlobalGenerators
 from eatnas_training.programs.saved_state import require_storable
 from eatnas_training.steps import Clock
-from eatnas_training.worker_protocol import StopRequest
+from eatnas_training.worker_protocol import PROGRESS_SECONDS, StopRequest
 
-PROGRESS_SECONDS: Final = 0.5
 MAX_BATCHES: Final = 2**53
 
 
