@@ -112,7 +112,7 @@ def measure(context: Context, shape: dict[str, Any], layout: str) -> dict[str, A
 
 
 def report(facts: Facts, rows: list[dict[str, Any]]) -> None:
-    """Record the notable shapes, the ratios of each kind of shape, and which layout has slow shapes."""
+    """Record the notable shapes, the ratios of each kind of shape, and the layouts with slow shapes."""
     facts.set("shapes", len(rows))
     slow = {
         "channels_last": [row for row in rows if row.get("ratio", 1) > PATHOLOGICAL],
