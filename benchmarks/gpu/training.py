@@ -165,21 +165,35 @@ def seconds_to_capture(runner: StepRunner, device: str) -> float:
 
 
 def compare_pipeline(context: Context) -> None:
-    """Compare our loop with a DataLoader and PIL by `benchmarks/training.py`."""
-    program = Path(__file__).parents[1] / "training.py"
+    """Compare our loop with a DataLoader and PIL."""
     if context.gpu and context.root:
         options = ["--root", context.root, "--batch-size", "512", "--loaders", "8", "--seconds", "3", "--rounds", "2"]
     else:
         options = ["--data", "digits", "--space", "eatnas-tiny", "--seconds", "0.3", "--rounds", "1", "--loaders", "1"]
-    command = [sys.executable, str(program), "--device", context.device, "--packed", "1", *options]
-    done = subprocess.run([*command, "--kinds", "loop", "pipeline"], capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
-    print(done.stdout, done.stderr[-2000:])
-    context.facts.set("output", lines)
+    lines = run_benchmark(context, "output", ["--packed", "1", *options, "--kinds", "loop", "pipeline"])
     ratio = next((float(line.split(": ")[1].split()[0]) for line in lines if line.startswith("loop relative")), None)
-    context.facts.bar("the benchmark's exit status", done.returncode, "0", met=done.returncode == 0)
     if context.gpu and ratio is not None:
         context.facts.bar("our loop / DataLoader and PIL", ratio, "at least 5", met=ratio >= 5, must=False)
+
+
+def run_benchmark(context: Context, name: str, options: list[str], **variables: str) -> list[str]:
+    """Run `benchmarks/training.py` in the time that the step has left, and record and return its lines."""
+    program = Path(__file__).parents[1] / "training.py"
+    command = [sys.executable, str(program), "--device", context.device, *options]
+    log = Path(tempfile.mkdtemp()) / "output"
+    with log.open("wb") as output:
+        # a file, because a benchmark that is killed loses what a pipe holds
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables})
+        try:
+            status: int | str = process.wait(max(1, context.seconds_left))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            status = "out of time"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    context.facts.set(name, lines)
+    context.facts.bar(f"exit status of the benchmark, {name}", status, "0", met=status == 0)
+    return lines
 
 
 def run_lanes(context: Context) -> None:
@@ -226,12 +240,12 @@ class RunningLanes:
 
 
 def run_processes(context: Context) -> None:
-    """Run our loop in several processes at once by `benchmarks/training.py`, without MPS and with it."""
+    """Run our loop in several processes at once, without MPS and with it."""
     if not context.gpu:
         context.skip("a processor has one slot for each core")
     if context.root is None:
         context.skip("needs the files of FashionMNIST")
-    measure_processes(context, "without MPS", {})
+    measure_processes(context, "without MPS")
     if shutil.which(MPS_CONTROL) is None:
         context.facts.set("with MPS", "not installed")
         return
@@ -243,21 +257,15 @@ def run_processes(context: Context) -> None:
             context.facts.set("with MPS", f"did not start: {started.stderr.strip()}")
             return
         try:
-            measure_processes(context, "with MPS", variables)
+            measure_processes(context, "with MPS", **variables)
         finally:
             subprocess.run([MPS_CONTROL], input="quit\n", env=environment, capture_output=True, text=True, check=False)
 
 
-def measure_processes(context: Context, name: str, variables: dict[str, str]) -> None:
+def measure_processes(context: Context, name: str, **variables: str) -> None:
     """Measure four processes at once, with further environment variables."""
-    program = Path(__file__).parents[1] / "training.py"
     options = ["--root", str(context.root), "--batch-size", "64", "--kinds", "loop", "--packed", "4"]
-    command = [sys.executable, str(program), "--device", context.device, *options, "--seconds", "2", "--rounds", "2"]
-    environment = {**os.environ, **variables}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    print(done.stdout, done.stderr[-2000:])
-    context.facts.set(name, done.stdout.strip().splitlines())
-    context.facts.bar(f"the benchmark's exit status {name}", done.returncode, "0", met=done.returncode == 0)
+    run_benchmark(context, name, [*options, "--seconds", "2", "--rounds", "2"], **variables)
 
 
 if __name__ == "__main__":
