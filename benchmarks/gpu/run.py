@@ -52,8 +52,8 @@ def stop(number: int, _: FrameType | None) -> NoReturn:
 
 def run_process(
     command: list[str], *, seconds: float, folder: Path, work: Path, log: Path, poll: Callable[[], None]
-) -> tuple[int | None, float]:
-    """Run a command and return its status and its seconds; None as the status means that it ran out of time.
+) -> int | None:
+    """Run a command and return its status, or None if it ran out of time.
 
     Call `poll` again and again meanwhile. At the end, everything that the command has started is killed.
     """
@@ -76,7 +76,7 @@ def run_process(
                 poll()
         finally:
             kill_all(process, work)
-    return status, time.monotonic() - started
+    return status
 
 
 def environment_of(work: Path) -> dict[str, str]:
@@ -134,17 +134,18 @@ def record_run(
     row: dict[str, Any], command: list[str], *, folder: Path, work: Path, log: Path, facts: Path, results: Results
 ) -> None:
     """Run a command within the limit of its row, and record in the row how it goes."""
+    started = results.seconds
 
     def record() -> None:
         found, output = read_facts(facts), last_lines(log)
         if (found, output) != (row["facts"], row["output"]) or row["outcome"] != RUNNING:
-            row.update(facts=found, output=output)
+            row.update(facts=found, output=output, seconds=round(results.seconds - started, 1))
             results.write()
 
     try:
-        status, seconds = run_process(command, seconds=row["limit"], folder=folder, work=work, log=log, poll=record)
+        status = run_process(command, seconds=row["limit"], folder=folder, work=work, log=log, poll=record)
         outcome = {0: "passed", None: "out of time", SKIPPED_STATUS: "skipped"}.get(status, "failed")
-        row |= {"outcome": outcome, "status": status, "seconds": round(seconds, 1)}
+        row |= {"outcome": outcome, "status": status}
         record()
     except OSError as error:
         row |= {"outcome": "failed", "output": [str(error)]}
