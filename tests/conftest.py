@@ -16,7 +16,8 @@ from sqlalchemy import Pool, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from support.command_server import CommandServer, running_server
-from support.postgres import TEMPLATE, Server, make_data, new_servers
+from support.postgres import Server, make_data, new_servers
+from support.postgres_records import RecordDatabases
 from support.shared_folders import make_once
 
 DIGITS = """
@@ -139,9 +140,13 @@ def postgres_url(postgres: Server) -> Iterator[str]:
     postgres.drop(url)
 
 
+@pytest.fixture(scope="session")
+def postgres_records(postgres: Server) -> RecordDatabases:
+    return RecordDatabases(postgres)
+
+
 @pytest.fixture
-def postgres_record_url(postgres: Server) -> Iterator[str]:
+def postgres_record_url(postgres_records: RecordDatabases) -> Iterator[str]:
     """Return the URL of a database with an empty record."""
-    url = postgres.new_database(TEMPLATE)
-    yield url
-    postgres.drop(url)
+    yield postgres_records.lend()
+    postgres_records.take_back()
