@@ -274,9 +274,9 @@ def exhaust_memory(context: Context) -> None:
 def estimate_paper_search(context: Context) -> None:
     """Estimate how long the search of the EAT-NAS paper takes on the device, from measured images/s."""
     home = Home("estimate")
-    spec = search_spec(context, "paper", 48)
+    spec = search_spec(context, "paper", 48, batch_size=256 if context.gpu else 8)
     spec |= {"space": "eatnas-cifar", "data": {**spec["data"], "resolution": 32}}
-    samples = "5" if context.gpu else "1"
+    samples = "3" if context.gpu else "1"
     answer = home.rows("search", "estimate", home.write(spec), "--samples", samples)
     kept = ("device", "images_per_second", "paper_search_hours", "seconds_per_candidate", "hours")
     context.facts.set("estimate", {key: answer[key] for key in kept})

@@ -41,7 +41,7 @@ STEPS = (
     Step(PRODUCT, "workers", 60, "one worker, four workers and four lanes give equal fingerprints"),
     Step(PRODUCT, "doctor", 30, "`doctor` finds no problem but missing MLflow"),
     Step(PRODUCT, "devices", 20, "`devices --explain` finds the GPU free"),
-    Step(PRODUCT, "estimate", 30, "`search estimate` measures the GPU: the hours of the paper's search"),
+    Step(PRODUCT, "estimate", 40, "`search estimate` measures the GPU: the hours of the paper's search"),
     Step(PRODUCT, "memory", 45, "trainings that run out of memory are tried again, alone and then in halves"),
     Step(TRAINING, "machine", 20, "versions, driver and GPU"),
     Step(TRAINING, "bits", 75, "24 random networks: captured steps, again, and called steps have equal bits"),
