@@ -43,6 +43,15 @@ def hang(context):
     time.sleep(600)
 run_program(None, {"machine": end, "tests": hang})
 """
+STOPPED_TWICE = """
+import signal, run
+signal.signal(signal.SIGTERM, run.stop)
+try:
+    signal.raise_signal(signal.SIGTERM)
+except run.StoppedError:
+    signal.raise_signal(signal.SIGTERM)
+    print("killed the step")
+"""
 
 
 @pytest.fixture
@@ -153,6 +162,11 @@ def test_killed_run_keeps_its_results_and_ends_its_step(tmp_path, number, outcom
     assert (tests["outcome"], tests["facts"]) == (outcome, {"pid": pid})
     assert f"`pid`: {pid}" in file.with_suffix(".md").read_text()
     eventually(lambda: not is_running(pid))
+
+
+def test_second_signal_does_not_cut_short_the_kill_of_the_step():
+    done = subprocess.run([sys.executable, "-c", STOPPED_TWICE], cwd=FOLDER, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "killed the step\n"), done.stderr
 
 
 def make_bundle(folder):

@@ -39,6 +39,7 @@ OUTPUT_LINES = 60
 POLL_SECONDS = 0.5
 MARK = "EATNAS_GPU_RUN"
 """The variable by which the processes of a run are found: workers leave the session of their step."""
+STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class StoppedError(Exception):
@@ -46,7 +47,12 @@ class StoppedError(Exception):
 
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
-    """Stop the run, as a handler of signals."""
+    """Stop the run, as a handler of signals.
+
+    Ignore later signals, which would end the kill of the running step: `timeout` sends two.
+    """
+    for other in STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     raise StoppedError(f"stopped by {signal.Signals(number).name}")
 
 
@@ -210,8 +216,8 @@ def main() -> None:
         "limit": options.seconds * factor,
     }
     results = Results(options.out.resolve(), options.part, facts)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
     work = Path(tempfile.mkdtemp(prefix="eatnas-gpu-"))
     (work / "tmp").mkdir()
     try:
