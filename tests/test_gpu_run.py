@@ -43,6 +43,14 @@ def hang(context):
     time.sleep(600)
 run_program(None, {"machine": end, "tests": hang})
 """
+LATE_PROGRAM = """
+import time
+imported = time.monotonic()
+from recording import run_program
+def record(context):
+    context.facts.set("seconds_after_imports", time.monotonic() + context.seconds_left - imported)
+run_program(None, {"machine": record})
+"""
 STOPPED_TWICE = """
 import signal, run
 signal.signal(signal.SIGTERM, run.stop)
@@ -145,6 +153,22 @@ def test_failing_or_hanging_step_stops_no_other(gpu_run, tmp_path):
     assert "```text\none\ntwo\n```" in page
     assert "output of fails" in page
     eventually(lambda: not is_running(int(hung["output"][-1])))
+
+
+def test_step_ends_before_its_limit_counted_from_its_start(gpu_run, tmp_path):
+    run, results_module, steps = gpu_run
+    make_bundle(tmp_path)
+    (tmp_path / "sources" / "benchmarks").parent.mkdir()
+    (tmp_path / "benchmarks").rename(tmp_path / "sources" / "benchmarks")
+    (tmp_path / "sources" / "benchmarks" / "gpu" / "product.py").write_text(LATE_PROGRAM)
+    facts = {"commit": "c", "started_at": "now", "device": "cpu"}
+    results = results_module.Results(tmp_path / "out", "product", facts)
+    row = run.new_row("machine", "something", 60)
+    results.add(row)
+    options = Namespace(device="cpu", bundle=tmp_path)
+    run.run_step(steps.Step("product", "machine", 60, "something"), row, options, tmp_path, results)
+    assert row["outcome"] == "passed", row["output"]
+    assert 0 < row["facts"]["seconds_after_imports"] < 0.9 * 60
 
 
 @pytest.mark.parametrize(("number", "outcome"), [("SIGKILL", "running"), ("SIGTERM", "stopped by SIGTERM")])

@@ -57,7 +57,8 @@ class Context:
         self.device: str = options.device
         self.root: str | None = options.root
         self.facts = Facts(options.facts)
-        self._ends_at = time.monotonic() + 0.9 * options.seconds
+        started = time.monotonic() if options.started is None else options.started
+        self._ends_at = started + 0.9 * options.seconds
 
     @property
     def gpu(self) -> bool:
@@ -83,6 +84,7 @@ def run_program(description: str | None, steps: Mapping[str, Callable[[Context],
     parser.add_argument("--root", help="folder of FashionMNIST's files")
     parser.add_argument("--facts", type=Path, help="file for the measurements")
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of a step")
+    parser.add_argument("--started", type=float, help="the time.monotonic() from which the limit counts; default: now")
     options = parser.parse_args()
     if "EATNAS_GPU_RUN" in os.environ:
         threading.Thread(target=end_with_run, daemon=True).start()
