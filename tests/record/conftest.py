@@ -15,6 +15,7 @@ from eatnas_db.searches.create import create_search
 from eatnas_db.transitions import lease_next
 from eatnas_migrations import commands
 from support.scores import score_candidate
+from support.shared_statements import share_statements
 
 TASK = Task(8, 1, 10)
 
@@ -44,6 +45,7 @@ def engine(url: str, migrated_file: Path) -> Iterator[Engine]:
     if (database := make_url(url).database) and url.startswith("sqlite"):
         shutil.copy(migrated_file, database)
     engine = open_record(url)
+    share_statements(engine)
     with transaction(engine) as connection:
         connection.execute(insert(host).values(id=1, name="here", seen_at=0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))

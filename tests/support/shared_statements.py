@@ -1,0 +1,19 @@
+"""Compiled statements that the engines of tests share. Without them each test compiles its statements again."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Dialect, Engine
+
+_DIALECTS: Final[dict[str, Dialect]] = {}
+_STATEMENTS: Final[dict[Any, Any]] = {}
+
+
+def share_statements(engine: Engine) -> None:
+    """Let an engine that is connected to a record use the statements of earlier engines for the same kind of database.
+
+    SQLAlchemy keeps compiled statements by their dialect, so the engines also share a dialect.
+    """
+    engine.dialect = _DIALECTS.setdefault(engine.dialect.name, engine.dialect)
+    engine.update_execution_options(compiled_cache=_STATEMENTS)
