@@ -45,6 +45,11 @@ class Rungs:
         trained = (epochs - done for epochs, done in zip(self.epochs, before, strict=False))
         return sum(self.keep**number * epochs for number, epochs in enumerate(trained))
 
+    @property
+    def mean_trainings(self) -> float:
+        """The mean number of trainings of a candidate, one for each rung, if the share `keep` continues at each."""
+        return sum(self.keep**number for number in range(len(self.epochs)))
+
     def next_epochs(self, done: int) -> int:
         """Return the epochs of the first rung with more epochs than `done`, or of the last one."""
         return next((epochs for epochs in self.epochs if epochs > done), self.epochs[-1])

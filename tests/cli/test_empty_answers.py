@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eatnas_cli.search.estimate import _count_trainings, _estimate_final, _Measured
+from eatnas_cli.search.estimate import _count_trainings, _estimate_durations, _estimate_final, _Measured
 from eatnas_cli.search.retrain import describe_shortage
 from eatnas_daemon.data_sets import DataDescription
 from eatnas_db.domain.macro import Task
@@ -115,6 +115,19 @@ def test_estimate_counts_the_trainings_of_the_reevaluation():
     trainings = _count_trainings(parse_spec({**tree, **changes}))
     assert (trainings.search_epochs, trainings.reevaluation_epochs) == (20 * 10 + 30 * 2, 9 * 2 * 20)
     assert _count_trainings(parse_spec({**tree, "reevaluation": {"top": 0}})).reevaluation == 0
+
+
+def test_estimate_adds_a_setup_for_each_rung():
+    tree = {"name": "s", "data": {"name": "digits"}, "budget": {"candidates": 40}, "training": {"epochs": 10}}
+    fidelity = {"rungs": [2], "keep": 0.25}
+    spec = parse_spec({**tree, "evolution": {"fidelity": fidelity}, "reevaluation": {"top": 0}})
+    assert _count_trainings(spec).search == 40 * 1.25
+    measured = _Measured(setup_seconds=3600, seconds_per_epoch=0, images_per_second=1, paper_hours=None)
+    data = DataDescription(
+        resolution=8, channels=1, classes=10, train_images=10, validation_images=5, test_images=0, data_digest="d"
+    )
+    estimated = _estimate_durations(spec, Task(8, 1, 10), data, measured, 2)
+    assert (estimated.candidate_seconds, estimated.hours) == (1.25 * 3600, 25)
 
 
 def test_final_models_on_several_devices_note_a_shortage():

@@ -113,4 +113,6 @@ def test_quality_is_that_of_the_highest_rung():
     ("resumes", "mean"), [(True, 3 + 0.25 * 7 + 0.0625 * 20), (False, 3 + 0.25 * 10 + 0.0625 * 30)]
 )
 def test_mean_epochs_weight_rungs_by_their_share(resumes, mean):
-    assert Rungs((3, 10, 30), 0.25, resumes).mean_epochs == pytest.approx(mean)
+    rungs = Rungs((3, 10, 30), 0.25, resumes)
+    assert rungs.mean_epochs == pytest.approx(mean)
+    assert rungs.mean_trainings == 1 + 0.25 + 0.0625

@@ -123,9 +123,9 @@ def _estimate_durations(
     trainings, candidates = _count_trainings(spec), spec.budget.candidates
     reevaluation_seconds = measured.seconds_of(trainings.reevaluation, trainings.reevaluation_epochs)
     return _Durations(
-        candidate_seconds=measured.seconds_of(1, _epochs_with_rungs(spec)),
+        candidate_seconds=measured.seconds_of(trainings.search / candidates, _epochs_with_rungs(spec)),
         candidate_epochs=trainings.search_epochs / candidates,
-        hours=measured.seconds_of(candidates, trainings.search_epochs) / slots / 3600,
+        hours=measured.seconds_of(trainings.search, trainings.search_epochs) / slots / 3600,
         reevaluation_trainings=trainings.reevaluation,
         reevaluation_hours=reevaluation_seconds / slots / 3600,
         final=_estimate_final(spec, task, data, measured.seconds_per_epoch),
@@ -178,8 +178,9 @@ def _describe_final(final: _FinalModel) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Trainings:
-    """The epochs of a search's candidates, and the epochs and the number of its re-evaluation trainings."""
+    """The trainings of a search's candidates and of its re-evaluation, and their epochs."""
 
+    search: float
     search_epochs: float
     reevaluation: int
     reevaluation_epochs: int
@@ -194,6 +195,7 @@ def _count_trainings(spec: SearchSpec) -> _Trainings:
     if spec.evolution.fidelity is not None:  # rungs cannot be combined with inherited weights
         search_epochs = candidates * _epochs_with_rungs(spec)
     return _Trainings(
+        search=candidates * _trainings_with_rungs(spec),
         search_epochs=search_epochs,
         reevaluation=again,
         reevaluation_epochs=again * (spec.reevaluation.epochs or epochs),
@@ -203,6 +205,11 @@ def _count_trainings(spec: SearchSpec) -> _Trainings:
 def _epochs_with_rungs(spec: SearchSpec) -> float:
     rungs = rungs_of(spec.model_dump(mode="json"))
     return spec.training.epochs if rungs is None else rungs.mean_epochs
+
+
+def _trainings_with_rungs(spec: SearchSpec) -> float:
+    rungs = rungs_of(spec.model_dump(mode="json"))
+    return 1 if rungs is None else rungs.mean_trainings
 
 
 def _describe_hours(hours: float) -> str:
@@ -219,7 +226,7 @@ class _Measured:
     images_per_second: float
     paper_hours: tuple[float, float] | None
 
-    def seconds_of(self, trainings: int, epochs: float) -> float:
+    def seconds_of(self, trainings: float, epochs: float) -> float:
         """Return the seconds of trainings with this number of epochs in all."""
         return self.setup_seconds * trainings + self.seconds_per_epoch * epochs
 
