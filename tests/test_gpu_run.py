@@ -188,7 +188,7 @@ def test_killed_run_keeps_its_results_and_ends_its_step(tmp_path, number, outcom
     eventually(lambda: not is_running(pid))
 
 
-def test_second_signal_does_not_cut_short_the_kill_of_the_step():
+def test_second_signal_does_not_shorten_the_kill_of_the_step():
     done = subprocess.run([sys.executable, "-c", STOPPED_TWICE], cwd=FOLDER, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "killed the step\n"), done.stderr
 
