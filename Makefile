@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# PyTorch's index of builds without CUDA, which are much smaller. Used on machines without an NVIDIA GPU.
+# The index of PyTorch builds without CUDA, which are much smaller. Machines without an NVIDIA GPU use it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # The devices for which `make image` installs PyTorch: cpu or cuda.
 DEVICE ?= cpu
 
-# Tests mostly wait for their child processes, so more of them than cores can run at once.
+# Tests mostly wait for their child processes, so more tests than cores can run at the same time.
 TEST_PROCESSES ?= 3
 # A process that has no tests left takes some from another one; until then tests of one file share their fixtures.
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal

@@ -1,8 +1,8 @@
 """Compare searches under seeded storms of faults with the same searches without faults, to the bit.
 
-For each search, a daemon runs in a new process. This program kills, freezes, fills, damages and moves its processes,
-disks, files and clock. Every fault and every round becomes a JSON line of `--out`. With an existing file, the storm
-continues where it was interrupted.
+For each search, a daemon runs in a new process. This program kills and freezes the daemon's processes, fills its disks,
+damages its files and moves its clock. Every fault and every round becomes a JSON line of `--out`. With an existing
+file, the storm continues where it was interrupted.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def main() -> None:
             "eatnas-db search list": ([*eatnas, "search", "list"], QUERY_BASELINE),
             "eatnas-db daemon status": ([*eatnas, "daemon", "status"], QUERY_BASELINE),
         }
-        # As in an installed package, modules are compiled once: the first run of each is not counted.
+        # The first run of each command is not counted, because it compiles modules, as an installation does.
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         all_commands = baselines | {name: command for name, (command, _) in commands.items()}

@@ -115,7 +115,7 @@ def lease_candidates(url: str) -> list[int]:
 
 
 def run_round(program: str, create: Callable[[str], None], take: Callable[[str], list[int]]) -> Round:
-    """Let all processes take the trials of a new database at once."""
+    """Let all processes take the trials of a new database at the same time."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/trials.db"

@@ -1,8 +1,8 @@
 """Measure the cost of a guided birth in a long search: its decision, its transaction, and the supervisor's ticks.
 
 The search has `--births` scored births. First, births are decided and inserted as a daemon does it. Then a supervisor
-trains some of them with simulated workers, once with the decisions in its thread, and once in its transactions. All
-figures are processor times of one thread, because other programs change them little.
+trains some of them with simulated workers, once with the decisions in a thread, and once with the decisions in its
+transactions. All figures are processor times of one thread, because other programs change them little.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def measure_births(engine: Engine, count: int) -> tuple[list[float], list[float]
 
 
 def measure_ticks(engine: Engine, home: Path, preparer: type[BirthPreparer], seconds: float) -> tuple[list[float], int]:
-    """Return the duration of each tick of a supervisor, and the number of births that it settled."""
+    """Return the duration of each tick of a supervisor, and the number of births that the supervisor settled."""
     settings = load_settings({}, str(home))
     launcher = Launcher(settings.logs, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"))
     supervisor = Supervisor(engine, settings, launcher, slots=2, host_name="here", only="s")

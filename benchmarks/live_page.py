@@ -43,7 +43,7 @@ from support.simulated_worker import SIMULATED_WORKER
 PHASE_SECONDS = 20
 POLL_SECONDS = 2
 MAX_TICK_RATIO = 1.5
-"""The maximum processor time of the supervisor that readers may cost."""
+"""The maximum processor time of a tick while readers request parts, relative to a tick without readers."""
 WIDTHS = (1200, 390)
 CANDIDATES, DAY_CANDIDATES = 100_000, 1_000
 DAY_SECONDS, SAMPLE_SECONDS = 240, 10
@@ -71,7 +71,7 @@ def server(url: str) -> Iterator[tuple[str, int]]:
 
 
 def open_search(browser: Any, address: str, name: str, size: tuple[int, int]) -> tuple[Any, list[str]]:
-    """Open the page of a search; returns the page and the list of its errors and messages."""
+    """Open the page of a search. Return the page and the list of its errors and messages."""
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
     page.set_default_timeout(300_000)
     messages: list[str] = []
@@ -176,7 +176,7 @@ class TimedSupervisor(Supervisor):
 
 
 def poll(address: str, stop: threading.Event) -> None:
-    """Request all parts of an open page, as often as a page whose search changes."""
+    """Request all parts of a page, as often as an open page does while its search changes."""
     parts = [f"live/search?name=s&part={part}" for part in ReportPart]
     while not stop.is_set():
         for part in ("live/searches", "live/activity?name=s", *parts):

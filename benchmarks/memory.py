@@ -3,9 +3,9 @@
     python benchmarks/memory.py                        # tensors of torch on the processor
     python benchmarks/memory.py --device cuda:0        # torch's allocator on a GPU, with the workspaces of cuDNN
 
-On the processor, the peak is the largest total size of tensors that exist at once. Workspaces inside an operation are
-left out, because the workspaces of oneDNN and cuDNN differ. The program prints a table and exits with status 1 if an
-estimate is wrong by more than a factor of two.
+On the processor, the peak is the largest total size of tensors that exist at the same time. Workspaces inside an
+operation are left out, because the workspaces of oneDNN and cuDNN differ. The program prints a table and exits with
+status 1 if an estimate is wrong by more than a factor of two.
 """
 
 from __future__ import annotations

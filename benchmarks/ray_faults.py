@@ -257,7 +257,7 @@ def run_autoscaler(expected: str) -> dict[str, Any]:
 
 
 def run_two_daemons(expected: str) -> dict[str, Any]:
-    """Let two hosts of one record on PostgreSQL train in one cluster at once."""
+    """Let two hosts of one record on PostgreSQL train in one cluster at the same time."""
     started = time.monotonic()
     situation = Situation("two daemons share a record and the cluster", 2)
     with tempfile.TemporaryDirectory() as folder, local_cluster(2) as cluster:

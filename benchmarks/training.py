@@ -1,7 +1,7 @@
 """Compare the training speed of our loop, a hand-written bare loop, and a pipeline of a DataLoader and PIL.
 
-All train the same network in the same precision, one at a time and several at once. Rounds alternate; medians are
-printed. The wall clock needs an otherwise idle machine. Processor seconds per 1000 images, loaders included, are
+All train the same network in the same precision, one at a time and several at the same time. Rounds alternate; medians
+are printed. The wall clock needs an otherwise idle machine. Processor seconds per 1000 images, loaders included, are
 comparable on a busy machine too, but do not include the work of a GPU.
 """
 
@@ -30,7 +30,7 @@ CODES = {
 }
 KINDS = ("loop", "bare", "pipeline")
 WARM_UP_BATCHES = 8
-"""The number of batches before a process is ready. Half of this number precede each round."""
+"""The number of batches before a process is ready. Half as many batches precede each round."""
 
 
 class RoundClock:
@@ -235,9 +235,9 @@ class Speed(NamedTuple):
     """The result of one round."""
 
     images_per_second: float
-    """Of all processes together."""
+    """The images of all processes together."""
     cpu_seconds: float
-    """Per image."""
+    """The processor seconds per image."""
 
 
 Speeds = dict[tuple[str, int], list[Speed]]
@@ -284,10 +284,10 @@ def print_medians(speeds: Speeds, options: argparse.Namespace, counts: Sequence[
     for count, kind in itertools.product(counts, sorted(set(options.kinds) - {"loop"})):
         wall = median_ratio(("loop", count), (kind, count), "images_per_second")
         cpu = median_ratio((kind, count), ("loop", count), "cpu_seconds")
-        print(f"loop relative to {kind}, {count} at once: {wall:.3f} by the wall clock, {cpu:.3f} by processor time")
+        print(f"loop relative to {kind}, {count} at a time: {wall:.3f} by the wall clock, {cpu:.3f} by processor time")
     if len(counts) > 1:
         ratio = median_ratio(("loop", counts[-1]), ("loop", 1), "images_per_second")
-        print(f"{counts[-1]} at once relative to one: {ratio:.3f} times the images/s")
+        print(f"{counts[-1]} at a time relative to one: {ratio:.3f} times the images/s")
 
 
 def main() -> None:

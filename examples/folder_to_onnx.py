@@ -40,7 +40,7 @@ def search(folder: Path, changes: list[str]) -> None:
         subprocess.run(["eatnas-db", *command], check=True)
 
 
-# %% The use: everything below needs nothing of eatnas-db.
+# %% The use of the network: everything below works without eatnas-db.
 def classify(file: Path, images: list[Path]) -> None:
     """Print the most probable class of each image."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

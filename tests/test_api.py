@@ -130,7 +130,7 @@ def test_html_is_escaped(record, search):
 
 
 @pytest.mark.slow
-def test_invalid_spec_raises_one_line(record):
+def test_invalid_spec_raises_an_error_of_one_line(record):
     with pytest.raises(EatnasError, match="did you mean") as raised:
         record.create({**SPEC, "name": "other", "spaec": "x"})
     assert "\n" not in str(raised.value)

@@ -39,7 +39,7 @@ class ArmSearch:
     name: str
     spec: dict[str, Any]
     source: str | None = None
-    """The search from which it is transferred."""
+    """The search from which this search is transferred."""
 
 
 def merge(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:

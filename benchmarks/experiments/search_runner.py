@@ -67,7 +67,7 @@ class SearchRunner:
     def run_final(self, name: str, epochs: int, seeds: int) -> list[tuple[int, int, float | None, int, str]]:
         """Train the winner of a search as final models.
 
-        Return the candidate, replica, test accuracy, mult-adds and code of each.
+        Return the candidate, replica, test accuracy, mult-adds and code of each model.
         """
         if f"{name}.final" not in self.existing_searches():
             self.call("search", "final", name, "--epochs", str(epochs), "--seeds", str(seeds))
@@ -79,7 +79,7 @@ class SearchRunner:
         return [(winner.id, model.replica, model.accuracy, winner.mult_adds, winner.code) for model in models]
 
     def write_candidates(self, name: str, labels: dict[str, Any], searches: Sequence[str]) -> Path:
-        """Write the scored candidates of searches and of their re-evaluations to a CSV file, each after the labels."""
+        """Write a CSV file whose rows are labels and scored candidates of searches and of their re-evaluations."""
         self.out.mkdir(parents=True, exist_ok=True)
         with read_transaction(open_record(self.settings.database_url)) as connection:
             ids = [get_search(connection, search_name).id for search_name in searches]

@@ -4,9 +4,9 @@
 
 Both arms search the accuracy and the mult-adds of networks for the digits that come with scikit-learn. `pareto` gives
 both as objectives; `scalar` multiplies them as in MnasNet, with the mult-adds of an average network as the target. The
-program writes a row for each scored candidate, with the hypervolume of all candidates so far. It counts the accuracy
-from 0 up and the mult-adds from `REFERENCE` down, so it is from 0 to 1. Seeds whose rows are already in the table are
-not repeated, and neither are finished searches.
+program writes a row for each scored candidate, with the hypervolume of all candidates so far. The hypervolume counts
+the accuracy from 0 up and the mult-adds from `REFERENCE` down, so it is between 0 and 1. Seeds whose rows are already
+in the table are not repeated, and neither are finished searches.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def list_curve(runner: SearchRunner, name: str) -> list[tuple[int, float, int, f
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of the seeds that are complete: both arms have run."""
+    """Return the rows of the complete seeds, for which both arms have run."""
     if not file.exists():
         return []
     with file.open(newline="") as source:

@@ -19,8 +19,9 @@ def count_step_bytes(code: str, space: str, batch_size: int, precision: str) -> 
 
     In the forward pass, a layer reads its input and writes its output; batch norm reads its input twice. In the
     backward pass, a convolution reads the gradient of its output twice and its input once, and writes the gradient of
-    its input; batch norm reads both twice and writes one. Weights and their gradients are counted with the optimizer.
-    ReLU counts as fused with batch norm, so separate kernels cannot reach the bound.
+    its input; batch norm reads its input and the gradient of its output twice and writes the gradient of its input.
+    Weights and their gradients are counted with the optimizer. ReLU counts as fused with batch norm, so separate
+    kernels cannot reach the bound.
     """
     task, value_bytes = TASKS[space], 2 if precision == "bfloat16" else 4
     model = make_model(code, space, "meta")

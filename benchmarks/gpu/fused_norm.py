@@ -1,4 +1,4 @@
-"""Batch norm and ReLU of a training step in one pass each way, in Triton. Import it only where Triton is installed.
+"""Batch norm and ReLU of a training step in Triton, fused forward and backward. Import it only if Triton is installed.
 
 The images are channels-last, so a kernel sees a matrix of positions (image, row, column) by channels. Sums over the
 positions take two stages with a fixed order: each program of the first kernel adds up a part of the positions, and
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 TILE_VALUES = 2048
 """The values that a program holds at a time, of each tensor."""
 CHANNEL_BLOCKS = (64, 32, 16)
-"""The channels of a tile: the block with the least padding, and of equal ones the largest."""
+"""The channels of a tile: the block with the least padding. Of blocks with equal padding, it is the largest."""
 MAX_PARTS = 512
 FINISH_PARTS, FINISH_CHANNELS = 64, 16
 """The tile of the second stage."""
@@ -97,7 +97,7 @@ def sum_values(
         value = value.to(tl.float32)
         count += known.to(tl.float32)
         deviation = tl.where(known, value - mean, 0.0)
-        mean += deviation * (1.0 / tl.maximum(count, 1.0))  # a division for each position, none for each value
+        mean += deviation * (1.0 / tl.maximum(count, 1.0))  # divides once for each position, and not for each value
         squares += deviation * (value - mean)
     total_mean = (tl.sum(mean * count, 0) / tl.sum(count, 0))[None, :]
     deviation = mean - total_mean

@@ -41,7 +41,7 @@ def compare_norms(context: Context) -> None:
 
     try:
         compare_all(context)
-    except InterpreterError as error:  # on a processor only: that of Triton 3.6 does not work with NumPy 2.5
+    except InterpreterError as error:  # only on a processor: Triton 3.6's does not work with NumPy 2.5
         context.skip(f"the interpreter of Triton cannot run the kernels: {error}")
 
 
@@ -78,7 +78,7 @@ def compare_results(context: Context) -> None:
             worst[dtype] = max(worst[dtype], *distances)
     for dtype, distance in worst.items():
         bar = f"relative error of {str(dtype)[6:]}"
-        met = distance <= TOLERANCES[dtype]  # a NaN is not
+        met = distance <= TOLERANCES[dtype]  # false for a NaN
         context.facts.bar(bar, f"{distance:.1e}", f"at most {TOLERANCES[dtype]}", met=met)
     context.facts.bar("bits of two runs", equal, "equal", met=equal)
 
@@ -172,7 +172,7 @@ def compare_steps(context: Context, space: str, images: ResidentPart, batch_size
     if not context.gpu:
         return None
     usual = make_runner(CODES[network], space, context.device, images, batch_size=batch_size)
-    for _ in range(steps):  # its capture, too
+    for _ in range(steps):  # these steps include the capture
         next_step(usual)
     before, after = (
         1000 * seconds_of(partial(next_step, runner), context.device, 0.4) for runner in (usual, runners[0])

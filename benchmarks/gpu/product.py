@@ -70,7 +70,7 @@ class Home:
         return str(spec["name"])
 
     def write(self, spec: dict[str, Any]) -> str:
-        """Create the home and the file of a spec, and return its path."""
+        """Create the home and the file of a spec, and return the path of the file."""
         self.run("init")
         file = self.folder.parent / f"{spec['name']}.yaml"
         file.write_text(json.dumps(spec))  # JSON is YAML

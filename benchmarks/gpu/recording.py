@@ -94,6 +94,6 @@ def run_program(description: str | None, steps: Mapping[str, Callable[[Context],
 
 
 def end_with_run() -> None:
-    """Kill this process and its children when `run.py` has ended, which holds the other end of the standard input."""
+    """Kill this process and its children when `run.py`, which holds the other end of the standard input, has ended."""
     os.read(sys.stdin.fileno(), 1)
     os.killpg(0, signal.SIGKILL)

@@ -84,7 +84,7 @@ def format_facts(facts: dict[str, Any]) -> list[str]:
 
 
 def format_fact(name: str, value: Any) -> list[str]:
-    """Return a fact as Markdown: rows as a table, lines as a block, and the rows inside of a fact after the fact."""
+    """Return a fact as Markdown: rows as a table, lines as a block, and a dictionary as a line before its rows."""
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         return ["", f"`{name}`", "", *format_table(value)]
     if isinstance(value, list) and value and all(isinstance(line, str) for line in value):

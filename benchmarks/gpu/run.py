@@ -38,7 +38,7 @@ OUTPUT_LINES = 60
 """The last lines of a step's output that the JSON keeps."""
 POLL_SECONDS = 0.5
 MARK = "EATNAS_GPU_RUN"
-"""The variable by which the processes of a run are found: workers leave the session of their step."""
+"""The variable by which the processes of a run are found, because workers leave the session of their step."""
 STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
@@ -61,7 +61,7 @@ def run_process(
 ) -> int | None:
     """Run a command and return its status, or None if it ran out of time.
 
-    Call `poll` again and again meanwhile. At the end, everything that the command has started is killed.
+    Call `poll` repeatedly meanwhile. At the end, everything that the command has started is killed.
     """
     started = time.monotonic()
     with log.open("wb") as output:
@@ -69,7 +69,7 @@ def run_process(
             command,
             env=environment_of(work),
             cwd=folder,
-            stdin=subprocess.PIPE,  # its end tells the step that this process has ended
+            stdin=subprocess.PIPE,  # closes when this process ends, which ends the step, too
             stdout=output,
             stderr=subprocess.STDOUT,
             process_group=0,

@@ -30,7 +30,7 @@ def seconds_of(call: Callable[[], None], device: str, seconds: float) -> float:
             call()
             calls += 1
             if calls % 64 == 0:
-                synchronize(device)  # limits the queue, whose end counts in the measured time
+                synchronize(device)  # limits the queue: the time to empty it is measured, too
         synchronize(device)
         rounds.append((time.perf_counter() - started) / calls)
     return statistics.median(rounds)

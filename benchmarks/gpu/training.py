@@ -154,7 +154,7 @@ def measure_speed(context: Context) -> None:
 
 
 def seconds_to_capture(runner: StepRunner, device: str) -> float:
-    """Train to the capture and return the seconds of its step."""
+    """Train until the step is captured, and return the seconds of the step that captures."""
     for _ in range(runner.warm_up_steps - 1):
         next_step(runner)
     synchronize(device)
@@ -182,7 +182,7 @@ def run_benchmark(context: Context, name: str, options: list[str], **variables: 
     command = [sys.executable, str(program), "--device", context.device, *options]
     log = Path(tempfile.mkdtemp()) / "output"
     with log.open("wb") as output:
-        # a file, because a benchmark that is killed loses what a pipe holds
+        # a file and no pipe, whose content would be lost if the benchmark is killed
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables})
         try:
             status: int | str = process.wait(max(1, context.seconds_left))
@@ -240,7 +240,7 @@ class RunningLanes:
 
 
 def run_processes(context: Context) -> None:
-    """Run our loop in several processes at once, without MPS and with it."""
+    """Run our loop in several processes at the same time, without MPS and with it."""
     if not context.gpu:
         context.skip("a processor has one slot for each core")
     if context.root is None:
@@ -263,7 +263,7 @@ def run_processes(context: Context) -> None:
 
 
 def measure_processes(context: Context, name: str, **variables: str) -> None:
-    """Measure four processes at once, with further environment variables."""
+    """Measure four processes at the same time, with further environment variables."""
     options = ["--root", str(context.root), "--batch-size", "64", "--kinds", "loop", "--packed", "4"]
     run_benchmark(context, name, [*options, "--seconds", "2", "--rounds", "2"], **variables)
 

@@ -20,7 +20,7 @@ class Statement(NamedTuple):
     text: str
     parameters: Any = None
     many: bool = False
-    """Whether it is executed for a list of parameters."""
+    """Whether the statement is executed for a list of parameters."""
 
 
 COMMIT = Statement("COMMIT")
@@ -84,7 +84,7 @@ def bare_connection(engine: Engine) -> Iterator[Any]:
 
 
 def milliseconds_in_database(bare: Any, statement: Statement) -> float:
-    """Execute a read. On a server, return the time that the server reports, on SQLite the time with fetching."""
+    """Execute a read. Return the time that the server reports, or on SQLite, the time until all rows are fetched."""
     if statement.text.startswith("BEGIN"):
         return 0.0
     if isinstance(bare, sqlite3.Connection):

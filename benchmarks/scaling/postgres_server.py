@@ -36,7 +36,7 @@ class PostgresServer:
         return bool(self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"))
 
     def create(self, name: str, template: str = "template1") -> str:
-        """Create a database, replace one of the same name, and return its URL."""
+        """Create a database, which replaces a database of the same name, and return its URL."""
         self.drop(name)
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)

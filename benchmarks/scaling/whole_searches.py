@@ -33,7 +33,7 @@ KILL_SECONDS = 2.0
 
 
 def measure_start(scale: Scale) -> None:
-    """Measure the time from the start of a daemon to its first lease, with a long history and with none."""
+    """Measure the time from the start of a daemon to its first lease, with a long history and without a history."""
     size = scale.sizes[-1]
     for kind in scale.kinds:
         long = scale.histories.copy(kind, size, "start")

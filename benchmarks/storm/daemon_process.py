@@ -54,7 +54,7 @@ class DaemonProcess:
             self._changed.notify_all()
 
     def wait_for(self, find: Callable[[DaemonState], T | None], seconds: float = TIMEOUT_SECONDS) -> T | None:
-        """Return the first true result of `find` for a state, or None if the daemon ends before.
+        """Return the first true result of `find` for a state, or None if the daemon ends first.
 
         Raises `TimeoutError` after `seconds`.
         """
@@ -64,5 +64,8 @@ class DaemonProcess:
                 if self.ended:
                     return None
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError(f"not seen within {seconds:g} s; the last state is {self.state}")
+                    raise TimeoutError(
+                        f"the daemon has not reported the awaited state within {seconds:g} s; "
+                        f"its last report is {self.state.to_json()}"
+                    )
             return result

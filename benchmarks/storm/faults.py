@@ -35,7 +35,7 @@ class Observation:
     """The observed effect of a fault."""
 
     tokens: tuple[Token, ...]
-    """The attempts that held a lease when it struck."""
+    """The attempts that held a lease when the fault struck."""
     seen: str
     hit: bool
     recovery_seconds: float | None = None
@@ -164,7 +164,7 @@ def drained(storm: Storm) -> Observation | None:
 
 
 def paused(storm: Storm) -> Observation | None:
-    """Pause the search by its record, as a command does. The daemon of this one search then exits; resume both."""
+    """Pause the search in its record, as a command does. The daemon, which has only this search, exits. Resume both."""
     if storm.pick_training() is None:
         return None
     tokens = storm.leases()

@@ -78,7 +78,7 @@ def check_search(storm: Storm, expected_fingerprint: str) -> SearchCheck:
     fingerprint = read_fingerprint(storm.engine)
     if fingerprint != expected_fingerprint:
         differing += 1
-        problems.append(f"the fingerprint is {fingerprint}, without faults it is {expected_fingerprint}")
+        problems.append(f"the fingerprint is {fingerprint}; without faults, it is {expected_fingerprint}")
     orphans = len(storm.workers_left())
     if orphans:
         problems.append(f"{orphans} workers are still running")

@@ -24,7 +24,7 @@ from storm.processes import eventually, running
 from storm.states import DaemonState, SlotState, Token
 
 MAX_AIM_SECONDS = 0.4
-"""A fault strikes a random time of up to this many seconds after a training is seen."""
+"""A fault strikes at a random time, up to this many seconds after a training is seen."""
 
 
 class Storm:
@@ -139,7 +139,7 @@ class Storm:
 
 
 def _next_events(token: Token) -> Select[Any]:
-    """Select the events of a candidate after an attempt that contain the starting point of the next attempt."""
+    """Select the events of a candidate that tell, after an attempt, where the next attempt starts."""
     kinds = ("resumed", "started_afresh", "scored", "taken_back", "released")
     return (
         select(event.c.kind, event.c.attempt, event.c.detail)

@@ -16,7 +16,7 @@ Code = tuple[int, ...]
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a table; ends the program with one line if the file is missing or no table."""
+    """Return the arrays of a table. Exit with a message of one line if the file is missing or is not a table."""
     try:
         with np.load(file) as stored:
             content = dict(stored)
@@ -73,7 +73,7 @@ class Table:
         return replace(self, scores=(self.true + noise)[:, None])
 
     def with_scores(self, scores: np.ndarray) -> Table:
-        """Return the table with other scores for searches, and the same figures to judge them by."""
+        """Return the table with other scores for searches, which are still judged by the same true scores."""
         return replace(self, scores=scores)
 
     @property

@@ -30,7 +30,7 @@ PERCENT: Final = 100.0
 
 
 def table_digest(file: Path) -> str:
-    """Return the digest by which a record knows the data of a table."""
+    """Return the digest by which a record identifies the data of a table."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -60,7 +60,7 @@ def record(home, fresh_home):
 def eatnas(tmp_path, home, command_server):
     """Return a function that runs a command to its end.
 
-    It returns the output; for an expected failure, the line on stderr; with `whole`, both.
+    The function returns the output, or the line on stderr if the command is expected to fail, or both with `whole`.
     """
 
     def call(*arguments, expect=0, at=home, whole=False, **options):
@@ -156,7 +156,7 @@ def until():
 
 @pytest.fixture
 def engine(request, home):
-    """Return an engine for the record of `small` or `large`, or for an empty one."""
+    """Return an engine for the record of `small` or `large`, or for an empty record."""
     request.getfixturevalue(next((name for name in ("large", "small") if name in request.fixturenames), "record"))
     engine = open_record(load_settings({}, str(home)).database_url)
     yield engine
@@ -206,5 +206,5 @@ def small(request, home, fresh_small):
 
 @pytest.fixture
 def large(home, fresh_large):
-    """A home with `small`, its re-evaluation, and a finished search called `large` that was transferred from it."""
+    """A home with `small`, its re-evaluation, and a finished search `large` that was transferred from `small`."""
     shutil.copytree(fresh_large, home)

@@ -60,12 +60,12 @@ def one_line(words):
         (SPEC.replace("name: digits", "name: FashionMNIST"), "data prepare FashionMNIST"),
     ],
 )
-def test_bad_spec_is_one_line_and_changes_nothing(record, eatnas, spec, text, words):
+def test_bad_spec_gives_one_line_and_changes_nothing(record, eatnas, spec, text, words):
     assert words in one_line(eatnas("search", "create", spec(text), expect=1))
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
-def test_estimate_of_a_bad_spec_is_one_line(record, eatnas, spec):
+def test_estimate_of_a_bad_spec_is_reported_in_one_line(record, eatnas, spec):
     for text in (SPEC + "objective: {max_params: 10}", SPEC.replace("digits", "digitz")):
         one_line(eatnas("search", "estimate", spec(text), expect=1))
 
@@ -218,7 +218,7 @@ def test_record_of_another_version_is_reported(record, eatnas, home, version, wo
 
 
 def obey_permissions():
-    # Without this capability, root needs write permission like other users.
+    # Without this capability, even root needs permission to write.
     if os.geteuid() == 0 and ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS, 0, 0, 0) != 0:
         os._exit(99)
 

@@ -1,4 +1,4 @@
-"""The commands about the daemon, with a real daemon where it has to act."""
+"""The commands about the daemon, with a real daemon where a command needs one."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_schema_is_not_migrated_while_a_daemon_runs(record, eatnas, settings):
 
 @pytest.fixture
 def stranger():
-    """Start a process without relation to the record."""
+    """Start a process that does not use the record."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()

@@ -87,7 +87,7 @@ def test_pace_needs_two_births_at_different_times():
     assert pace(STEPS[:1]) is None
     assert pace([STEPS[0], STEPS[0]]) is None
     assert pace(STEPS) == 0.5
-    # On two slots, the first two births end at once.
+    # On two slots, the first two births end at the same time.
     together = [PopulationStep(number, 4, 0.5, 0.0, 0.5, 0.5, 20.0, 20.0) for number in (1, 2)]
     assert pace(together) is None
     assert pace(together, started_at=10.0) == 0.2

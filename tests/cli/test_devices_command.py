@@ -25,7 +25,7 @@ def test_json_has_the_devices_and_the_state_of_the_driver(tmp_path):
     assert (answer["nvidia"] == "works") == (len(answer["devices"]) > 1)
 
 
-def test_unknown_device_is_an_error_of_one_line(tmp_path):
+def test_unknown_device_is_reported_in_one_line(tmp_path):
     done = run_devices(tmp_path, "--devices", "cpux")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "did you mean cpu?" in done.stderr

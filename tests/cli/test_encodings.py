@@ -1,6 +1,4 @@
-"""Texts that a terminal, a database or a file cannot store are refused or replaced, without a traceback or a damaged
-record.
-"""
+"""Texts that cannot be printed or stored are refused or replaced, without a traceback or a damaged record."""
 
 import json
 import os
@@ -28,7 +26,7 @@ NOT_UTF8 = "caf\udce9"
 
 @pytest.fixture
 def on_terminal(home):
-    """Return a function that runs a command on a terminal of an encoding and returns its output."""
+    """Return a function that runs a command on a terminal with the given encoding and returns the output."""
 
     def call(encoding, *arguments):
         out = TextIOWrapper(BytesIO(), encoding=encoding)
@@ -136,7 +134,7 @@ def test_json_of_the_record_holds_no_unstorable_text(engine):
     assert replaced == {"message": "caf��", "caf�": [{"a": "�"}, ["b�"]], "fine": "é😀\\ud800"}
 
 
-def test_an_unstorable_parameter_is_one_line(engine):
+def test_an_unstorable_parameter_is_reported_in_one_line(engine):
     query = select(event.c.id).where(event.c.kind == NOT_UTF8)
     refused = pytest.raises(RecordError, match=r"caf\\udce9 has characters")
     with refused as raised, read_transaction(engine) as connection:

@@ -1,4 +1,4 @@
-"""The example package with a data set: installed, searched, killed, resumed and uninstalled."""
+"""A search on the example data set is killed, waits while its package is missing, resumes, and is exported."""
 
 import json
 import os

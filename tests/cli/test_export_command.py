@@ -28,7 +28,7 @@ assert not {"torch", "eatnas_db"} & {name.split(".")[0] for name in sys.modules}
 
 @pytest.fixture(scope="module")
 def deleted_weights(tmp_path_factory):
-    """Return a home whose candidates are scored, and whose weights are not kept."""
+    """Return a home with scored candidates whose weights are not kept."""
     folder = tmp_path_factory.mktemp("scored") / "home"
     record = make_record(folder, lambda path: f"sqlite:///{path / 'eatnas.db'}")
     record.engine.dispose()
@@ -78,7 +78,7 @@ def image(tmp_path):
         (["predict", "m.onnx", "image.png"], 1, "no image image.png"),
     ],
 )
-def test_bad_input_is_one_line(eatnas_within, deleted_weights, tmp_path, arguments, expect, words):
+def test_bad_input_is_reported_in_one_line(eatnas_within, deleted_weights, tmp_path, arguments, expect, words):
     message = eatnas_within(*arguments, expect=expect, at=deleted_weights)
     assert words in message
     assert expect == 2 or message.count("\n") == 1
@@ -103,7 +103,7 @@ def test_final_model_is_exported_in_all_formats(eatnas, searched, tmp_path, imag
     expected = [
         (row.rank, row.label) for row in predict(PredictionRequest(str(tmp_path / "best.safetensors"), [image], 3))
     ]
-    # The page of the export runs the command on the other formats.
+    # The commands in docs/export.md, which another test runs, cover the other formats.
     for file in ("best.onnx", "best.py"):
         answer = json.loads(eatnas("predict", file, image, "--format", "json", at=searched))
         assert [(row["rank"], row["label"]) for row in answer] == expected
@@ -121,7 +121,7 @@ def test_candidate_is_exported_with_its_recorded_accuracy(eatnas, searched, tmp_
 
 
 @pytest.mark.slow
-def test_onnx_without_its_packages_is_one_line(eatnas, searched, tmp_path):
+def test_onnx_without_its_packages_is_reported_in_one_line(eatnas, searched, tmp_path):
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "onnxruntime.py").write_text("raise ImportError('no module named onnxruntime')\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "hidden")}

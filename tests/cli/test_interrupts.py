@@ -12,9 +12,9 @@ pytestmark = pytest.mark.usefixtures("without_mlflow")
 
 @pytest.fixture
 def interrupt(until):
-    """Interrupt a command like a terminal, by a signal to its process group.
+    """Interrupt a command as a terminal does, by a signal to its process group.
 
-    Wait for all its processes, and return its status.
+    Wait for all processes of the command, and return the exit status.
     """
 
     def end(process):

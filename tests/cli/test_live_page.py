@@ -119,7 +119,7 @@ def test_page_of_an_unknown_search_names_the_known_ones(client: TestClient) -> N
         ("/live/nothing", 404, None, "/docs lists all of them"),
     ],
 )
-def test_mistake_in_an_address_is_one_line(
+def test_mistake_in_an_address_is_reported_in_one_line(
     client: TestClient, address: str, status: int, field: str | None, message: str
 ) -> None:
     error = client.get(address).json()["error"]
@@ -183,7 +183,7 @@ def test_readers_of_one_version_share_an_answer() -> None:
     assert built == ["a", "b", "b", "c", "a"]
 
 
-def test_unreadable_record_is_one_line_until_it_is_back(tmp_path: Path) -> None:
+def test_unreadable_record_gives_one_line_until_it_is_back(tmp_path: Path) -> None:
     record = sqlite_record(tmp_path / "home", births=3)
     client, file = new_client(record.settings), record.settings.database_file
     assert file is not None
@@ -273,7 +273,7 @@ def test_pages_recover_when_postgresql_restarts(new_server: Callable[[], Server]
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[str]:
-    """Serve a record in a thread of this process; yields the address."""
+    """Serve a record in a thread of this process, and yield the address."""
     listener = open_socket("127.0.0.1", 0)
     port = listener.getsockname()[1]
     app = build_app(settings, AccessRules("127.0.0.1", port), "1")
@@ -347,7 +347,7 @@ def test_page_follows_a_running_search(browser: Browser, tmp_path: Path, width: 
             eventually(partial(show_figure, page, figure))
         eventually(partial(show_figure, page, "architectures", ".drawing:not(.reserved) svg"))
         require_whole(page)
-        # Only the lines of captions may differ from the reserved space.
+        # Only the number of lines of the captions may differ from what the page has reserved.
         assert part_heights(page) == pytest.approx(empty, abs=80)
         assert page.locator("#problem").is_hidden()
         assert messages == []
@@ -363,7 +363,7 @@ def test_page_recovers_and_its_size_stays_bounded(browser: Browser, tmp_path: Pa
         page, messages = open_page(browser, f"{address}/search?name=small", 1200)
         require_whole(page)
         before = page.evaluate("document.querySelectorAll('*').length")
-        for births in (14, 19, 23):  # each refresh replaces the previous drawing, even the thousandth
+        for births in (14, 19, 23):  # every refresh, even the thousandth, replaces the previous drawing
             made = sqlite_record(tmp_path / f"next{births}", births=births)
             made.engine.dispose()
             assert made.settings.database_file is not None

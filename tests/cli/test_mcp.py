@@ -103,7 +103,7 @@ def test_answers_equal_those_of_the_command_line(record: tuple[Path, str]) -> No
 
 
 @pytest.mark.slow
-def test_mistakes_are_errors_and_the_server_goes_on(record: tuple[Path, str]) -> None:
+def test_mistakes_are_errors_and_the_server_continues(record: tuple[Path, str]) -> None:
     home, url = record
 
     async def use(session: ClientSession) -> None:

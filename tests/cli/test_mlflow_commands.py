@@ -108,7 +108,7 @@ def begin_to_create(file):
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("hurt", [tear, begin_to_create])
-def test_hurt_store_is_reported_and_written_again(eatnas, home, hurt):
+def test_damaged_store_is_reported_and_written_again(eatnas, home, hurt):
     hurt(home / "mlflow.db")
     (line,) = eatnas("mlflow", "sync", expect=1).splitlines()
     assert line.startswith("eatnas-db: MLflow at sqlite:///")
@@ -156,7 +156,7 @@ def test_a_follower_needs_no_program_but_python():
 
 
 def open_page(process, url):
-    """Return the response; None while nothing listens at the address."""
+    """Return the response, or None while nothing listens at the address."""
     assert process.poll() is None, "the server has exited"
     try:
         return urllib.request.urlopen(url, timeout=5)

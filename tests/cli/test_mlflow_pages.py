@@ -37,7 +37,7 @@ def page():
 
 @contextmanager
 def mlflow_ui(home):
-    """`eatnas-db mlflow ui`; yields its URL once it answers."""
+    """Run `eatnas-db mlflow ui`, and yield its URL once it answers."""
     port = free_port()
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "mlflow", "ui", "--port", str(port)]
     with (home / "ui.log").open("wb") as log:

@@ -91,7 +91,7 @@ def train(engine, search_id, budget):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Return a home with a search, a transfer from it with a hostile name, and a search without trainings."""
+    """Return a home with a search, a transfer that has a hostile name, and a search without trainings."""
     settings = load_settings({}, str(tmp_path_factory.mktemp("report") / "home"))
     settings.home.mkdir()
     commands.upgrade(create_engine_for(settings.database_url))
@@ -285,7 +285,7 @@ def test_failed_command_leaves_no_file(eatnas, settings, tmp_path):
     assert "does not exist" in eatnas("report", "small", "-o", "away/r.html", at=settings.home, expect=1)
     assert "is a folder" in eatnas("report", "small", "-o", str(tmp_path), at=settings.home, expect=1)
     assert "no search named" in eatnas("report", "nobody", "-o", "r.html", at=settings.home, expect=1)
-    # The limit in kilobytes imitates a full disk.
+    # A limit on the size of files imitates a full disk.
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home), "report", "small", "-o", "r.html"]
     limited = f"trap '' XFSZ; ulimit -f 1000; exec {subprocess.list2cmdline(command)}"
     done = subprocess.run(["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -324,8 +324,7 @@ def test_browser_draws_every_figure_without_errors_or_requests(load_data, open_i
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     heights = [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
     page.set_viewport_size({"width": 390, "height": 844})
-    # Do not use `wait_for_function`, which evaluates text in the page, because the security policy of the page forbids
-    # this.
+    # `wait_for_function` evaluates text in the page, which the security policy of the page forbids.
     eventually(lambda: page.locator("#front .main-svg").first.bounding_box()["width"] < 390)
     assert heights == [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -31,7 +31,7 @@ def flaky(engine, small):
     return failed
 
 
-def test_failed_candidates_of_a_search_are_retried_at_once(flaky, eatnas_within):
+def test_one_command_retries_all_failed_candidates_of_a_search(flaky, eatnas_within):
     first, hung, _ = flaky
     retried = eatnas_within("candidate", "retry", "--search", "flaky", "--where", "failure=diverged")
     assert retried == (
@@ -65,7 +65,7 @@ def test_unknown_column_of_a_retry_is_named(flaky, eatnas_within):
 @pytest.mark.parametrize(
     ("condition", "words"), [("foo=bar", "no column 'foo'; the columns are: candidate_id"), ("birth=x", "numeric")]
 )
-def test_wrong_condition_is_named_without_failures(small, engine, eatnas_within, condition, words):
+def test_wrong_condition_is_named_even_without_failures(small, engine, eatnas_within, condition, words):
     with transaction(engine) as connection:
         connection.execute(update(attempt).values(failure=None))
     assert words in eatnas_within("candidate", "retry", "--search", "small", "--where", condition, expect=1)

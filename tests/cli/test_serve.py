@@ -97,7 +97,7 @@ def test_requests_share_one_engine(record: Record) -> None:
         assert first is second
 
 
-def test_more_readers_than_pooled_connections_read_at_once(postgres_record_url: str) -> None:
+def test_more_readers_than_pooled_connections_read_concurrently(postgres_record_url: str) -> None:
     with ExitStack() as stack:
         for _ in range(20):  # a server has 40 threads
             stack.enter_context(read_connection(postgres_record_url))
@@ -151,7 +151,7 @@ def test_unchanged_answer_is_not_sent_again(client: TestClient) -> None:
         ("query/nothing", 404, None, "/docs lists all of them"),
     ],
 )
-def test_mistake_is_one_line_with_its_field(
+def test_mistake_is_reported_in_one_line_with_its_field(
     client: TestClient, address: str, status: int, field: str | None, message: str
 ) -> None:
     answer = client.get(f"/api/{address}")
@@ -333,20 +333,22 @@ def test_token_is_generated_where_others_can_connect(record: Record) -> None:
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
     ],
 )
-def test_option_that_cannot_work_is_one_line(eatnas_within, record: Record, options: list[str], message: str) -> None:
+def test_option_that_cannot_work_is_reported_in_one_line(
+    eatnas_within, record: Record, options: list[str], message: str
+) -> None:
     output = eatnas_within("serve", "--port", "0", *options, at=record.settings.home, expect=1)
     assert message in output
     assert len(output.splitlines()) == 1
 
 
-def test_port_that_is_taken_is_one_line(eatnas_within, record: Record) -> None:
+def test_port_that_is_taken_is_reported_in_one_line(eatnas_within, record: Record) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         output = eatnas_within("serve", "--port", port, at=record.settings.home, expect=1)
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use); choose another --port" in output
 
 
-def test_missing_record_is_one_line(eatnas_within, tmp_path: Path) -> None:
+def test_missing_record_is_reported_in_one_line(eatnas_within, tmp_path: Path) -> None:
     assert "run `eatnas-db init`" in eatnas_within("serve", "--port", "0", at=tmp_path / "none", expect=1)
 
 

@@ -25,7 +25,7 @@ TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
 
 
 def loaded_by(home, *arguments):
-    """Return the modules that a command loads. It must not search their objects for garbage, which takes longer."""
+    """Return the modules that a command loads. Require that it runs no full garbage collection, which would be slow."""
     program = (
         "import gc, sys\nfrom eatnas_cli.__main__ import main\n"
         "gc.collect()\ncollections = gc.get_stats()[2]['collections']\n"

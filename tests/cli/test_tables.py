@@ -1,4 +1,4 @@
-"""Tables on terminals of 80 and 120 columns. Delete a file of the drawn tables to draw it again."""
+"""Tables on terminals of 80 and 120 columns. To draw the stored tables again, delete their file."""
 
 import contextlib
 import io
@@ -97,7 +97,7 @@ def test_lineage_tree_fits_and_breaks_no_word(large, typed):
         shown = typed("query lineage large", width)
         assert max(map(text_width, shown.splitlines())) <= width
         assert [word for word in shown.split() if word[0] not in "│├└"] == whole
-    # The branches of all generations do not fit this terminal, which gets a table.
+    # The branches of all generations do not fit into 38 columns, so the command prints a table.
     assert "generation" in typed("query lineage large", 38)
 
 

@@ -27,7 +27,7 @@ def settings(home):
 
 @pytest.fixture
 def change(settings):
-    """Change the record like a daemon or another command."""
+    """Change the record, as a daemon or another command does."""
     engine = open_record(settings.database_url)
 
     def wish(wanted):

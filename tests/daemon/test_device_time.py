@@ -1,4 +1,4 @@
-"""Device time: seconds in steps are divided among the trainings that use a device at once."""
+"""Device time: seconds in steps are divided among the trainings that use a device at the same time."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -94,7 +94,7 @@ def test_trainings_share_time_if_threads_exceed_cores(threads, expected):
 
 
 def test_only_lanes_of_one_process_share_its_speed():
-    """Trainings on two nodes may have processes of one pid."""
+    """Processes on two nodes may have the same pid."""
     slots = []
     for device in (GPU, GPU, replace(GPU, uuid="GPU-of-another-node")):
         slot = train_in(slots, device)

@@ -1,6 +1,6 @@
 """Full disks: training waits with a clear message, continues when there is space, and damages no file.
 
-The tests use small disks if this machine permits mounts, and limits on the size of files elsewhere.
+If this machine permits mounts, the tests use small disks. Otherwise, they limit the size of files.
 """
 
 import contextlib

@@ -95,7 +95,7 @@ def test_candidate_that_always_fails_does_not_stop_the_search(tmp_path, home, su
 
 @pytest.mark.slow
 def test_candidate_over_its_time_limit_is_not_retried(tmp_path, home, supervise, fast):
-    # The training takes much longer than its limit: a supervisor on a busy machine checks it before it ends.
+    # The training takes much longer than its limit, so that even a slow supervisor notices before the training ends.
     settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
     supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"), timeouts=QUICK)
     failures = fetch_rows(settings, select(attempt.c.failure, attempt.c.number))
@@ -179,7 +179,7 @@ def test_frozen_worker_is_killed_and_replaced(tmp_path, home, supervise, expecte
     assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
 
 
-def test_suspended_worker_is_not_the_candidates_fault(tmp_path, home, supervise):
+def test_suspended_worker_does_not_count_against_its_candidate(tmp_path, home, supervise):
     settings = home(tmp_path / "suspended", budget__candidates=6)
 
     def freeze(supervisor):
@@ -323,12 +323,12 @@ def test_clock_change_by_an_hour_changes_nothing(tmp_path, home, supervise, fast
 
 
 def drain_during_training(settings, supervise):
-    """Stop the supervisor during the training of candidate 7; return the rows of its checkpoints."""
+    """Stop the supervisor during the training of candidate 7. Return the rows of this candidate's checkpoints."""
 
     stopped = []
 
     def stop(supervisor):
-        # Once: a second call kills the workers, and then files of other candidates may have no row either.
+        # Stop only once: a second call kills the workers, after which files of other candidates may also lack a row.
         if not stopped and any(candidate_of(slot) == 7 and progress_of(slot) for slot in supervisor.slots):
             stopped.append(True)
             supervisor.stop()
@@ -389,6 +389,6 @@ def test_home_is_kept_within_its_size_limit(tmp_path, home, supervise, expected)
     settings = home(tmp_path / "small")
     squeezed = replace(QUICK, disk_check=0.0)
     assert supervise(settings, timeouts=squeezed, max_bytes=1) == expected
-    # Each remaining candidate, which may still become a parent, has its newest checkpoint only.
+    # Each remaining candidate, which may still become a parent, has only its newest checkpoint.
     files = list(settings.artifacts.glob("checkpoints/*/*"))
     assert len({path.name.split("-")[0] for path in files}) == len(files)

@@ -45,7 +45,7 @@ QUICK = Timeouts(tick=0.02, database=0.05, restart=0.0, max_restart=0.0)
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """A function that installs a package with the space `stuck`, and returns the file that makes it hang."""
+    """A function that installs a package with the space `stuck`, and returns the file that makes the space hang."""
     packages: list[str] = []
 
     def install(package: str) -> Path:

@@ -109,7 +109,7 @@ class Stage:
             os.write(self.launcher.output, content if isinstance(content, bytes) else encode(content))
 
     def start_training(self):
-        """Bring a worker to its first assignment and return the token as the fields of a message."""
+        """Give a worker its first assignment, and return the fields of a message that name the attempt."""
         while self.slot.training is None:
             if self.slot.worker is None or self.slot.worker.ended:
                 self.tick()
@@ -125,7 +125,7 @@ class Stage:
             return connection.execute(query.where(attempt.c.number == token["attempt"])).one()
 
     def replace_worker(self):
-        """Wait for a worker that has not reported yet."""
+        """Wait for a worker that has not reported yet, and reject one that has."""
         while self.slot.worker is None or self.slot.worker.ready is not None:
             if self.slot.worker is not None and not self.slot.worker.rejected:
                 self.slot.worker.reject("the test needs another one")

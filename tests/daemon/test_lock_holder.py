@@ -26,7 +26,7 @@ def holder(child):
     return replace(current_process(), pid=child.pid, started=started)
 
 
-def test_proven_process_gets_the_signal(child, holder):
+def test_process_that_holds_the_lock_gets_the_signal(child, holder):
     assert holder.is_running
     assert holder.send_signal(signal.SIGTERM)
     assert child.wait(10) == -signal.SIGTERM

@@ -33,7 +33,7 @@ def test_search_minimizes_the_loss(tmp_path, home, supervise):
     births = []
     for name, objective in (
         ("accuracy", {}),
-        # The simulated loss falls as the accuracy rises, so both searches have one history.
+        # The simulated loss falls as the accuracy rises, so both searches have the same history.
         ("loss", {"objective__metric": "val_loss", "objective__direction": "minimize"}),
     ):
         settings = home(tmp_path / name, **objective)

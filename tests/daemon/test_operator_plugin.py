@@ -1,4 +1,4 @@
-"""The example package of an operator and a space: installed, searched, killed, transferred, queried, uninstalled."""
+"""The example package with an operator and a space: its searches survive kills, and queries need no package."""
 
 from __future__ import annotations
 

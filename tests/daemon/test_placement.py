@@ -156,7 +156,8 @@ def test_worker_yields_its_gpu_within_an_epoch(tmp_path, home, supervise, gpus, 
 def test_search_continues_on_the_other_gpu_after_yielding(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "shared")
     library, scheduler = gpus()
-    # Nothing trains on the second GPU before the first one is taken: otherwise it could do the whole search alone.
+    # Nothing trains on the second GPU before the first one is taken: otherwise the second could do the whole search
+    # alone.
     library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def start_other_process(supervisor):
@@ -236,7 +237,8 @@ def test_paused_cpu_is_left(tmp_path, home, supervise):
 def test_broken_gpu_is_left_and_the_search_continues(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "broken")
     library, scheduler = gpus()
-    # Nothing trains on the second GPU before the first one breaks: otherwise it could do the whole search alone.
+    # Nothing trains on the second GPU before the first one breaks: otherwise the second could do the whole search
+    # alone.
     library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def break_gpu(supervisor):
@@ -404,7 +406,7 @@ def test_device_seconds_of_a_shared_gpu_sum_to_wall_time(tmp_path, home, supervi
     )
     wall = max(row.ended_at for row in rows) - min(row.started_at for row in rows)
     shared, in_steps = (sum(row[number] for row in rows) for number in (2, 3))
-    assert in_steps > 1.2 * shared  # several workers trained at once
+    assert in_steps > 1.2 * shared  # several workers trained at the same time
     assert shared <= 1.02 * wall
     (row,) = fetch_rows(settings, select(search.c.device_seconds))
     assert row.device_seconds == pytest.approx(shared)

@@ -1,4 +1,4 @@
-"""Searches of either arithmetic: each candidate is trained by a worker of its recipe's arithmetic."""
+"""Native and portable searches: each candidate is trained by a worker with the arithmetic of the recipe."""
 
 import os
 
@@ -30,7 +30,7 @@ BY_SEARCH = (
 
 
 def run(settings, slots=2, program=FAST_WORKER, environment=PLAIN, only=None):
-    """Run all searches of a home to their ends, and return the fingerprint of the first one."""
+    """Run all searches of a home to their ends, and return the fingerprint of the first search."""
     engine = open_record(settings.database_url)
     launcher = Launcher(settings.logs, program, environment=environment)
     supervisor = Supervisor(engine, settings, launcher, slots=slots, host_name="here", only=only, timeouts=QUICK)

@@ -73,7 +73,7 @@ def supervise(settings: Settings, slots: int, on_tick=lambda _: None) -> None:
     Supervisor(engine, settings, launcher, slots=slots, host_name="here", only="s").run(on_tick)
 
 
-def test_missing_program_is_one_line_at_creation(tmp_path, site):
+def test_missing_program_is_reported_in_one_line_at_creation(tmp_path, site):
     with pytest.raises(PluginError, match="the package not_there is not installed"):
         create(tmp_path / "home", training={"program": "not_there:train"})
     with pytest.raises(PluginError, match=r"words_program:trian cannot be loaded \(AttributeError"):
@@ -127,7 +127,7 @@ def test_search_waits_until_the_recorded_program_is_back(tmp_path, site):
 
 @pytest.mark.slow
 def test_worker_is_replaced_after_a_program_leaves_a_thread(tmp_path, site):
-    # The interpreter would wait for this thread, and the supervisor a minute for the worker.
+    # The interpreter would wait for this thread, so the supervisor would wait a minute for the worker.
     start = "    __import__('threading').Thread(target=__import__('time').sleep, args=(10**6,), name='own').start()\n"
     install_package(site, "leaving_program", SOURCE.replace("    state = report", f"{start}    state = report"))
     training = {**SPEC["training"], "program": "leaving_program:train"}

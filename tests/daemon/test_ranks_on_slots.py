@@ -62,7 +62,7 @@ QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05, checkpoint_cleanup=0.0, 
 
 
 def slot_on(devices=0, *, on_gpu=False, staffed=True):
-    """Return a slot whose worker trains on `devices` devices, or is idle with 0."""
+    """Return a slot whose worker trains on this number of devices, or is idle if the number is 0."""
     message = SimpleNamespace(training={"devices": devices} if devices > 1 else {})
     training = SimpleNamespace(assignment=SimpleNamespace(message=message)) if devices else None
     worker = SimpleNamespace(training=training) if staffed else None
@@ -95,7 +95,7 @@ def start_daemon(settings, name):
 
 
 def rank_of(daemon):
-    """Return the second process of the final model that a daemon trains, and its worker."""
+    """Return the process of rank 1 in the training that a daemon runs, and the worker that started this process."""
     for process in psutil.Process(daemon.pid).children(recursive=True):
         with suppress(psutil.Error):
             if "eatnas_training.rank" in process.cmdline():

@@ -25,9 +25,9 @@ PROGRAM = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1", "--scramble")
 
 
 def run_with_faults(settings, address, faults):
-    """Supervise the search.
+    """Supervise the search, and return its fingerprint.
 
-    `faults` are called one after another: each while a worker trains, after 4 more candidates were scored.
+    The functions in `faults` are called in turn: one after every 4 scored candidates, while a worker trains.
     """
     engine, remaining = open_record(settings.database_url), list(faults)
 

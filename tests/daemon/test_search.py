@@ -155,7 +155,7 @@ def test_first_stop_drains_and_releases_all_leases(tmp_path, home, supervise):
     stopped = []
 
     def stop(supervisor):
-        # Call it once, because a second call kills the workers.
+        # Call `stop` only once, because a second call kills the workers.
         if not stopped and any(slot.training for slot in supervisor.slots):
             stopped.append(True)
             supervisor.stop()

@@ -30,7 +30,7 @@ def run_program(*arguments):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_history_of_a_table_is_that_of_the_same_functions(tmp_path):
+def test_search_on_a_table_equals_decisions_in_one_process(tmp_path):
     file = write_table(tmp_path / "gaps.npz", (3, 4, 4, 3), missing=70)
     lines = run_program(file, "--candidates", "24", "--lag", "5", "--births", "guided", "--slots", "1", "2")
     assert [line["slots"] for line in lines] == [1, 2]
@@ -40,7 +40,7 @@ def test_history_of_a_table_is_that_of_the_same_functions(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [[], ["--keep", "0.25"]], ids=["whole", "rungs"])
-def test_cells_and_rungs_have_the_history_of_the_same_functions(tmp_path, keep):
+def test_cells_and_rungs_equal_decisions_in_one_process(tmp_path, keep):
     file = write_table(tmp_path / "nb201_drawn.npz", (5,) * 6)
     lines = run_program(file, "--candidates", "30", *keep)
     assert all(line["as_in_process"] for line in lines)

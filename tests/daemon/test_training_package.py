@@ -1,4 +1,4 @@
-"""A package with a training function: installed, searched, killed, resumed, transferred and removed."""
+"""A package with a training function: its search is killed, resumed and transferred, and the package is removed."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_backoff_doubles_up_to_a_limit_and_is_random():
 
 @pytest.mark.parametrize("seed", range(50))
 def test_two_daemons_stop_evicting_each_other(seed):
-    """Both daemons notice the other only by its memory, some seconds after its start, and then both leave."""
+    """Each daemon notices the other's worker only after some seconds, by its memory. Then both workers leave."""
     notice_seconds = 5.0
     rngs = [KeyedRng(seed, "yield", number) for number in (1, 2)]
     counts, starts = [0, 0], [0.0, 0.0]
@@ -82,7 +82,7 @@ def test_two_daemons_stop_evicting_each_other(seed):
 
 @pytest.fixture
 def new_sharing(tmp_path):
-    """Make the `DeviceSharing` of a daemon over fake GPUs. Returns it, the GPUs, and its clock."""
+    """Return the `DeviceSharing` of a daemon over fake GPUs, together with the GPUs and the clock."""
     made = []
 
     def make(*gpus, **options):

@@ -58,7 +58,7 @@ def test_every_key_of_the_section_is_one_of_the_recipe():
         ({"end_epochs": 41, "end_resolution": 9}, "final.end_epochs: 41 exceeds the 40 epochs of a final model"),
     ],
 )
-def test_invalid_section_is_one_line(keys: dict[str, Any], line: str):
+def test_invalid_section_is_reported_in_one_line(keys: dict[str, Any], line: str):
     with pytest.raises(InvalidSpecError) as raised:
         parse_spec({**SPEC, "final": keys})
     assert str(raised.value).startswith(line)

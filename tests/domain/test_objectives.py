@@ -92,7 +92,7 @@ def test_several_objectives_remove_the_worst_rank_by_default(removal):
         ([ACCURACY, {**MULT_ADDS, "direction": "up"}], "input should be 'maximize' or 'minimize'"),
     ],
 )
-def test_bad_objectives_are_one_line(objective, words):
+def test_bad_objectives_are_refused_in_one_line(objective, words):
     with pytest.raises(InvalidSpecError) as raised:
         parse(objective)
     assert words in str(raised.value)

@@ -71,7 +71,7 @@ def test_stored_spec_without_rungs_has_no_new_key():
         ({"keep": 0.3}, "evolution.fidelity.rungs: required key is missing"),
     ],
 )
-def test_bad_rungs_are_refused_with_one_line(fidelity, message):
+def test_bad_rungs_are_refused_in_one_line(fidelity, message):
     with pytest.raises(InvalidSpecError) as error:
         spec(**fidelity)
     assert message in str(error.value)

@@ -98,7 +98,7 @@ def test_missing_package_is_named() -> None:
     "source",
     ["raise RuntimeError('a\\nb')", "raise SystemExit(3)", "import plugin_sample_missing", "other = 1", "def ("],
 )
-def test_plugin_that_cannot_be_loaded_is_one_line(site: Path, source: str) -> None:
+def test_plugin_that_cannot_be_loaded_is_reported_in_one_line(site: Path, source: str) -> None:
     install_package(site, "plugin_sample_f", source)
 
     with pytest.raises(PluginError) as error:
@@ -156,7 +156,7 @@ def test_former_source_is_accepted_again_until_its_package_is_imported(site: Pat
         latest.require_installed()
 
 
-def test_links_to_nothing_are_no_source(site: Path) -> None:
+def test_broken_links_do_not_count_as_source(site: Path) -> None:
     install_package(site, "plugin_sample_i", "value = 3\n")
     before = digest_source("plugin_sample_i")
 
@@ -175,7 +175,7 @@ SIZES = (8, 1, (1, 2), (16, 24), 64, 0.5)
 """
 
 
-def test_space_of_a_subclass_is_read_as_its_class(site: Path) -> None:
+def test_space_of_a_subclass_keeps_its_class(site: Path) -> None:
     source = f"{MACRO}SPACE = Own('own', *SIZES)\n"
     install_package(site, "plugin_sample_j", source, entries="[eatnas_db.spaces]\nown = plugin_sample_j:SPACE\n")
 
@@ -211,7 +211,7 @@ def test_identity_covers_the_package_of_the_layers(site: Path) -> None:
 
 
 @pytest.mark.parametrize("blocks", ["1 / 0", "({'op': ()},)", "None"])
-def test_space_without_usable_blocks_is_one_line(site: Path, blocks: str) -> None:
+def test_space_without_usable_blocks_is_reported_in_one_line(site: Path, blocks: str) -> None:
     source = f"""
 from eatnas_db.domain.space_definition import SpaceDefinition
 class Broken(SpaceDefinition):
@@ -227,7 +227,7 @@ SPACE = Broken()
         Space(find_space("broken"), Task(8, 1, 10)).require_feasible()
 
 
-def test_cost_that_never_returns_is_one_line(site: Path) -> None:
+def test_cost_that_never_returns_is_reported_in_one_line(site: Path) -> None:
     source = f"{MACRO}import time\nOwn.measure = lambda *_: time.sleep(10**6)\nSPACE = Own('stuck', *SIZES)\n"
     install_package(site, "plugin_sample_q", source, entries="[eatnas_db.spaces]\nstuck = plugin_sample_q:SPACE\n")
     program = (
@@ -252,7 +252,7 @@ def test_cost_that_never_returns_is_one_line(site: Path) -> None:
         ("to_code = lambda self, architecture: {1j}", r"cannot read .* \(TypeError: "),
     ],
 )
-def test_space_that_reads_its_text_otherwise_is_one_line(site: Path, method: str, message: str) -> None:
+def test_space_that_misreads_its_own_text_is_reported(site: Path, method: str, message: str) -> None:
     source = f"{MACRO}Own.{method}\nSPACE = Own('other', *SIZES)\n"
     install_package(site, "plugin_sample_t", source, entries="[eatnas_db.spaces]\nother = plugin_sample_t:SPACE\n")
     space = Space(find_space("other"), Task(8, 1, 10))

@@ -262,7 +262,7 @@ def test_lock_with_one_key_is_no_connected_host(engine):
 
 @ON_POSTGRESQL
 def test_connection_that_the_server_still_keeps_is_ended(engine, url):
-    """A network failure: the program has lost its connection, and the server has not noticed."""
+    """A network failure has broken the connection of the program, and the server has not noticed."""
     watch = watch_changes(create_engine_for(url))
     watch.lock_host(1, "here")
     with read_transaction(engine) as connection:

@@ -1,4 +1,4 @@
-"""Final models that start from the weights of other final models: the choice of these weights, and their life."""
+"""Final models that start from the weights of other final models: which weights, and how long they are kept."""
 
 import re
 
@@ -33,7 +33,7 @@ DIGEST = "d" * 64
 
 @pytest.fixture
 def searches(engine, search_factory, lease_factory, score_factory):
-    """Run the searches `a` and `b`, which have the same architectures; the last candidate of each is its best."""
+    """Run the searches `a` and `b`, which have the same architectures and whose last candidates are the best."""
     ids = []
     for name in ("a", "b"):
         ids.append(search_factory(name, budget__candidates=4))

@@ -68,7 +68,7 @@ class CommandServer:
 
 @contextmanager
 def running_server() -> Iterator[CommandServer]:
-    """Start a server, and end it; it also ends with this process."""
+    """Start a server, and end it after the block. The server also ends with this process."""
     with tempfile.TemporaryDirectory(prefix="commands-") as folder:
         address = str(Path(folder) / "socket")
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]

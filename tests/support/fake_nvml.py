@@ -125,7 +125,7 @@ class FakeNvml:
 
 
 def workers_on(uuid: str) -> list[int]:
-    """Return the process ids of this process's workers whose environment names a GPU."""
+    """Return the ids of those workers of this process whose environment names the GPU."""
     pids = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):

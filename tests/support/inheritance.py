@@ -89,7 +89,7 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Return the largest difference between two sets of logits, relative to the spread of the first over images."""
+    """Return the largest difference between two sets of logits, relative to the spread of the first set."""
     return float((one - other).abs().max() / (one - one.mean(0)).abs().max())
 
 

@@ -70,7 +70,7 @@ class Server:
         self.execute("SELECT pg_reload_conf()")
 
     def stop(self) -> None:
-        """Stop the server like an administrator, which breaks all connections at once."""
+        """Stop the server as an administrator does, which breaks all connections immediately."""
         self._server.stop()
 
     def start(self) -> None:

@@ -49,7 +49,7 @@ class RecordDatabases:
             self._url = ""
 
     def _is_cleared(self) -> bool:
-        """Disconnect all clients and delete the rows; return whether the database is then as at first."""
+        """Disconnect all clients and delete the rows; return whether the database is then as it was at first."""
         with self._connect() as connection:
             if _read_definition(connection) != self._definition:
                 return False

@@ -76,9 +76,10 @@ def local_cluster(nodes: int, port: int | None = None) -> Iterator[LocalCluster]
 
 @contextmanager
 def autoscaling_cluster(folder: Path, most_nodes: int) -> Iterator[str]:
-    """Run a head whose autoscaler starts nodes with one CPU for pending actors, and ends idle ones; yield its address.
+    """Run a head whose autoscaler adds nodes with one CPU for pending actors and ends idle nodes.
 
-    Nodes are processes of this machine, by Ray's own provider for tests. Kill all processes at the end.
+    Yield the address of the head. Nodes are processes of this machine, which Ray's own provider for tests starts. All
+    processes are killed at the end.
     """
     import ray
 

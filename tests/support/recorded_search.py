@@ -1,4 +1,4 @@
-"""Build a record with one search with synthetic scores."""
+"""Build a record that contains one search, whose scores are synthetic."""
 
 from __future__ import annotations
 

@@ -38,11 +38,12 @@ BATCHES: Final = 1
 class Behavior:
     """The duration of an epoch, and the candidates that fail in their second epoch.
 
-    `crash_on`: kill the worker, at the first attempt. `segfault_on`: the same with SIGSEGV. `hang_on`: block, ignore
-    SIGTERM and keep a child process, at the first attempt. `fail_on`: raise, at every attempt. `fatal_on`: raise at
-    the first attempt, and again while the worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out
-    of memory at the first `out_of_memory_attempts` attempts. `peak_bytes`: the GPU memory that each training reports.
-    `needs_file`: a file without which the data cannot be read. `diverge`: every training diverges.
+    Fields that end with `_on` contain the id of a candidate. `crash_on`: kill the worker with SIGKILL at the first
+    attempt. `segfault_on`: kill it with SIGSEGV at the first attempt. `hang_on`: block, ignore SIGTERM and keep a child
+    process at the first attempt. `fail_on`: raise at every attempt. `fatal_on`: raise at the first attempt, and again
+    while the worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out of memory at the first
+    `out_of_memory_attempts` attempts. `peak_bytes`: the GPU memory that each training reports. `needs_file`: a file
+    without which the data cannot be read. `diverge`: every training diverges.
     """
 
     seconds_per_epoch: float
@@ -141,7 +142,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
 
 
 class KillAtWrite:
-    """Kills this process just before the n-th write, of a report or a file, of a candidate's first attempt."""
+    """Kills this process just before the n-th write of a candidate's first attempt: of a report or of a file."""
 
     def __init__(self, candidate: int, write: int) -> None:
         self._candidate, self._remaining = candidate, write

@@ -267,7 +267,9 @@ def test_missing_test_part_is_refused_only_when_it_is_needed(load: Load, tmp_pat
         ),
     ],
 )
-def test_test_part_of_another_kind_is_one_line(load: Load, tmp_path: Path, test_part: str, message: str) -> None:
+def test_test_part_of_another_kind_is_reported_in_one_line(
+    load: Load, tmp_path: Path, test_part: str, message: str
+) -> None:
     load(returns=f"ImageDataset(Items(), ('a', 'b'), 1, 8) if part == 'train' else ImageDataset({test_part})")
     with pytest.raises(DataError, match=message) as raised:
         datasets.load_final({"name": "data_sample_0", "root": str(tmp_path)})
@@ -329,13 +331,13 @@ def test_check_reads_a_data_set_in_two_processes(squares: dict[str, Any], site: 
         ("2, channels=2", "2 channels; only 1"),
     ],
 )
-def test_wrong_description_is_one_line(load: Load, arguments: str, message: str) -> None:
+def test_wrong_description_is_reported_in_one_line(load: Load, arguments: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as raised:
         load(returns=f"ImageDataset(Items(), {arguments})")
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("label", ["2**70", "10**9", "-(2**70)"])
-def test_label_beyond_all_classes_is_one_line(load: Load, label: str) -> None:
+def test_label_beyond_all_classes_is_reported_in_one_line(load: Load, label: str) -> None:
     with pytest.raises(DataError, match=r"item 0 .* return a label from 0 to 999999"):
         load(f"(image, {label})", returns="ImageDataset(Items(), None)")

@@ -171,7 +171,7 @@ def test_worker_reports_while_it_decodes_and_stops_on_request(root: Path) -> Non
     finished(reports)
 
 
-def test_several_unreadable_images_are_named_at_once(root: Path) -> None:
+def test_several_unreadable_images_are_named_together(root: Path) -> None:
     for number in range(5):
         (root / "cat" / f"{number}.png").write_bytes(b"no image")
     with pytest.raises(DataError) as raised:

@@ -66,7 +66,7 @@ def test_two_folders_that_link_each_other_end(tmp_path: Path) -> None:
     assert set(reasons(folder)) == {"cat/one/two/one", "dog/loop"}
 
 
-def test_broken_links_are_files_and_pipes_are_named(tmp_path: Path) -> None:
+def test_broken_links_are_listed_and_pipes_are_skipped(tmp_path: Path) -> None:
     root = write(tmp_path / "data", "cat/1.png", "dog/1.png")
     (root / "cat" / "broken.png").symlink_to("nowhere")
     (root / "cat" / "itself.png").symlink_to("itself.png")
@@ -76,7 +76,7 @@ def test_broken_links_are_files_and_pipes_are_named(tmp_path: Path) -> None:
     assert reasons(folder) == {"dog/pipe.png": "not a file"}
 
 
-def test_all_that_is_skipped_is_named(tmp_path: Path) -> None:
+def test_everything_that_is_skipped_is_named(tmp_path: Path) -> None:
     root = write(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/dog/deep/.2.png", "test/cat/1.png")
     for name in (
         "train/cat/.a",

@@ -102,7 +102,7 @@ def test_training_resumes_only_with_the_same_source(assignment: MakeAssignment) 
 
 
 @pytest.mark.parametrize("harm", ["delete", "damage", "replace"])
-def test_missing_source_is_one_line_and_blames_the_data(assignment: MakeAssignment, harm: str) -> None:
+def test_missing_source_is_reported_in_one_line_as_missing_data(assignment: MakeAssignment, harm: str) -> None:
     reports = final_model(assignment)
     source = source_of(assignment(), reports)
     file = reports.last_checkpoint()
@@ -119,7 +119,7 @@ def test_missing_source_is_one_line_and_blames_the_data(assignment: MakeAssignme
     assert "\n" not in failure.message
 
 
-def test_source_that_the_record_lost_is_one_line(assignment: MakeAssignment) -> None:
+def test_source_that_the_record_lost_is_reported_in_one_line(assignment: MakeAssignment) -> None:
     source = replace(source_of(assignment(), final_model(assignment)), macro={}, code=[], task={})
     failure = failed(run_training(from_source(assignment(), source)))
     assert failure.message.startswith("final.from: the record no longer has the final model other.final/1;")

@@ -1,4 +1,4 @@
-"""The latency of a trained network is measured after the training, and changes none of its bits."""
+"""The latency of a network is measured after its training, and the measurement changes none of the training's bits."""
 
 from dataclasses import replace
 from itertools import count

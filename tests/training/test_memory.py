@@ -28,7 +28,7 @@ def test_estimate_is_within_a_factor_of_two(networks, precision):
 
 
 def test_trainings_of_a_process_share_its_memory():
-    """The shares add up to the memory of the process, also if not all of its lanes train."""
+    """The shares add up to the memory of the process, even if not all of its lanes train."""
     report, phase = Progress(1, 1, 0, 1, 2, 0.5, memory_bytes=6), Phase(1, 1, "saving")
     trainings = iter([1, 2, 3])
     shared = list(train_beside(iter([report, None, report, phase, report]), lambda: next(trainings)))

@@ -109,7 +109,7 @@ def test_image_folder_is_streamed_only_if_too_large(folder: Path) -> None:
     small = spec(folder, name="ImageFolder")
     assert list_streamed_files(small) is None
     assert isinstance(load_data(small, "cpu").train, ResidentPart)
-    # 240 RGB images of 1024 × 1024 pixels fit into a gigabyte, of 1300 × 1300 they do not.
+    # A gigabyte holds 240 RGB images of 1024 × 1024 pixels, but not 240 images of 1300 × 1300 pixels.
     assert list_streamed_files({**small, "resolution": 1024}) is None
     assert list_streamed_files({**small, "resolution": 1300}) is not None
     with pytest.raises(DataError, match="do not fit into 1024 MiB at 1300"):

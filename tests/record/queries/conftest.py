@@ -23,7 +23,7 @@ LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIS
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def new_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
-    """Return a function that returns the URL of a new database; tests run on both kinds."""
+    """Return a function that returns the URL of a new database; tests run on both kinds of database."""
     if request.param == "sqlite":
         return lambda folder: f"sqlite:///{folder / 'eatnas.db'}"
     postgres = request.getfixturevalue("postgres")

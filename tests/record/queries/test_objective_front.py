@@ -74,7 +74,7 @@ def test_front_holds_the_undominated_candidates(engine, search_factory, lease_fa
 
 
 @pytest.mark.parametrize("dimensions", [3, 4])
-def test_front_of_many_vectors_is_that_of_few(dimensions):
+def test_fast_front_of_many_vectors_equals_the_plain_one(dimensions):
     draw = random.Random(dimensions)
     vectors = [tuple(draw.choice(range(40)) / 8 for _ in range(dimensions)) for _ in range(3000)]
     vectors += [(2.5,) * dimensions, (2**60,) * dimensions, (float(2**60),) * dimensions]
@@ -101,7 +101,7 @@ def train_with_checkpoints(engine, search_id):
 
 
 @ON_SQLITE
-def test_cleanup_reads_only_births_settled_since_the_last_one(engine, search_factory, lease_factory):
+def test_cleanup_reads_only_births_settled_since_the_last_cleanup(engine, search_factory, lease_factory):
     metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}, {"metric": "params"}]
     sizes = {"evolution__population": 4, "evolution__tournament": 2, "evolution__lag": 3, "budget__candidates": 30}
     search_id = search_factory(objective=metrics, **sizes)
@@ -128,7 +128,7 @@ VALUES = ((0.4, 5.0), (0.5, 1.0), (0.9, 9.0), (0.7, 4.0), (0.6, 6.0), (0.2, 0.5)
 
 
 @ON_SQLITE
-def test_damaged_values_keep_the_checkpoints_of_their_search_only(engine, search_factory, lease_factory):
+def test_damaged_values_keep_only_the_checkpoints_of_their_search(engine, search_factory, lease_factory):
     metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
     sizes = {"evolution__population": 2, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}
     damaged, whole = (search_factory(name, objective=metrics, **sizes) for name in ("damaged", "whole"))

@@ -1,4 +1,4 @@
-"""Pages of rows: the database and Python select the same ones, and the database sends only those."""
+"""Pages of rows: the database and Python select the same rows, and the database sends no others."""
 
 import random
 from collections.abc import Callable

@@ -74,7 +74,7 @@ def small(
     search_factory: Callable[..., int],
     train: Callable[[int, random.Random], None],
 ) -> int:
-    """Return a finished search with re-evaluations of random size; the parameter is their number."""
+    """Return a finished search with re-evaluations of random size; the parameter is the number of re-evaluations."""
     rng = random.Random(request.param)
     search_id = search_factory("small", budget__candidates=20)
     train(search_id, rng)
@@ -88,7 +88,7 @@ def small(
 
 @pytest.fixture
 def tested(engine: Engine, small: int, train: Callable[[int, random.Random], None]) -> int:
-    """Return the same search with final models of some candidates, none of which is the best one."""
+    """Return the same search with final models of some candidates other than the best one."""
     with transaction(engine) as connection:
         chosen = [row.id for row in list_best(connection, small, 20)[1::5]]
         name = create_final_training(connection, "small", candidate_ids=chosen, seeds=2, epochs=1, now=6.0)

@@ -25,7 +25,7 @@ def test_utilisation_is_busy_time_over_wall_time(engine, small):
 
 
 def insert_attempts(connection: Connection, search_id: int, worker_id: int, *spans: tuple[float, float]) -> None:
-    """Insert an attempt for each span of time; all but its first second lies inside steps."""
+    """Insert an attempt for each span of time. All but one second of the span is device time."""
     ids = connection.execute(select(candidate.c.id).where(candidate.c.search_id == search_id)).scalars()
     attempted = set(connection.execute(select(attempt.c.candidate_id)).scalars())
     unattempted = (candidate_id for candidate_id in ids if candidate_id not in attempted)
@@ -44,7 +44,7 @@ def insert_attempts(connection: Connection, search_id: int, worker_id: int, *spa
 
 
 def test_idle_time_is_split_by_cause(engine, search_factory):
-    """The slot has a worker from 2 to 10 and one from 14 on; they train from 3 to 7 and from 15 to 20."""
+    """The slot has workers from 2 to 10 s and from 14 s on. The search trains from 3 to 7 s and from 15 to 20 s."""
     search_id, other_id = search_factory("s"), search_factory("other")
     with transaction(engine) as connection:
         connection.execute(update(worker).values(started_at=2.0, ended_at=10.0, ending="wanted by pid 7"))
