@@ -49,7 +49,7 @@ def show_candidate(
 
 
 def _with_metric_columns(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a candidate's fields in which each epoch has a column for each metric."""
+    """Return the fields of a candidate, with each metric of its epochs as a column."""
     epochs = [{**epoch, **(epoch["metrics"] or {}), "metrics": None} for epoch in record["epochs"]]
     names = dict.fromkeys(name for epoch in epochs for name in epoch)
     used = [name for name in names if any(epoch.get(name) is not None for epoch in epochs)]

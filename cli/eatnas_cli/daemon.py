@@ -129,7 +129,7 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
 
 
 def _require_own_daemon(user: RecordUser, lock_file: Path) -> LockHolder:
-    """Return the daemon's process. Raises `ConflictError` unless it is proven that this process holds the lock."""
+    """Return the daemon's process. Raises `ConflictError` unless the process is proven to hold the lock."""
     if user.process.is_identified and not user.is_daemon:
         raise ConflictError(f"no daemon is running, but {user} uses this database; wait until it ends")
     if user.process.is_identified and not user.process.is_visible:

@@ -122,7 +122,7 @@ def _row(entry: InventoryEntry) -> dict[str, Any]:
 
 
 def _with_units(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a table for a row of JSON."""
+    """Return a row with the texts of the table, in addition to the fields of the JSON output."""
     percent = "" if row["busy_percent"] is None else f"{row['busy_percent']}%"
     return {
         **row,

@@ -286,7 +286,7 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
 
 
 def _launcher(settings: Settings, environment: Mapping[str, str]) -> Finding:
-    """Describe where workers run by default, that is without options of the daemon."""
+    """Describe where workers run if the daemon gets no options."""
     try:
         workers = read_worker_settings(settings.home, environment)
         if workers.launcher != RAY:

@@ -1,4 +1,4 @@
-"""Sentences about hosts: those that disappeared, and those that have set a search aside."""
+"""Sentences about hosts that have disappeared, and about hosts that have set a search aside."""
 
 from __future__ import annotations
 

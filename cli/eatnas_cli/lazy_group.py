@@ -48,7 +48,7 @@ class LazyCommand:
         return app
 
     def load(self, name: str) -> TyperCommand | TyperGroup:
-        """Import the module and return its command; if it defines several for one group, the one called `name`."""
+        """Import the module and return its command. If it defines several commands, return the command `name`."""
         command = get_command(self.app())
         assert isinstance(command, TyperCommand | TyperGroup)
         if isinstance(command, TyperGroup):
@@ -72,12 +72,12 @@ class LazyGroup(TyperGroup):
         self.commands: Any = _LoadedOnAccess(self.lazy_commands)
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
-        """Return the context of a call. Typer adds the options of shell completion after `__init__`."""
+        """Return the context of a call. First convert the options that Typer has added after `__init__`."""
         convert_directly(self)
         return super().make_context(*arguments, **settings)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the commands in the order of the table."""
+        """Return the names of the commands in the order of `lazy_commands`."""
         return list(self.lazy_commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

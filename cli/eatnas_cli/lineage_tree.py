@@ -17,7 +17,7 @@ SMALLEST_WIDTH: Final = 32
 def print_lineage_tree(entries: Sequence[LineageEntry], width: int | None = None) -> bool:
     """Print a family as a tree from its oldest member, with the changes and the gain of each branch.
 
-    Lines are folded to `width`. Return False, and print nothing, if the family has too many generations for that.
+    Lines are folded to `width`. If the family has too many generations for this width, print nothing and return False.
     """
     lines = list(_lines(entries, width))
     if width is not None and any(line.room < SMALLEST_WIDTH for line in lines):

@@ -1,8 +1,8 @@
 """Lay out tables that fit the width of a terminal, and that break no word and no number.
 
 A table that is too wide becomes narrower in steps: the widest texts are folded between words, words that are longer
-than their column are shortened in the middle, and at last columns are left out. Output that is not a terminal has no
-width, because a program that reads it expects each row on one line.
+than their column lose their middle, and finally columns are left out. Output that is not a terminal has no width,
+because a program that reads it expects each row on one line.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
 def lay_out(
     records: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int | None, *, keep_all: bool = False
 ) -> Table:
-    """Return records as a table that fits `width`, or as a table of any width if it is None."""
+    """Return records as a table that fits `width`, or as a table of any width if `width` is None."""
     shown = [_make_column(records, name) for name in columns]
     gap = GAP
     if width is not None:

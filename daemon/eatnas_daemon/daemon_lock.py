@@ -24,7 +24,7 @@ DAEMON: Final = "a daemon"
 
 
 class LinkedRecordError(ConflictError):
-    """A daemon works on the same database file under another name."""
+    """A daemon works on this database file, which it has opened under another name (a hard link)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class RecordUser:
 
     @property
     def is_daemon(self) -> bool:
-        """Return whether the process is a daemon or `run`, and not a command that changes the database."""
+        """Return whether the process is a daemon or the command `run`, and not a command that changes the database."""
         return self.program == DAEMON
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ _opened: Final[dict[tuple[int, int], int]] = {}
 def _open_for_lock(database: Path) -> int | None:
     """Return a descriptor whose lock applies to all hard links of the file; None if the system has no such lock.
 
-    Closing the descriptor would release SQLite's own locks on the file, because they belong to the process.
+    Closing the descriptor would release SQLite's own locks on the file, because POSIX locks belong to the process.
     """
     # On other systems this lock would conflict with SQLite's own locks.
     if sys.platform != "linux" or not database.exists():

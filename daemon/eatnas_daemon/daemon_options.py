@@ -24,7 +24,7 @@ from eatnas_db.worker_settings import (
 )
 
 READY_PREFIX: Final = "daemon is running"
-"""The beginning of the line that a daemon prints when it is ready: it handles signals and starts workers."""
+"""The beginning of the line that a daemon prints when it handles signals and starts workers."""
 MAX_LANES: Final = 16
 """Each lane takes two of the 32 streams that torch has for a GPU."""
 POLICIES: Final = ("yield", "stay")
@@ -74,7 +74,7 @@ class DaemonOptions:
 
     @property
     def uses_lanes(self) -> bool:
-        """Return whether a worker process on a GPU trains several candidates at once."""
+        """Return whether a worker process on a GPU trains several candidates at the same time."""
         return (self.lanes or 1) > 1
 
     def arguments(self) -> list[str]:
@@ -90,10 +90,10 @@ class DaemonOptions:
 
 
 def change_options(previous: DaemonOptions, changes: DaemonOptions) -> DaemonOptions:
-    """Return the previous options, replaced by the options that are given in `changes`.
+    """Return the previous options, overridden by the options that `changes` gives.
 
-    If `changes` names another launcher, the options of the previous launcher are dropped. The number of lanes and the
-    maximum number of workers on a GPU replace each other.
+    If `changes` names another launcher, the options of the previous launcher are dropped. A new number of lanes drops
+    the previous maximum number of workers on a GPU, and a new maximum drops the previous number of lanes.
     """
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
     if changes.launcher is not None:
@@ -133,7 +133,7 @@ def _require_resources(cpus: float | None, gpus: float | None) -> None:
 
 
 def complete_options(options: DaemonOptions, settings: WorkerSettings) -> DaemonOptions:
-    """Fill in the options that are not given from the settings of the environment and the home.
+    """Set a missing launcher, and missing options of Ray, to the settings of the environment and the home.
 
     Settings of another launcher have no effect. Raises `ConflictError` for options that contradict the launcher.
     """

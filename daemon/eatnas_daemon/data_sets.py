@@ -22,10 +22,10 @@ PROGRAM: Final = "eatnas_training.prepare"
 class DataDescription:
     """The shape of a data set after its transformations, the size of each part, and the digests.
 
-    `data_digest` covers the content, or the names, sizes and classes of streamed images. Only streamed images have the
-    other two digests: `files_digest` also covers modification times, and `content_digest` the bytes, if all files have
-    been read. `plugin` is the identity of a plug-in's source. `notes` has a sentence for each kind of file that a
-    search leaves out.
+    `data_digest` covers the content of the images or, if they are streamed, their names, sizes and classes. Only
+    streamed images have the other two digests. `files_digest` also covers their modification times. `content_digest`
+    covers their bytes; it is None if not all files have been read. `plugin` is the identity of a plug-in's source.
+    `notes` has a sentence for each kind of file that a search leaves out.
     """
 
     resolution: int
@@ -100,7 +100,7 @@ def describe_data_set(data: Mapping[str, Any]) -> DataDescription:
 
 
 def verify_data_set(data: Mapping[str, Any]) -> DataDescription:
-    """Read all files of a data set again, without the cache, and describe it. Raises `DataError`."""
+    """Read all files again, without the cache, and describe the data set. Raises `DataError`."""
     return DataDescription(**run_training_program(PROGRAM, "verify", request=data, show_progress=True))
 
 

@@ -93,7 +93,7 @@ def current_process() -> LockHolder:
 
 
 def parse_holder(content: Any) -> LockHolder | None:
-    """Return the process that plain data describes, or None if they describe none. A missing field becomes empty."""
+    """Return the process that plain data describes, or None if it describes none. A missing field becomes empty."""
     if not isinstance(content, Mapping) or type(content.get("pid")) is not int:
         return None
     texts = {name: str(content.get(name, ""))[:255] for name in ("started", "boot", "namespace", "host")}

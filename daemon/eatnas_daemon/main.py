@@ -67,7 +67,7 @@ WATCH_SECONDS: Final = 0.2
 DRIVERLESS_SECONDS: Final = 60.0
 """Seconds between two probes of the devices if the NVIDIA driver is missing or does not work."""
 ANSWER_SECONDS: Final = 20.0
-"""Seconds to wait for a server. Less than the length of a lease, because workers get no heartbeats meanwhile."""
+"""Seconds to wait for a database server: less than the length of a lease, because workers get no heartbeats then."""
 BUSY_SECONDS: Final = 5.0
 """Seconds to wait for another program's transaction. The supervisor reads no messages of its workers meanwhile."""
 
@@ -198,7 +198,7 @@ class _DevicePlan:
 
 
 def _plan_workers(settings: Settings, options: DaemonOptions) -> _DevicePlan:
-    """Decide where workers run from the options and the settings of the environment and the home."""
+    """Decide where workers run: as the options say or, without options, as the environment and the home say."""
     options = complete_options(options, read_worker_settings(settings.home, os.environ))
     return _plan_cluster(settings, options) if options.uses_ray else _plan_devices(settings, options)
 
@@ -367,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", action="append", default=[], help="devices to use; default: all")
     parser.add_argument("--exclude", action="append", default=[], help="devices not to use")
     parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")
-    parser.add_argument("--lanes", type=_positive, help="number of candidates that a process on a GPU trains at once")
+    parser.add_argument("--lanes", type=_positive, help="number of lanes of a process on a GPU")
     parser.add_argument("--allow", action="append", default=[], help="users and programs to share a GPU with")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="launcher of the workers; default: local")
     parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")

@@ -37,7 +37,9 @@ class ExportedFile:
 
 
 def parse_formats(names: Sequence[str], output: Path) -> list[str]:
-    """Return the formats in `names`, which may be separated by commas, or else the format of `output`'s suffix.
+    """Return the formats in `names`, each of which may be a list with commas.
+
+    Without names, return the format that the suffix of `output` names, or safetensors.
 
     `python` includes `safetensors`, because the Python module loads such a file. Raises `ConflictError`.
     """

@@ -48,7 +48,7 @@ from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
-if TYPE_CHECKING:  # it loads SciPy
+if TYPE_CHECKING:  # `transfer_sources` loads SciPy
     from eatnas_db.transfer_sources import FittedSource
 
 
@@ -133,7 +133,7 @@ def _replaced_key(key: str, overrides: Mapping[str, Any]) -> str | None:
 
 
 def describe_task(settings: Settings, spec: SearchSpec) -> tuple[Task, DataDescription]:
-    """Read a spec's data set. Return the task that it defines, and its description. Raises `DataError`.
+    """Read a spec's data set. Return the task, and the description of the data set. Raises `DataError`.
 
     A user's own training function may use no data set. The costs of networks are then counted for images of a fixed
     shape.
@@ -155,14 +155,14 @@ def create_search_from_spec(
 ) -> CreatedSearch:
     """Create a search with its initial population from the content of a spec.
 
-    With `source`, the search starts with the best candidate of another search and its perturbations. `slots` is the
+    With `source`, the search starts with a candidate of another search and with perturbations of it. `slots` is the
     number of slots that the search will run on, which decides its lag; by default, the slots of this machine. Raises
     `EatnasError`, and then inserts nothing.
     """
     parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
     spec = _with_program(_with_absolute_paths(parsed))
     _require_measured_device(spec)
-    # Open the record first, because reading the data takes seconds before an error would be raised.
+    # Open the record first, to report an error of the record before reading the data, which takes seconds.
     open_record(settings.database_url).dispose()
     task, description = describe_task(settings, spec)
     slots = slots or _default_slots(spec)

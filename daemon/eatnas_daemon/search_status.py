@@ -26,7 +26,7 @@ def current_status(row: SearchRecord | SearchSummary, supervised: bool) -> str:
 
 
 def describe_status(row: SearchRecord, supervised: bool) -> str:
-    """Return the status of a search, with the reason if it failed or ended before its candidate budget."""
+    """Return the status of a search, with the reason if it failed or did not use its whole candidate budget."""
     status = current_status(row, supervised)
     early = status == "finished" and row.settled < row.budget_candidates and row.ended is not None
     early = early or status == "failed"

@@ -25,7 +25,7 @@ def encode(message: Message) -> bytes:
 
 
 class Decoder:
-    """Assemble messages from the chunks that a pipe delivers."""
+    """Assembles messages from the chunks that a pipe delivers."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

@@ -1,4 +1,4 @@
-"""The file by which a process with several lanes shows whose turn it is; the supervisor can read it after its death."""
+"""The file by which a process with lanes shows whose turn it is. The supervisor can read it after the process died."""
 
 from __future__ import annotations
 

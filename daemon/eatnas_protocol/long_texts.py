@@ -18,5 +18,5 @@ def shorten_middle(text: str, limit: int = MAX_CHARACTERS) -> str:
 
 
 def shorten_words(text: str) -> str:
-    """Shorten very long words of a text in the middle. Such words are often values that a message repeats."""
+    """Leave out the middle of each very long word. Such words are often values that a message repeats."""
     return _LONG_WORD.sub(lambda match: shorten_middle(match[0]), text)

@@ -42,7 +42,7 @@ def draw_lineage(file: Path, relatives: Sequence[LineageEntry], births: Sequence
 def _draw_generations(file: Path, family: Sequence[LineageEntry], title: str) -> None:
     """Draw each scored relative by generation and fitness, with a line to its parent.
 
-    Emphasize the best one's ancestors.
+    Emphasize the ancestors of the best candidate.
     """
     # Import only here, because the import would slow down the start of the command line.
     from matplotlib.ticker import MaxNLocator

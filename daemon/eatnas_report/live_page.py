@@ -29,7 +29,7 @@ NEEDS_ALSO: Final[Mapping[ReportPart, frozenset[ReportPart]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A part of a page: HTML, and by their ids the plots that the browser draws."""
+    """A part of a page: its HTML, and the plots that the browser draws, by their ids."""
 
     html: str
     plots: Mapping[str, Any]

@@ -20,7 +20,7 @@ BLOCKS_OF_OTHER_SPACES: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class ReservedFigure:
-    """The space of a figure: `height` in pixels or, for a drawing, in units of which its width has 640."""
+    """The space of a figure. `height` is in pixels or, for a drawing, in units of 1/640 of its width."""
 
     height: int
     half_width: bool = True

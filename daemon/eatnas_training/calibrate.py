@@ -31,7 +31,7 @@ GPU_SECONDS: Final = 0.5
 
 
 def calibrate(request: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:
-    """Measure the speed of each code. An epoch includes its validation. Raises `EatnasError`."""
+    """Measure the training speed of each network. An epoch includes its validation. Raises `EatnasError`."""
     return [_measure(request, code, clock) for code in request["codes"]]
 
 

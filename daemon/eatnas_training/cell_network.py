@@ -15,7 +15,7 @@ NODES = 4
 
 
 class Cell(nn.Module):
-    """A cell; `edges` maps the number of each edge that is not `none` and its operation to a module."""
+    """A cell; `edges` maps `NUMBER_OPERATION` of each edge whose operation is not `none` to a module."""
 
     def __init__(self, operations: list[str], channels: int) -> None:
         super().__init__()

@@ -50,8 +50,8 @@ def leave() -> None:
 def add_up(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes. All tensors of one dtype are added in one operation.
 
-    This keeps the order of the additions the same in every step. torch's DistributedDataParallel adds several buckets
-    of tensors, and divides them differently after the first step of a process. With more than two processes, a resumed
+    This keeps the order of the additions the same in every step. torch's DistributedDataParallel adds the tensors in
+    several buckets, and forms other buckets after the first step of a process. With more than two processes, a resumed
     training would add in a different order.
     """
     try:

@@ -24,7 +24,7 @@ _OUT_OF_MEMORY: Final = (
 The last message appears if a GPU is full at the first matrix product.
 """
 _NO_ENGINE: Final = "unable to find an engine to execute this computation"
-"""cuDNN's message for a convolution that it cannot compute, also because no method's workspace fits into memory."""
+"""cuDNN's message for a convolution that it cannot compute, for example because no workspace fits into memory."""
 _LOW_MEMORY_SHARE: Final = 1 / 16
 """GPU memory counts as low if less than this share is free."""
 _HARDWARE: Final = (

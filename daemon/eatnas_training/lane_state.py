@@ -9,7 +9,7 @@ import torch
 
 
 class LaneState:
-    """The number of threads and the current stream of a GPU of each lane; torch has one of each for a thread."""
+    """The number of torch's threads and the current CUDA stream of each lane. torch has only one of each per thread."""
 
     def __init__(self, device: str, lanes: int) -> None:
         self._threads = [torch.get_num_threads()] * lanes

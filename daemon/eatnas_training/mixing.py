@@ -14,7 +14,7 @@ from eatnas_training.data.batches import BatchKey, to_device
 
 ERASED_AREA: Final = (0.02, 1 / 3)
 ERASED_RATIO: Final = (0.3, 3.3)
-"""The share of the image's area that is erased, and the ratio of its sides, as in torchvision."""
+"""The ranges of an erased rectangle's share of the image's area, and of its height / width, as in torchvision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,6 @@ def mix(images: Tensor, labels: Tensor, key: BatchKey, *, mixup: float, cutmix: 
 
 
 def _clip(center: int, length: int, share: float) -> tuple[int, int]:
-    """Return the part within the image of a range around `center` that has this share of the image's length."""
+    """Return a range around `center` that is `share` of the image's length long, cut at the edges of the image."""
     half = round(length * share / 2)
     return max(0, center - half), min(length, center + half)

@@ -39,7 +39,7 @@ class PlainAdamW(_PlainOptimizer, torch.optim.AdamW):
 
 
 def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum, or AdamW, whose first beta is the momentum.
+    """Return SGD with Nesterov momentum, or AdamW, whose first beta is the recipe's momentum.
 
     Weight decay applies to weights, not to biases or batch-norm parameters.
     """

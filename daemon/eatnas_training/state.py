@@ -103,7 +103,7 @@ class TrainingState:
 
 
 def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str:
-    """Return, as JSON, all values that decide the bits of a training. A checkpoint is used only if they are equal."""
+    """Return, as JSON, all values that decide the bits of a training. Checkpoints with other values are not used."""
     parent: list[Any] | bool = assign.inherits
     if assign.ancestors:
         parent = [assign.ancestors[-1][key] for key in ("candidate", "code", "training", "seed", "split_batches")]

@@ -36,7 +36,7 @@ def table_part(recipe: TrainingRecipe, part: DataPart, *, resizes: bool) -> Resi
     """Return `part` if all draws of the recipe fit into tables, else None.
 
     The host must decide in each step about images from files, operations of a policy, mixed images, dropped layers,
-    averaged weights, a second resolution and several devices. Their recipes cannot use tables.
+    averaged weights, a second resolution and several devices. A training with any of these cannot use tables.
     """
     host_decides = (
         resizes

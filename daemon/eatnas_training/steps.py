@@ -244,9 +244,9 @@ class StepRunner:
         return total / len(labels)
 
     def validate_step(self, start: int, sums: Tensor) -> int:
-        """Add loss, correct predictions and count of the held-out images from `start` on to `sums`.
+        """Evaluate a batch of held-out images, beginning at `start`. Return the start of the next batch.
 
-        Return the next start.
+        Add the loss, the correct predictions and the number of images to `sums`.
         """
         started = self._monotonic()
         factor = 1 if self.assign.split_batches else VALIDATION_FACTOR  # with split batches, memory is short

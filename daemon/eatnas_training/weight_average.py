@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An average over the networks after each step of a training. Older networks have smaller weights.
+    """An average over the networks after each step of a training. Older networks count less.
 
     torch's `AveragedModel` is not used, because its first update waits for the GPU and its decay cannot grow.
     """

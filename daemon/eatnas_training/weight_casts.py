@@ -20,7 +20,7 @@ def forward_of(model: nn.Module, assign: Assign, precision: str) -> Forward:
     """Return the function with which the training of an assignment computes a network.
 
     In bfloat16 it casts the weights together. The code of packages decides for itself which weights it casts, so in
-    spaces with plug-ins autocast casts each weight.
+    spaces with plug-ins autocast casts each weight separately.
     """
     return CastNetwork(model) if precision == "bfloat16" and "plugins" not in assign.macro else model
 
@@ -51,7 +51,7 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *weights: Tensor) -> tuple[Tensor, ...]:
-        # Without this, weights that the logits do not depend on would get gradients of 0 instead of none.
+        # Without this, weights that the logits do not depend on would get gradients of 0 instead of None.
         ctx.set_materialize_grads(False)
         return _cast(weights, torch.bfloat16)
 
@@ -62,7 +62,7 @@ class _Cast(torch.autograd.Function):
 
 
 def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    # The copies have the strides of the originals, otherwise torch would copy each tensor by a kernel of its own.
+    # Give the copies the strides of the originals. Otherwise torch would copy each tensor by a kernel of its own.
     copies = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
     torch._foreach_copy_(copies, tensors)
     return copies

@@ -33,7 +33,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 
 def print_created(settings: Settings, name: str, slots: int | None) -> None:
-    """Print the command that starts a new search, and its chosen lag, on which its history depends."""
+    """Print the command that starts a new search, and the lag if the spec does not set it."""
     print_sentence(f"search {name} created; `eatnas-db run {name}` starts it")
     with read_connection(settings.database_url) as connection:
         row = get_search(connection, name)

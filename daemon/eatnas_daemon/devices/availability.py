@@ -18,7 +18,7 @@ from eatnas_daemon.devices.options import UNSEEN_PROCESSES, DeviceOptions
 from eatnas_report.formats import format_gib
 
 BUSY_PERCENT: Final = 20
-"""If a GPU without a worker of this daemon has a higher utilisation, another user's process uses it."""
+"""If a GPU without a worker of this daemon is busier than this percentage, another user's process uses the GPU."""
 
 
 class Cause(StrEnum):
@@ -59,8 +59,8 @@ def check_availability(
 ) -> Availability:
     """Return whether one more worker that needs `needed_bytes` may start on a device.
 
-    `worker_pids` are the workers of this daemon on the device. `worker_bytes` is the memory that the workers report,
-    which is used if the driver does not report it.
+    `worker_pids` are the workers of this daemon on the device. `worker_bytes` is the memory that the workers report;
+    without it, the memory that the driver reports for the workers counts.
     """
     excluded = _excluded_reason(device, options)
     if excluded is not None:

@@ -10,7 +10,7 @@ from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.options import DeviceOptions, parse_options
 
 PERMANENT_CAUSES: Final = frozenset({Cause.EXCLUDED, Cause.ERROR, Cause.UNSUPPORTED})
-"""The causes for which waiting does not make a GPU free."""
+"""The causes that do not pass with time. A GPU that is unavailable for such a cause does not become free."""
 
 
 def count_cpu_slots(cpu: DeviceSnapshot, workers: int = 0, needed_bytes: int = 0) -> int:
@@ -32,7 +32,10 @@ def count_usable_gpus(devices: Sequence[DeviceSnapshot], options: DeviceOptions)
 
 
 def count_slots(devices: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> int:
-    """Return the number of trainings that a daemon runs here at once: one per usable GPU or, without one, per core."""
+    """Return the number of trainings that a daemon runs here at the same time.
+
+    This is the number of usable GPUs or, if there are none, of cores.
+    """
     options = parse_options(devices, environment=environment)
     return count_usable_gpus(devices, options) or max(1, devices[-1].cores if options.use_cpu else 0)
 

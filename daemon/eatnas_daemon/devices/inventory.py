@@ -37,7 +37,7 @@ class Inventory:
 
     entries: tuple[InventoryEntry, ...]
     driver_error: str | None
-    """The reason why no GPU is known; None if there is none."""
+    """The reason why the driver reports no GPU, or None if it reports one."""
 
 
 def take_inventory(
@@ -50,7 +50,7 @@ def take_inventory(
     environment: Mapping[str, str],
     needed_bytes: int,
 ) -> Inventory:
-    """Check every device for one more worker that needs `needed_bytes`.
+    """Check whether one more worker that needs `needed_bytes` may start on each device.
 
     `lock_file` belongs to the home whose daemon and workers count as our own. Raises `NotFoundError` for an unknown
     device and `ConflictError` for options that permit no device.
@@ -79,7 +79,7 @@ def take_inventory(
 
 
 def with_driver_error(error: NotFoundError, nvml: Nvml) -> NotFoundError:
-    """Return the error for an unknown device, with the reason why no GPU is known, if there is one."""
+    """Return the error for an unknown device. If the driver reports no GPU, the error also gives the reason."""
     return error if nvml.error is None else NotFoundError(f"{error}; no GPU: {nvml.error}")
 
 

@@ -1,4 +1,4 @@
-"""Lock a device for one daemon by a lock file. The kernel releases the lock when the process ends."""
+"""Reserve a device for one daemon by locking a file. The kernel releases the lock when the process ends."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ CPU: Final = "cpu"
 """The kind and the UUID of the CPU as a device."""
 CUDA: Final = "cuda"
 UNATTRIBUTED_BYTES: Final = GIB
-"""Memory in use that needs no explanation: it may belong to the driver itself or to one worker's CUDA context."""
+"""Up to this many unattributed bytes in use may belong to the driver itself or to one worker's CUDA context."""
 MPS_PREFIX: Final = "nvidia-cuda-mps"
 """The prefix of the process names of NVIDIA's Multi-Process Service (MPS)."""
 
@@ -125,5 +125,5 @@ CPU_DEVICE: Final = DeviceSnapshot(CPU, CPU, "processor")
 
 
 def printable(text: str) -> str:
-    """Replace the characters that a terminal would interpret, since process names of other users may contain any."""
+    """Replace the characters that a terminal would interpret, since process names of other users may contain them."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -48,7 +48,7 @@ class DeviceMonitor:
         self.interval_seconds, self._timeout_seconds = interval_seconds, timeout_seconds
         self._latest: Sequence[DeviceSnapshot] = ()
         self.probe_started_at = -math.inf
-        """The monotonic time at which the probe behind the current snapshots started; -inf before the first probe."""
+        """The monotonic time at which the probe of the current snapshots started; -inf before the first probe."""
         self._error: Exception | None = None
         self._responded, self._closed = threading.Event(), threading.Event()
         self._responded_at = monotonic()

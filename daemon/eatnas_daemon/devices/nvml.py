@@ -16,7 +16,7 @@ _UNAVAILABLE_VALUE_ERRORS: Final = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_FunctionNotFound,
     pynvml.NVMLError_NoPermission,
-    # NVML raises this error, which is not an `NVMLError`, for a function that the driver has only under an older name.
+    # pynvml raises this error, which is no `NVMLError`, for a function that the driver has only under an older name.
     getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError_FunctionNotFound),
 )
 """Errors of a working device or driver that does not provide a value."""

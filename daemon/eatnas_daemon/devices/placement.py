@@ -15,11 +15,11 @@ class PlacementError:
 
     message: str
     is_certain: bool = False
-    """Whether the worker is on another GPU. Otherwise a later probe may still show it on its own GPU."""
+    """Whether the worker is certainly on another GPU. If not, a later probe may still show it on its own GPU."""
 
     @classmethod
     def on_other_gpu(cls, uuid: str, other: str) -> PlacementError:
-        """Return the error for a worker of the GPU `uuid` that runs on the GPU `other`."""
+        """Return the error for a worker that should run on the GPU `uuid` but runs on the GPU `other`."""
         return cls(f"a worker for {uuid} started on {other}", is_certain=True)
 
 

@@ -91,8 +91,8 @@ class DeviceSharing:
         device = replace(snapshot, locked_by=None) if snapshot.uuid in self._locks.held else snapshot
         availability = check_availability(device, self._options, worker_pids, needed_bytes, worker_bytes=worker_bytes)
         if should_yield(self._policy, device, availability, worker_pids):
-            # Workers report memory a little after they allocate it, so memory alone must indicate another process
-            # twice.
+            # Workers report memory a little after they allocate it. Memory alone therefore counts as another process
+            # only if it does so in two probes in a row.
             if availability.other_processes or device.uuid in self._suspected:
                 self._yielding.add(device.uuid)
             self._suspected.add(device.uuid)
@@ -100,7 +100,7 @@ class DeviceSharing:
             self._suspected.discard(device.uuid)
         wait_seconds = self._backoffs.get(device.uuid, (0, now))[1] - now
         if device.uuid in self._yielding:
-            # Workers that have begun to leave finish leaving, even if the other process has gone meanwhile.
+            # Workers that were told to leave must leave, even if the other process has ended meanwhile.
             availability = replace(availability, free=False)
         elif availability.free and wait_seconds > 0:
             reason = f"yielded to another process; used again {_within(wait_seconds)}"
@@ -161,8 +161,9 @@ def next_backoff(
 ) -> tuple[int, float]:
     """Return the number of times in a row that a device has been yielded, and the seconds to stay away from it.
 
-    `count` is the number before this time. The wait doubles each time. It is random, so that two daemons that yield to
-    each other at the same moment do not return at the same moment.
+    `count` is the previous such number. After a long use of the device, counting starts again. The longest possible
+    wait doubles each time, up to a limit. The wait is random, so that two daemons that yield to each other at the same
+    moment do not return at the same moment.
     """
     count = 1 if used_seconds >= MAX_BACKOFF_SECONDS else count + 1
     longest = min(min_seconds * 2 ** (count - 1), MAX_BACKOFF_SECONDS)

@@ -1,4 +1,4 @@
-"""The loop of a follower process, which calls a function after changes to the record until its parent process ends."""
+"""The loop of a follower process: it calls a function at intervals until the parent process ends."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ RESTART_SECONDS: Final = 30.0
 
 
 def low_priority_python(nice: str | None) -> tuple[str, ...]:
-    """Return a command that runs a Python module, through `nice` if the path of that program is given."""
+    """Return the beginning of a command that runs a Python module. `nice` is the path of that program, or None."""
     return (*((nice, "-n", "10") if nice else ()), *python_command("-m"))
 
 

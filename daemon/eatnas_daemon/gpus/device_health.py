@@ -32,7 +32,7 @@ class DeviceHealth:
 
 
 class HealthTracker:
-    """The health of a supervisor's GPUs. Each exclusion of a GPU lasts longer than its previous exclusion."""
+    """The health of a supervisor's GPUs. Exclusions of a GPU become longer until a training finishes on it."""
 
     def __init__(self, rng: KeyedRng, min_backoff_seconds: float = MIN_BACKOFF_SECONDS) -> None:
         self._rng, self._min_backoff_seconds = rng, min_backoff_seconds

@@ -1,4 +1,4 @@
-"""Remove this daemon's own past use of GPUs from the driver's reports."""
+"""Remove the ended workers and the locks of this daemon from the probes of the GPUs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ LOCK_SECONDS: Final = 1.0
 
 
 class OwnUseFilter:
-    """Removes this daemon's recently ended workers and its locks from the last probe of the devices.
+    """Filters the last probe of the GPUs: removes the ended workers and the locks of this daemon.
 
-    Probes show both with a delay. Without the filter, they would look like the use of another daemon.
+    A probe may still show a worker for some seconds after its end, and a lock after its release. Without the filter,
+    such a worker or lock would look like use by another daemon.
     """
 
     def __init__(self, monitor: DeviceMonitor) -> None:
@@ -43,7 +44,7 @@ class OwnUseFilter:
         self._locked_at |= dict.fromkeys(locked, now)
 
     def snapshots(self) -> list[DeviceSnapshot]:
-        """Return the devices of the last probe without this daemon's past use."""
+        """Return the devices of the last probe without ended workers and locks of this daemon."""
         return [self._without_own_use(device) for device in self._monitor.snapshots(wait=False)]
 
     def _without_own_use(self, device: DeviceSnapshot) -> DeviceSnapshot:
@@ -57,7 +58,7 @@ class OwnUseFilter:
         )
 
     def _is_own_lock(self, device: DeviceSnapshot) -> bool:
-        """Return whether the probe saw a lock of this daemon: with its pid, or before the pid was written."""
+        """Return whether a lock is this daemon's own: it names this process, or it is recent and names none yet."""
         owner = device.locked_by
         if owner is None or owner.error is not None:
             return False

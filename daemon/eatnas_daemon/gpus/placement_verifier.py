@@ -16,7 +16,7 @@ MAX_ATTEMPTS: Final = 3
 
 
 class PlacementVerifier:
-    """Compares the GPUs before a worker's start with the GPUs after the worker has allocated memory."""
+    """Compares a probe from before a worker's start with a probe from after the worker has allocated memory."""
 
     def __init__(self, monitor: DeviceMonitor) -> None:
         self._monitor = monitor

@@ -102,12 +102,12 @@ class GpuScheduler:
         self._health.record_success(uuid)
 
     def available_bytes(self, uuid: str, slots: Collection[Slot]) -> int:
-        """Return the memory of a GPU that the trainings in `slots` leave for one more training; 0 if it is unknown."""
+        """Return the bytes of GPU memory that the trainings in `slots` leave for one more training; 0 if unknown."""
         status = self._status(uuid)
         return 0 if status is None else _available_bytes(status.device, slots)
 
     def load(self, uuid: str) -> float | None:
-        """Return the utilization of a GPU between 0 and 1, or None if it is unknown."""
+        """Return the utilisation of a GPU, from 0 to 1, or None if it is unknown."""
         status = self._status(uuid)
         percent = None if status is None else status.device.utilisation_percent
         return None if percent is None else percent / 100

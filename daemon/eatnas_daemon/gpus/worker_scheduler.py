@@ -41,10 +41,10 @@ class WorkerScheduler(Protocol):
         """Reset the failures of a GPU, because a training has finished on it."""
 
     def available_bytes(self, uuid: str, slots: Collection[Slot]) -> int:
-        """Return the memory of a GPU that the trainings in `slots` leave for one more training; 0 if it is unknown."""
+        """Return the bytes of GPU memory that the trainings in `slots` leave for one more training; 0 if unknown."""
 
     def load(self, uuid: str) -> float | None:
-        """Return the utilization of a GPU between 0 and 1, or None if it is unknown."""
+        """Return the utilisation of a GPU, from 0 to 1, or None if it is unknown."""
 
     def is_broken(self, uuid: str) -> bool:
         """Return whether a GPU does not answer."""

@@ -24,7 +24,7 @@ MAX_EVENTS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Events of one kind and search, the newest last. Without events, it reports a waiting search.
+    """Events of one kind and search, the newest last. A notification without events reports a waiting search.
 
     `message` describes it in a sentence; `at` is in seconds since 1970.
     """
@@ -38,7 +38,7 @@ class Notification:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Return the kind and the search, for which calls are limited to a rate."""
+        """Return the kind and the search. The rate of calls is limited for each such pair."""
         return self.kind, self.search
 
     def is_delivered(self, state: DeliveryState) -> bool:

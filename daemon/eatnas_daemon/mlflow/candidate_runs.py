@@ -214,7 +214,8 @@ def _params(candidate: AttemptedCandidate, recipe: dict[str, Any]) -> list[Param
 
     blocks = {f"block{number}": block for number, block in enumerate(candidate.genotype.split("/"), 1)}
     sizes = {"params": candidate.params, "mult_adds": candidate.mult_adds, "origin": candidate.origin}
-    # a source for each architecture, whose code is not allowed in a parameter's name
+    # If the spec names a source for each architecture, join the sources: MLflow does not allow the code of an
+    # architecture in the name of a parameter.
     if sources := list_weight_sources(recipe):
         recipe = {**recipe, FROM: ", ".join(map(str, sources))}
     return [Param(key, str(value)) for key, value in {**flatten(recipe), **blocks, **sizes}.items()]

@@ -31,7 +31,8 @@ MAX_ERROR_CHARACTERS: Final = 300
 def open_store(engine: Engine, tracking_uri: str, log: Callable[[str], None] = lambda _: None) -> MlflowClient:
     """Connect to a store, and create its tables if it is new.
 
-    A lock on the record serializes this function, because two programs that create a store at once would corrupt it.
+    A lock on the record serializes this function, because two programs that create a store at the same time would
+    corrupt it.
     """
     with task_lock(engine, "mlflow", log):
         client = connect(tracking_uri)
@@ -72,7 +73,7 @@ def list_runs(client: MlflowClient, experiment_id: str, condition: str = "") -> 
 
 
 def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
-    """Return a run of an experiment by the value of a tag."""
+    """Return a run of an experiment whose tag `tag` has this value, or None if there is no such run."""
     return next(list_runs(client, experiment_id, f"tags.`{tag}` = '{value}'"), None)
 
 

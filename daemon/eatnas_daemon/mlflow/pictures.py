@@ -22,7 +22,7 @@ PICTURES_TAG: Final = "eatnas.drawn"
 """The tag with the revision of the search that the uploaded pictures show."""
 MIN_INTERVAL_SECONDS: Final = 60.0
 MIN_INTERVAL_SHARE: Final = 0.02
-"""Pictures are rendered again after a minute, or after this share of the search's age if it is longer."""
+"""Pictures are rendered again after a minute, or after this share of the search's age if that is longer."""
 RENDER_TIMEOUT_SECONDS: Final = 600.0
 
 
@@ -40,7 +40,7 @@ class RenderProcess:
         """The id of the search that is being rendered or was rendered last, until `clear` deletes its files."""
 
     def start(self, search: SearchRecord) -> None:
-        """Start to render a search."""
+        """Start to render the pictures of a search."""
         self._folder = tempfile.TemporaryDirectory(prefix="eatnas-mlflow-", ignore_cleanup_errors=True)
         folder = Path(self._folder.name)
         (folder / "files").mkdir()

@@ -93,7 +93,7 @@ class Bridge:
     async def _watch_cluster(self) -> None:
         """Report the size of the cluster.
 
-        Return when the cluster no longer has this process's node, since it was replaced.
+        Return when this process's node no longer belongs to the cluster, because the cluster was replaced.
         """
         own_node, gcs = self._context.get_node_id(), self._context.gcs_address
         silent_since: float | None = None

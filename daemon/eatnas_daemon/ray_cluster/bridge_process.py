@@ -1,4 +1,4 @@
-"""Start a bridge to a Ray cluster, pass pipes to it, and restart it if it dies. The daemon's side."""
+"""The daemon's side of the bridge to a Ray cluster: start the bridge, pass pipes to it, and restart it if it dies."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ClusterNode:
 class BridgeProcess:
     """The process that talks to Ray. `problem` is the reason in one line why the cluster is not connected, or None.
 
-    `home` is the folder that all nodes must share. By the file `marker` in it, an actor checks that its node sees the
-    same folder.
+    `home` is the folder that all nodes must share. An actor looks for the file `marker` in it, to check that its node
+    sees the same folder.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ NO_CANDIDATE_WAITS: Final = "no candidate waits for it"
 
 
 class ClusterScheduler:
-    """Opens a slot for each waiting candidate, up to the room in the cluster or the number that the user sets.
+    """Opens a slot for each waiting candidate. The user sets the maximum; by default, the room in the cluster decides.
 
     Ray decides on which node a worker runs. The worker of a slot without a node is pending, which makes Ray's
     autoscaler add nodes. A worker that stays idle ends, so that the autoscaler can remove its node.
@@ -53,7 +53,7 @@ class ClusterScheduler:
         self._started_at = monotonic()
         self._demand: int | None = None
         self._idle_since: dict[tuple[int, int], float] = {}
-        """The times since which workers are idle, by slot and number of trainings."""
+        """The time at which each idle worker became idle, by its slot and the number of its trainings."""
         self.problem: str | None = None
 
     def set_demand(self, slots: int) -> None:
@@ -77,7 +77,7 @@ class ClusterScheduler:
         self.problem = self._find_problem(slots, paused)
 
     def _end_idle_workers(self, slots: Sequence[Slot], timeouts: Timeouts) -> None:
-        """Ask workers to exit that have been idle for a long time."""
+        """Ask workers that have been idle for a long time to exit."""
         now = self._monotonic()
         workers = [(slot.number, slot.worker) for slot in slots if slot.worker is not None]
         idle = {(number, worker.trainings): worker for number, worker in workers if worker.idle}
@@ -150,14 +150,14 @@ class ClusterScheduler:
         """Ignore the success."""
 
     def available_bytes(self, uuid: str, slots: Collection[Slot]) -> int:
-        """Return the memory of a GPU that the trainings in `slots` leave for one more training; 0 if it is unknown."""
+        """Return the bytes of GPU memory that the trainings in `slots` leave for one more training; 0 if unknown."""
         device = self._find(uuid)
         if device is None:
             return 0
         return device.free_bytes - sum(slot.worker.outstanding_bytes for slot in slots if slot.worker is not None)
 
     def load(self, uuid: str) -> float | None:
-        """Return the utilization of a GPU between 0 and 1, or None if it is unknown."""
+        """Return the utilisation of a GPU, from 0 to 1, or None if it is unknown."""
         device = self._find(uuid)
         percent = None if device is None else device.utilisation_percent
         return None if percent is None else percent / 100
@@ -175,7 +175,7 @@ class ClusterScheduler:
 
 
 def _gpu_statuses(slots: Sequence[Slot], paused: Collection[str]) -> list[DeviceStatus]:
-    """Return the status of the workers' GPUs, as their nodes have reported them."""
+    """Return the status of the workers' GPUs, as last reported by their nodes."""
     statuses: dict[str, DeviceStatus] = {}
     for slot in slots:
         if slot.worker is not None and slot.on_gpu and slot.device.uuid != UNPLACED_UUID:

@@ -1,6 +1,6 @@
 """Copy bytes between the daemon's pipes for one worker and the actor that holds the worker.
 
-This module uses Ray only as actors whose methods return awaitables, so that tests need no cluster.
+This module uses Ray only through actors whose methods return awaitables, so that tests need no cluster.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Relay:
 
     async def _copy_commands(self) -> None:
         """Copy the daemon's commands to the worker."""
-        with contextlib.suppress(ActorLostError):  # `_copy_reports` meets the same error
+        with contextlib.suppress(ActorLostError):  # `_copy_reports` gets the same error
             while True:
                 await readable(self._command_fd)
                 content = os.read(self._command_fd, CHUNK_BYTES)

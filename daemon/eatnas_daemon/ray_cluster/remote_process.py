@@ -91,7 +91,7 @@ class RemoteWorkerProcess(WorkerProcess):
 
 
 class ActorState:
-    """The last state of an actor that the bridge has reported. It replaces a `subprocess.Popen`."""
+    """The state of an actor as last reported by the bridge. It takes the place of a `subprocess.Popen`."""
 
     def __init__(self, control: socket.socket) -> None:
         self.pid = 0

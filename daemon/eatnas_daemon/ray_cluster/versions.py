@@ -47,7 +47,7 @@ def compared_versions() -> dict[str, str]:
 
 
 def describe_connection_error(error: BaseException, address: str) -> str:
-    """Describe in one line why a cluster cannot be connected, and what to do."""
+    """Describe in one line why this machine cannot connect to a cluster, and what to do."""
     text = " ".join(str(error).split())
     if "Version mismatch" in text:
         return (

@@ -1,4 +1,4 @@
-"""Decide births that need the model in a thread, so that neither the transaction nor the workers wait."""
+"""Use a thread to decide births that need the model, so that neither the transaction nor the workers wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_db.searches.prepared_births import PreparedBirth, prepare_births
 
 
 class BirthPreparer:
-    """Prepares births that a transaction has requested but that were not decided yet. Wakes the supervisor at the end.
+    """Prepares births that a transaction has requested but that were not decided yet. Then wakes the supervisor.
 
     `prepare` decides the next births of a search. `executor` runs `prepare` for one search at a time.
     """

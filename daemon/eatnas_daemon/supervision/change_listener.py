@@ -21,7 +21,7 @@ class ChangeListener:
         self.changed = False
 
     def lock_host(self, host_id: int, name: str) -> None:
-        """Become the only supervisor of a host on a server. Raises `ConflictError` if there already is one."""
+        """On a server, lock the host for this supervisor. Raises `ConflictError` if another supervisor has the lock."""
         self._watch.lock_host(host_id, name)
 
     @property

@@ -94,7 +94,7 @@ class Dispatcher:
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
         """Advance searches, and lease candidates for idle workers unless the supervisor drains."""
-        # The end of a search may start its re-evaluation, so only the next transaction knows whether all have ended.
+        # The end of a search may start its re-evaluation, so only the next transaction knows whether all is done.
         only_ended = self._only is not None and not has_running_search(connection, self._only)
         dispatch = Dispatch(finished=only_ended)
         self._now = now
@@ -142,7 +142,7 @@ class Dispatcher:
     def _lease_to_able(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
-        """Lease candidates of a search for workers of its arithmetic. If they are too few, replace another worker.
+        """Lease candidates of a search for workers of its arithmetic. Replace a worker if too few workers have it.
 
         Return the slots that stay idle.
         """
@@ -165,10 +165,10 @@ class Dispatcher:
     def _lease_beside_lanes(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
-        """Lease candidates of a user's own program for slots without lanes. Return the slots that stay idle.
+        """Lease candidates of a search that trains with a user's own program. Use only slots without lanes.
 
-        A program keeps its process until it ends, so the other lanes of a process could neither train nor stop. A
-        daemon that has only lanes sets the search aside.
+        Return the slots that stay idle. A program keeps its process until it ends, so the other lanes of a process
+        could neither train nor stop. A daemon that has only lanes sets the search aside.
         """
         if all(_trains_in_lane(slot) for slot in self._slots) and self._holds.max_leases(row.id, wall) != 0:
             reason = (

@@ -27,7 +27,7 @@ class LeaseFencing:
     def stale_slots(self, connection: Connection, wall: float) -> list[Slot]:
         """Return the slots that train without a lease, after a cancellation or because this host was presumed dead.
 
-        Releases leases that belong to no slot, because the answer to their commit was lost.
+        Also releases leases without a slot. They exist if the answer to the commit that created them was lost.
         """
         leased = list_own_leases(connection, self._host_id)
         trainings = [(slot, slot.training.token) for slot in self._slots if slot.training is not None]
@@ -36,9 +36,9 @@ class LeaseFencing:
         return [slot for slot, token in trainings if token not in leased]
 
     def find_dead_leases(self, connection: Connection, now: float) -> list[ForeignLease]:
-        """Return the leases of other hosts whose counter has not changed for a lease length.
+        """Return the leases of other hosts whose counters have not changed for the length of a lease.
 
-        At most half a lease length counts as the time since the last call, because this host may have been suspended.
+        Of the time since the last call, at most half this length counts, because this host may have been suspended.
         """
         observed = min(now - self._observed_at, self._lease_seconds / 2)
         self._observed_at = now

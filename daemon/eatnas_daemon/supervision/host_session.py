@@ -1,4 +1,4 @@
-"""Register the host in the database when a supervisor starts, and end its workers' rows when the supervisor stops."""
+"""Register the host when a supervisor starts, and mark the host's workers as ended when the supervisor stops."""
 
 from __future__ import annotations
 

@@ -15,10 +15,7 @@ from eatnas_db.settings import Settings
 
 
 class Ownership:
-    """The files that a supervisor owns since its start: the home, the lock file and the SQLite file.
-
-    On a server, its host.
-    """
+    """Checks what a supervisor owns: the home, the lock file, and the SQLite file or, on a server, the host."""
 
     def __init__(self, settings: Settings, host: SupervisedHost, changes: ChangeListener) -> None:
         self._host, self._changes = host, changes

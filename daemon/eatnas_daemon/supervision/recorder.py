@@ -76,7 +76,7 @@ class Recorder:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
         self._device_reporter.write(connection, wall, heartbeat=heartbeat)
         if self._fencing.expire_leases(connection, dead, wall):
-            # Replace the reason that a dead host has left with the reason from this host.
+            # A dead host has left a reason in the database. Overwrite it with the reason from this host.
             set_waiting_reason(connection, self._waiting_reason.text)
         self._holds.write(connection, wall, changed=changed or heartbeat)
         obsolete_files = self._write_workers(connection, stale, wall, draining=draining)
@@ -92,7 +92,7 @@ class Recorder:
         )
 
     def _write_workers(self, connection: Connection, stale: list[Slot], wall: float, *, draining: bool) -> list[str]:
-        """Write the reports and ends of all workers. Add slots that have lost their leases to `stale`."""
+        """Write the reports and ends of all workers. Add to `stale` the slots that have lost their leases."""
         obsolete_files: list[str] = []
         for slot in self._slots:
             with faults_of_worker(connection, slot):

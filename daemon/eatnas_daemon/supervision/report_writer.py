@@ -98,7 +98,7 @@ class ReportWriter:
         )
 
     def write_time(self, connection: Connection, slot: Slot) -> None:
-        """Write the time that a training without a lease has used, for example of a cancelled candidate."""
+        """Write the time of a training without a lease, for example of the training of a cancelled candidate."""
         if slot.training is not None:
             _write_time(connection, slot.training)
 

@@ -18,7 +18,7 @@ _HOLD_CAUSES: Final[dict[str, HoldCause]] = {
     FailureKind.UNREADABLE_DATA: HoldCause.DATA,
     FailureKind.MISSING_PLUGIN: HoldCause.PLUGIN,
 }
-"""The kinds of failures that set a search aside, and the cause of the hold."""
+"""The kinds of failures that set a search aside, each with the cause of the hold."""
 MEMORY_SECONDS: Final = 600.0
 """If a search fails again within this time, its delay continues to grow from the previous delay."""
 
@@ -102,7 +102,7 @@ class SearchHolds:
         return 0 if trains else 1
 
     def limit_leases(self, connection: Connection, search: SearchRecord, count: int, now: float) -> int:
-        """Return the number, at most `count`, of candidates that a search's budget and hold allow to lease now."""
+        """Return how many candidates of a search, at most `count`, its budget and its hold allow to lease now."""
         limits = [count]
         if (slots := search.spec["budget"].get("slots")) is not None:
             limits.append(slots - count_leased(connection, search.id))

@@ -132,7 +132,7 @@ class Supervisor:
                     self._selector.select(self._timeouts.tick)
             finally:
                 self._close()
-                # If another supervisor owns the files now, that supervisor ends the workers' rows.
+                # If another supervisor owns the files now, that supervisor marks the workers as ended.
                 with suppress(RecordError, OwnershipError):
                     self._ownership.require_files()
                     end_host_session(self._engine, self._host, self._wall())

@@ -125,7 +125,7 @@ class WorkerPool:
             if failure is None:
                 continue
             if worker.process.suspended:
-                # A suspension is not the candidate's fault, so it counts as a kill.
+                # A suspension is not the candidate's fault, so the attempt counts as lost, not as failed.
                 failure = WorkerFailure(FailureKind.LOST, f"the worker was suspended: {failure.message}")
             worker.kill_reason = failure
             worker.process.kill()
@@ -178,7 +178,7 @@ class WorkerPool:
             worker.process.send(Heartbeat(self._timeouts.lease))
 
     def flush(self) -> None:
-        """Send the rest of commands to full pipes. The selector reports when a pipe is writable again."""
+        """Send the commands for which a pipe was full. The selector reports when a pipe is writable again."""
         blocked = set()
         for worker in self.workers:
             if not worker.process.has_closed_pipe:

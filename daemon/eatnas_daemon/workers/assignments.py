@@ -48,7 +48,7 @@ class Assignment:
 
     @property
     def needs_device_alone(self) -> bool:
-        """Return whether an earlier attempt ran out of memory next to other trainings."""
+        """Return whether an earlier attempt ran out of memory while it shared its device with other trainings."""
         return self.leased.memory_fallback != MemoryFallback.NONE
 
 
@@ -130,7 +130,7 @@ def _train_to_next_rung(
 
 
 def images_per_pass(message: Assign) -> int:
-    """Return the number of images that a training computes at once: a whole batch, or half a batch."""
+    """Return the number of images that a training computes in one pass: a whole batch, or half a batch."""
     return int(message.training["batch_size"]) // (2 if message.split_batches else 1)
 
 

@@ -1,4 +1,4 @@
-"""Divide the time of a device among the trainings that use it at once."""
+"""Divide the time of a device among the trainings that use it at the same time."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class _Demand:
 def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None:
     """Give each training its share of the last `seconds` of its device.
 
-    Trainings in steps share a GPU equally, so that their device seconds add up to wall time. On a processor with
-    `cores`, each training uses as many cores as it has threads. Shares are below 1 only if there are more threads than
-    cores.
+    Trainings that compute steps share a GPU equally, so that their device seconds add up to wall time. On a processor
+    with `cores` cores, each training uses as many cores as it has threads. Shares are below 1 only if there are more
+    threads than cores.
     """
     by_device: defaultdict[str, list[_Demand]] = defaultdict(list)
     capacity: dict[str, int] = {}
@@ -49,7 +49,7 @@ def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None
     for uuid, demands in by_device.items():
         used = {demand.pid: demand.units for demand in demands if demand.in_steps}
         for demand in demands:
-            # A training outside steps gets a share too, because it may start and finish steps before the next call.
+            # A training that computes no step now gets a share too, because it may compute some before the next call.
             total = sum({demand.pid: demand.units, **used}.values())
             share = min(1.0, capacity[uuid] / total)
             demand.training.time.observe(seconds if demand.in_steps else 0.0, share)

@@ -32,7 +32,7 @@ class LaneGroup:
         self._turn_fd: int | None = turn_fd
         self._unused = list(enumerate(pipes))
         self.open_lanes = 0
-        """Workers whose pipes are open."""
+        """The number of workers whose pipes are open."""
 
     @property
     def accepts_workers(self) -> bool:
@@ -51,7 +51,7 @@ class LaneGroup:
         return LaneProcess(self, number, pipes)
 
     def close_lane(self) -> None:
-        """Note that a worker has ended; the process takes no further ones, and ends with its last lane."""
+        """Note that a worker has ended. The process accepts no further worker, and ends with its last lane."""
         self.open_lanes -= 1
         for _, pipes in self._unused:
             for descriptor in pipes:
@@ -139,7 +139,7 @@ class LaneLauncher:
     """The newest process of each device and arithmetic."""
 
     def log_file(self, slot: int) -> Path:
-        """Return the file for the output of a slot's workers that belongs to no candidate."""
+        """Return the log file for the output of a slot's workers outside trainings."""
         return self.launcher.log_file(slot)
 
     def with_arithmetic(self, arithmetic: str) -> LaneLauncher:

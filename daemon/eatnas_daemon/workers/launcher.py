@@ -25,7 +25,7 @@ class WorkerLauncher(Protocol):
     """Starts the workers of a supervisor."""
 
     def log_file(self, slot: int) -> Path:
-        """Return the file for the output of a slot's workers that belongs to no candidate."""
+        """Return the log file for the output of a slot's workers outside trainings."""
 
     def with_arithmetic(self, arithmetic: str) -> WorkerLauncher:
         """Return a launcher for recipes of another arithmetic."""
@@ -49,7 +49,7 @@ class Launcher:
     environment: Mapping[str, str] | None = None
 
     def log_file(self, slot: int) -> Path:
-        """Return the file for the output of a slot's workers that belongs to no candidate."""
+        """Return the log file for the output of a slot's workers outside trainings."""
         return self.log_folder / f"worker-{slot}.log"
 
     def with_arithmetic(self, arithmetic: str) -> Launcher:

@@ -42,7 +42,7 @@ class GpuMemory:
 
 @dataclass(slots=True)
 class TrainingTime:
-    """The time of a training: its seconds in steps, and its share of them if other trainings used the device too.
+    """The time of a training: its seconds in steps, and its share of the device during these seconds.
 
     The worker reports its seconds in steps at intervals. `observe` collects the shares between two reports.
     """
@@ -60,7 +60,7 @@ class TrainingTime:
         self._last_share = share
 
     def report(self, step_seconds: float) -> None:
-        """Store the seconds in steps since the assignment that the worker has reported."""
+        """Store a report of the worker: the seconds in steps since the assignment."""
         share = self._shared_seconds / self._observed_seconds if self._observed_seconds > 0 else self._last_share
         self.device_seconds += max(0.0, step_seconds - self.step_seconds) * share
         self.step_seconds = max(self.step_seconds, step_seconds)

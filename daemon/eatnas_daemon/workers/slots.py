@@ -14,7 +14,7 @@ from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_protocol.messages import Message, Ready
 
 MAX_DOUBLINGS: Final = 60
-"""The maximum number of doublings of a delay. Every limit is reached before, and larger powers would overflow."""
+"""The maximum number of doublings of a delay. Delays reach their limit earlier, and larger powers would overflow."""
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Slot:
 
     @property
     def needs_device_alone(self) -> bool:
-        """Return whether the running training must have its device alone, because it ran out of memory before."""
+        """Return whether the running training must not share its device, because it ran out of memory before."""
         return self.busy and self.training is not None and self.training.assignment.needs_device_alone
 
     def start_worker(self, process: WorkerProcess, now: float, arithmetic: str = NATIVE) -> WorkerState:

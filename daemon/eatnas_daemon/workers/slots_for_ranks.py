@@ -8,25 +8,26 @@ from eatnas_daemon.workers.slots import Slot
 
 
 def without_taken(idle: Sequence[Slot], slots: Sequence[Slot]) -> list[Slot]:
-    """Return the idle slots that no further process of a running training takes."""
+    """Return the idle slots that no process of a running training takes."""
     taken = sum(_count_taken(slot, slots) - 1 for slot in slots if slot.busy and not slot.on_gpu)
     return _without(idle, taken)
 
 
 def count_needed(devices: int, slots: Sequence[Slot]) -> int:
-    """Return the number of slots that a training on `devices` devices takes: one each, or all slots if they are fewer.
+    """Return the number of slots that a training on `devices` devices takes.
 
-    Slots without a worker do not count, because they may stay empty.
+    The training takes a slot for each device, or all slots if there are fewer slots than devices. Slots without a
+    worker do not count, because they may stay empty.
     """
     staffed = sum(slot.worker is not None and not slot.on_gpu for slot in slots)
     return max(1, min(devices, staffed))
 
 
 def split_for_training(idle: Sequence[Slot], devices: int, slots: Sequence[Slot]) -> tuple[Slot | None, list[Slot]]:
-    """Return the slot for a training on several devices, and the slots that stay idle for others.
+    """Return the slot for a training on several devices, and the idle slots that are left for other trainings.
 
-    While too few slots are idle, return no slot for it, and no idle slot on the processor for others. Otherwise the
-    training would never start next to a search with many short trainings.
+    While too few slots are idle, return no slot, and leave no slot on the processor for other trainings. If other
+    trainings took the idle slots, the training would never start next to a search with many short trainings.
     """
     own = [slot for slot in idle if not slot.on_gpu]
     needed = count_needed(devices, slots)

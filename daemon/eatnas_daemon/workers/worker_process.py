@@ -150,7 +150,7 @@ class WorkerProcess:
     def receive(self) -> tuple[list[Message], bool]:
         """Return the messages that have arrived, and whether the worker has closed its pipe. Never waits.
 
-        Raises `ValueError` for bytes that are no message. Call `discard` after this error.
+        Raises `ValueError` for bytes that are not a message. Call `discard` after this error.
         """
         messages: list[Message] = []
         for chunk in self._read_chunks():

@@ -92,9 +92,9 @@ class WorkerState:
 
     @property
     def process_key(self) -> tuple[int, str]:
-        """Return a key that equals the key of another worker if both are lanes of one process.
+        """Return a key that two workers share only if they are lanes of one process.
 
-        It contains the device, because two processes on several nodes can have the same pid.
+        It contains the device, because processes on different nodes can have the same pid.
         """
         return self.process.pid, self.device.uuid
 
@@ -251,7 +251,7 @@ class WorkerState:
 
     @property
     def outstanding_bytes(self) -> int:
-        """Return the expected GPU memory of the training that the driver's figures do not include yet."""
+        """Return the part of the training's expected GPU memory that the driver's figures do not include yet."""
         if self.training is None or not self.busy:
             return 0
         return max(0, self.training.assignment.expected_bytes - self.memory.visible_bytes)

@@ -31,7 +31,7 @@ class HasLineage(Protocol):
 
     @property
     def generations(self) -> int:
-        """The number of the candidate and all its ancestors."""
+        """The length of the whole line: the candidate and all its ancestors."""
 
     @property
     def related(self) -> tuple[ScoredChild, ...]:
@@ -113,7 +113,7 @@ def _add_edges(plot: Any, edges: Iterable[Edge], line: dict[str, Any], name: str
 
 
 def _add_ancestors(plot: Any, oldest_first: Sequence[LineageEntry], generation: dict[int, int]) -> None:
-    """Add the best candidate and its ancestors, with a symbol and a colour for each search."""
+    """Add the candidate and its ancestors, with a symbol and a colour for each search."""
     labelled = len(oldest_first) <= MAX_MARKED_POINTS
     for number, search in enumerate(dict.fromkeys(relative.search for relative in oldest_first)):
         members = [relative for relative in oldest_first if relative.search == search]
@@ -156,7 +156,7 @@ def _describe_blocks(code: str, changes: Sequence[str]) -> list[str]:
     changed_blocks = {change.split(" ")[1] for change in changes}
     try:
         blocks = Architecture.parse(code).blocks
-    except InvalidArchitectureError:  # of another space
+    except InvalidArchitectureError:  # the code belongs to another space
         rows = [(number, f"{number:>5}  {escape_markup(text)}") for number, text in enumerate(code.split("/"), 1)]
         return ["block", *(f"<b>{row} ◀</b>" if str(number) in changed_blocks else row for number, row in rows)]
     lines = ["block  op   kernel  skip  depth  width"]

@@ -43,7 +43,7 @@ def failure_figures(data: ReportData) -> list[ReportFigure]:
 
 
 def utilisation_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the share of time that each slot worked on the search. Return no figure before the first attempt."""
+    """Draw the share of time for which each slot worked on the search. Return no figure before the first attempt."""
     if data.utilisation is None or not data.utilisation.slots:
         return []
     slots = sample_evenly(data.utilisation.slots, MAX_SLOTS)[::-1]

@@ -17,10 +17,10 @@ MIRRORING: Final = ("flip", "crop_flip")
 
 
 def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
-    """Shift each image of `[B, C, H, W]` by up to an eighth of its height; `crop_flip` also mirrors half of the images.
+    """Shift and mirror the images `[B, C, H, W]`, and apply the operations of a policy, as the key says.
 
-    `flip` only mirrors, and `none` changes nothing. Pixels that are shifted in are 0. The operations of a policy are
-    applied at the end. The draws are keyed by (seed, epoch, batch).
+    `shift` and `crop_flip` shift each image by up to an eighth of its height, and pixels that are shifted in are 0.
+    `flip` and `crop_flip` mirror half of the images. The draws are keyed by (seed, epoch, batch).
     """
     draws = draw_shifts(key, len(images), images.shape[2])
     shifted = images if draws is None else shift_images(images, to_device(draws, images.device), key.augment)

@@ -16,7 +16,7 @@ from eatnas_db.domain.rng import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """The key of a training batch. Only the key decides the images of the batch and their augmentation."""
+    """The key of a training batch. The key alone decides the images of the batch and their augmentation."""
 
     augment: str
     seed: int
@@ -26,10 +26,10 @@ class BatchKey:
     policy: str = "none"
     rank: int = 0
     ranks: int = 1
-    """The number of processes that divide the batch. The key belongs to one part."""
+    """The number of processes that divide the batch. Each part of the batch has its own key."""
 
     def indices(self, count: int) -> Tensor:
-        """Return the indices of the part's images among `count`: int64 `[B]` on the CPU."""
+        """Return the indices of the batch's images, or of this part's images, among `count`: int64 `[B]` on the CPU."""
         order = _cached_epoch_order(count, self.seed, self.epoch)
         batch = order[self.batch * self.size : (self.batch + 1) * self.size]
         return batch if self.ranks == 1 else batch.tensor_split(self.ranks)[self.rank]
@@ -58,8 +58,8 @@ class DataPart(Protocol):
 class LoadedData:
     """Both parts of a data set, normalized alike, and their digest. `state` describes the images of the search.
 
-    `held_out` contains the validation images. A final model trains on them, and its `held_out` contains the test
-    images.
+    `held_out` contains the validation images. For a final model, which trains on the validation images too, `held_out`
+    contains the test images.
     """
 
     train: DataPart

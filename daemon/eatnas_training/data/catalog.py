@@ -17,7 +17,7 @@ _FOLDER: Final = "a folder of your own: root"
 
 @dataclass(frozen=True, slots=True)
 class DataSetInfo:
-    """The size and the source of a data set. A number of 0 means that it depends on the files."""
+    """The size and the source of a data set. A number is 0 if it depends on the files."""
 
     images: int
     test_images: int
@@ -76,7 +76,7 @@ def describe_plugin(name: str) -> dict[str, str] | None:
 
 
 def find_data_plugin(name: str) -> Plugin:
-    """Return the plug-in with a name, or `module:function`. Raises `DataError` with the most similar name."""
+    """Return the plug-in `name`, which may also be `module:function`. Raises `DataError` with the most similar name."""
     try:
         plugins = list_plugins(DATASETS)
         if name in plugins:

@@ -35,7 +35,7 @@ class _Row:
 
 
 def csv_file(data: Mapping[str, Any]) -> Path:
-    """Return the path of the CSV file of a `DataSpec`. Raises `DataError` if its name has no path."""
+    """Return the path of the CSV file of a `DataSpec`. Raises `DataError` if `data.name` has no path."""
     path = split_source(str(data["name"]))[1]
     if not path:
         raise DataError("csv: names no file; write csv:PATH, for example csv:/data/labels.csv")
@@ -46,7 +46,7 @@ def csv_file(data: Mapping[str, Any]) -> Path:
 def list_csv(data: Mapping[str, Any], *, train: bool) -> ImageFolder:
     """List the images of one part of a `DataSpec`. The labels of the training part define the classes.
 
-    Relative paths are below the folder of the CSV file. Raises `DataError` that names the line.
+    Relative paths are below the folder of the CSV file. Raises `DataError`, which names the line.
     """
     file = csv_file(data)
     rows = list(_read_rows(file, data.get("options") or {}))

@@ -134,7 +134,7 @@ def _read(path: Path) -> bytes:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Read lists, strings and NumPy arrays, as in CIFAR's files. Refuses other pickles, which could run code."""
+    """Reads lists, strings and NumPy arrays, as in CIFAR's files. Refuses other pickles, which could run code."""
 
     # Take the function from an array, because the name of its module differs between versions of NumPy.
     _reconstruct = np.zeros(0).__reduce__()[0]

@@ -128,9 +128,10 @@ def _select(images: Images, indices: Integers, data: Mapping[str, Any]) -> Image
 def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -> tuple[Integers, Integers]:
     """Return the sorted indices of the training and of the validation images among `count` with these labels.
 
-    The draw depends on `split_seed` only: a smaller number of training images is a subset of a larger one, and the
-    validation images stay the same. With `stratify` the draw also depends on the labels, and both parts have the class
-    shares of the whole data set, within one image. Raises `DataError` if there are too few images for both parts.
+    The draw depends on `split_seed` only. A larger `train_images` adds training images, and changes neither the other
+    training images nor the validation images. With `stratify` the draw also depends on the labels, and both parts have
+    the class shares of the whole data set, within one image. Raises `DataError` if there are too few images for both
+    parts.
     """
     validation = data.get("validation_images") or count // VALIDATION_SHARE
     train = data.get("train_images") or count - validation
@@ -167,7 +168,7 @@ def image_side(data: Mapping[str, Any]) -> int:
 
 
 def data_cache(data: Mapping[str, Any]) -> Path | None:
-    """Return the folder of decoded images; None if the caller keeps no cache."""
+    """Return the cache folder for decoded images; None if the caller keeps no cache."""
     return Path(str(data["cache"])) / "images" if data.get("cache") else None
 
 

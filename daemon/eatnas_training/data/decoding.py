@@ -104,7 +104,7 @@ def decode_image(
 
 
 def center_crop(width: int, height: int, share: float = CENTER_SHARE) -> Box:
-    """Return the centre square of an image. Its side is `share` of the image's shorter side."""
+    """Return the center square of an image. Its side is `share` of the image's shorter side."""
     half = min(width, height) * share / 2
     return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
 

@@ -43,8 +43,8 @@ def convert_to_rgb(image: Image) -> Image:
 
 
 def _scale_integers(image: Image) -> NDArray[np.uint8]:
-    """Scale values from 0 to the file's white to values from 0 to 255, rounded."""
-    if image.format == "FITS":  # Pillow ignores the header that defines the zero
+    """Return the integers of an image scaled to 8 bits, where 255 is white."""
+    if image.format == "FITS":  # Pillow ignores the header BZERO, which shifts all values
         raise UnsupportedModeError("its pixels are 16-bit integers of FITS, which may be signed; save it as PNG")
     values = np.asarray(image).astype(np.int64)
     white = 2 ** _bits_per_sample(image) - 1
@@ -59,7 +59,7 @@ def _scale_integers(image: Image) -> NDArray[np.uint8]:
 
 
 def _scale_floats(image: Image) -> NDArray[np.uint8]:
-    """Scale values from 0 to 1 to values from 0 to 255, rounded."""
+    """Return the floats of an image scaled to 8 bits, where 255 is white."""
     values = np.asarray(image, np.float64)
     if values.size and not (values.min() >= 0 and values.max() <= 1):  # also true for NaN
         raise UnsupportedModeError(
@@ -77,7 +77,7 @@ def _grey_to_rgb(image: Image, grey: NDArray[np.uint8]) -> Image:
 
 
 def _bits_per_sample(image: Image) -> int:
-    """Return the number of bits of a value. Pillow keeps 12-bit values of TIFF, and scales other formats to 16 bits."""
+    """Return the number of bits of a value. Pillow keeps 12-bit values of a TIFF, and scales other files to 16 bits."""
     bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
     return int(bits[0] if isinstance(bits, tuple) else bits)
 

@@ -1,6 +1,6 @@
 """Cache the listings of large streamed folders, so that a new worker need not list and split a million files.
 
-A stored listing is used only if no folder has changed since, so no file was added, removed or renamed. Overwritten
+A stored listing is used only if no folder has changed since then: no file was added, removed or renamed. Overwritten
 files are detected when they are read, because each file must have the size and time in the listing.
 """
 
@@ -67,7 +67,7 @@ def listing_file(cache: Path, data: Mapping[str, Any], *, final_model: bool) -> 
 
 
 def store_listing(file: Path, listing: StreamedListing, started_at: float) -> None:
-    """Store a listing, unless a folder changed after or just before its start at the Unix time `started_at`."""
+    """Store a listing that began at the Unix time `started_at`, unless a folder changed since shortly before it."""
     arrays: dict[str, Any] = {"facts": _to_bytes([json.dumps(listing.facts)]), "folders": _to_bytes(listing.folders)}
     for number, part in enumerate(listing.parts):
         arrays[f"top{number}"], arrays[f"names{number}"] = _to_bytes([part.top]), _to_bytes(part.names)

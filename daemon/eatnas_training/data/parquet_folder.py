@@ -1,4 +1,4 @@
-"""Read folders of Parquet files with a column of images and a column of labels, as Hugging Face's `datasets` writes."""
+"""Read folders of Parquet files with columns of images and labels, as Hugging Face's `datasets` writes them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class ParquetImages:
 def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bool) -> ImageDataset | None:
     """Open one part of a folder; return None if it has no test part.
 
-    `options` may have the columns `image` and `label`, and `channels`. Raises `DataError`, or an exception of pyarrow.
+    `options` may name the columns as `image` and `label`, and set `channels`. Raises `DataError`, or an exception of
+    pyarrow.
     """
     if not path:
         raise DataError("hf: names no folder; write hf:PATH, for example hf:/data/beans")
@@ -74,7 +75,7 @@ def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bo
 
 
 def _find_files(folder: Path, *, train: bool) -> list[Path]:
-    """Return the files of a part, sorted by path. Return all files if no file name contains a part."""
+    """Return the files of a part, sorted by path. If no path names a part, all files are of the training part."""
     if not folder.is_dir():
         raise DataError(f"hf: {folder} is not a folder; correct the path in data.name")
     found = sorted(file.relative_to(folder) for file in folder.rglob("*.parquet"))

@@ -1,6 +1,6 @@
 """Draw the operations of RandAugment and TrivialAugment: torchvision's magnitudes, with draws keyed by the batch.
 
-torchvision's own transforms draw from torch's global generator. The decoding threads would share it in random order.
+torchvision's own transforms draw from torch's global generator, which the decoding threads would use in random order.
 """
 
 from __future__ import annotations

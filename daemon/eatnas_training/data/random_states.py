@@ -26,9 +26,9 @@ def refuse_global_draws(name: str) -> Iterator[None]:
 
 @contextmanager
 def watch_global_draws() -> Iterator[list[str]]:
-    """Yield a list. After the context, it has the libraries from whose global generator code drew.
+    """Yield a list that, after the context, has the libraries from whose global generators the code has drawn.
 
-    Restore all generators.
+    At the end, restore all generators.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     drawn: list[str] = []

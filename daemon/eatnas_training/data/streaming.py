@@ -57,7 +57,10 @@ class StreamedPart:
         return sum(map(len, self._pending.values()))
 
     def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
-        """See `DataPart`. `crop_flip` crops and mirrors, `shift` crops, `flip` mirrors the center, `none` takes it."""
+        """See `DataPart`.
+
+        With `crop_flip` or `shift`, crop at random, otherwise at the center. With `crop_flip` or `flip`, also mirror.
+        """
         batches = max(1, len(self._files.names) // key.size)
         following = range(key.batch + 1, min(key.batch + 1 + BATCHES_AHEAD, batches))
         return self._fetch([key, *(replace(key, batch=batch) for batch in following)])

@@ -26,7 +26,7 @@ _AS_TEXT: Final = ("search", "architecture")
 class Preprocessing:
     """The steps from an image to the input of a network, float32 `[channels, resolution, resolution]`.
 
-    Convert to `mode` (Pillow's `L` or `RGB`), take the centre square whose side is `crop` of the image's shorter side,
+    Convert to `mode` (Pillow's `L` or `RGB`), take the center square whose side is `crop` of the image's shorter side,
     and resize it with antialiased bilinear `interpolation`. `rounding` is the way in which values become whole numbers:
     `once` at the end, or `pillow`, as in `Image.resize` with `crop` as its box. Divide by 255, subtract `mean`, and
     divide by `deviation`, one number for each channel.

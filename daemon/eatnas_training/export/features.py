@@ -1,4 +1,4 @@
-"""Compute the feature maps of a network's stages, for detectors and other networks on top."""
+"""Compute the feature maps that the stages of a network give, as input for detectors and other networks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class StageInfo:
 class StageFeatures(nn.Module):
     """A network without its head, which maps images to a list of feature maps, one for each resolution.
 
-    The last layer of each resolution gives its feature map. `feature_info` has their channels and reductions.
+    A feature map is the output of the last layer of a resolution. `feature_info` has the channels and reductions of the
+    feature maps.
     """
 
     def __init__(self, network: Network, architecture: Architecture, macro: Macro) -> None:

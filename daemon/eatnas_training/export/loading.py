@@ -72,7 +72,7 @@ def _of_network(network: nn.Module, description: ModelDescription, *, features_o
 
 
 def _finish(module: nn.Module, description: ModelDescription) -> nn.Module:
-    """Set the attributes of a loaded model. They are not submodules, because the state dict would contain those."""
+    """Set the attributes of a loaded model. They must not be submodules, which the state dict would contain."""
     module.__dict__["preprocess"] = ImageTransform(description.preprocessing)
     module.__dict__["classes"] = description.classes
     module.__dict__["description"] = description

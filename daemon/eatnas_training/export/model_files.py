@@ -61,7 +61,7 @@ def open_model_file(path: Path) -> ModelFile:
 def errors_of(path: Path) -> Iterator[None]:
     """Raise `DataError`, which names the file, for any exception in this block.
 
-    Readers of damaged files can raise any.
+    The readers of file formats can raise any exception on a damaged file.
     """
     try:
         yield

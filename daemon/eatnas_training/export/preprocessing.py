@@ -1,4 +1,4 @@
-"""Convert an image to the input of a network, bit by bit as the training did."""
+"""Convert an image to the input of a network, with the same bits as in the training."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from eatnas_training.export.validation_images import ValidationImages, load_vali
 
 TOLERANCE: Final = 1e-4
 LARGE_LOGIT: Final = 30.0
-"""The tolerance grows in proportion to larger logits, because float32 has seven digits."""
+"""For logits above this value, the tolerance grows in proportion to the logits, because float32 has seven digits."""
 LOW_PRECISION_SHARE: Final = 0.02
 """The share of the largest logit by which arithmetic in less than float32 may change a logit."""
 

@@ -38,12 +38,12 @@ class Moments(NamedTuple):
 
 
 def moments_after_norm(norm: nn.BatchNorm2d) -> Moments:
-    """Return the moments of a batch-norm's output."""
+    """Return the moments of a batch norm's output."""
     return Moments(norm.bias.clone(), norm.weight.square())
 
 
 def moments_after_relu(norm: nn.BatchNorm2d) -> Moments:
-    """Return the moments of the ReLU after a batch-norm."""
+    """Return the moments of the output of the ReLU after a batch norm."""
     return moments_after_norm(norm).rectified()
 
 

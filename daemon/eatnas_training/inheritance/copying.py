@@ -1,9 +1,9 @@
 """Copy weights between layers of different width, kernel size and depth (Net2WiderNet of Chen et al., 2016; kernel
 growth).
 
-A channel map is an int64 tensor `[channels of the child]`. It has the index of the parent's channel that each channel
-of the child continues, or `NEW`. Weights from new channels to inherited channels are 0, so that the inherited channels
-compute the same as in the parent. New channels keep their initial weights.
+A channel map is an int64 tensor `[channels of the child]`. For each channel of the child, it has the index of the
+channel of the parent that the child's channel continues, or `NEW`. Weights from new channels to inherited channels are
+0, so that the inherited channels compute the same as in the parent. New channels keep their initial weights.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class WeightCopier:
     copied: int = 0
 
     def map_channels(self, importance: Tensor, count: int) -> Tensor:
-        """Return the channel map of `count` channels: all of the parent's channels, or the most important in order.
+        """Return the channel map of `count` channels: all of the parent's channels and then new ones.
 
+        If `count` is smaller than the parent's number of channels, keep the most important channels in their order.
         `importance` has one value for each channel of the parent.
         """
         available = len(importance)
@@ -64,7 +65,7 @@ class WeightCopier:
         self.copied += copied.numel() + 2 * len(rows)
 
     def copy_depthwise(self, old: ConvNorm, new: ConvNorm, channels: Tensor) -> None:
-        """Copy a depthwise convolution, whose weights are `[channels, 1, k, k]`, and its batch-norm."""
+        """Copy a depthwise convolution, whose weights are `[channels, 1, k, k]`, and its batch norm."""
         self.copy_conv_norm(old, new, channels, torch.zeros(1, dtype=torch.int64))
 
     def copy_classifier(self, old: nn.Linear, new: nn.Linear, inputs: Tensor) -> None:

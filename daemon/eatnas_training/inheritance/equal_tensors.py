@@ -14,7 +14,7 @@ from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec
 def inherit_equal_tensors(
     parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: nn.Module, child: NetworkSpec
 ) -> Inheritance:
-    """Copy the parent's tensors that fit into `model`, the newly initialized network of `child`."""
+    """Copy the parent's tensors of equal name and shape into `model`, the newly initialized network of `child`."""
     state = model.state_dict()
     fitting = {name: tensor for name, tensor in parent_state.items() if _fits(state.get(name), tensor)}
     with torch.no_grad():
@@ -31,7 +31,7 @@ def inherit_equal_tensors(
 
 
 def copy_equal_layer(parent: nn.Module, child: nn.Module, layer: Layer) -> int:
-    """Copy the tensors that fit from a parent's layer to its child's layer. Return the number of elements."""
+    """Copy tensors of equal name and shape from a parent's to its child's layer. Return the number of parameters."""
     state = child.state_dict()
     fitting = {name: tensor for name, tensor in parent.state_dict().items() if _fits(state.get(name), tensor)}
     child.load_state_dict(fitting, strict=False)

@@ -17,7 +17,7 @@ from eatnas_training.network import Network, ResidualLayer
 
 
 class ConvNorm(NamedTuple):
-    """A convolution and the batch-norm after it."""
+    """A convolution and the batch norm after it."""
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d

@@ -71,7 +71,7 @@ def inherit_from(
     # which changes the order of sums and so the bits.
     weights = {name: tensor.contiguous() for name, tensor in parent.weights.items()}
     inheritance = inherit(weights, parent.spec, model, child)
-    if parent.spec.task != child.task or assign.final_model:  # the held-out images are test images
+    if parent.spec.task != child.task or assign.final_model:  # a final model's held-out images are test images
         return inheritance.share, None
     source = build(parent.spec.architecture, parent.spec.macro, parent.spec.task)
     source.load_state_dict(weights)

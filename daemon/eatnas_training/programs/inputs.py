@@ -22,7 +22,7 @@ class CandidateNetwork:
     """
 
     architecture: Any
-    """The architecture, in the classes of the search's space, for example with `blocks`."""
+    """The architecture, as an object of the search's space, for example with the attribute `blocks`."""
     _assign: Assign = field(repr=False)
 
     @property

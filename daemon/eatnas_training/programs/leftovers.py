@@ -26,7 +26,7 @@ _STATES: Final[Mapping[str, Callable[[], Any]]] = {
 Environment variables and `sys.path` are left out, because many libraries change them when they are imported.
 """
 END_SECONDS: Final = 0.2
-"""The time for ending threads and child processes to end."""
+"""The time to wait for threads and child processes that are about to end."""
 
 
 class ProcessState:

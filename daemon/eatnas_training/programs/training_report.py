@@ -79,9 +79,9 @@ class TrainingReport:
         return found[-1] if found else None
 
     def epoch(self, number: int, /, **metrics: Any) -> None:
-        """Report the metrics of an epoch. Epochs are numbered from 0, and the recipe gives their number.
+        """Report the metrics of an epoch. Epochs are numbered from 0, and `training.epochs` says how many there are.
 
-        Every epoch has the search's `objective.metric`. The metrics of the last epoch are the scores of the candidate.
+        The metrics include the search's `objective.metric`. Those of the last epoch are the scores of the candidate.
         """
         self._require_own_turn()
         self._began = True
