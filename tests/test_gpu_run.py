@@ -188,6 +188,16 @@ def test_killed_run_keeps_its_results_and_ends_its_step(tmp_path, number, outcom
     eventually(lambda: not is_running(pid))
 
 
+def test_only_the_end_of_a_long_output_is_read(gpu_run, tmp_path):
+    run, *_ = gpu_run
+    log = tmp_path / "step.log"
+    assert run.last_lines(log) == []
+    log.write_text("first\n" + "x" * run.OUTPUT_BYTES + "\nlast é\n")
+    shortened, last = run.last_lines(log)
+    assert last == "last é"
+    assert len(shortened) < run.OUTPUT_BYTES
+
+
 def test_second_signal_does_not_shorten_the_kill_of_the_step():
     done = subprocess.run([sys.executable, "-c", STOPPED_TWICE], cwd=FOLDER, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "killed the step\n"), done.stderr

@@ -36,6 +36,8 @@ REHEARSAL_FACTOR = 4.0
 """The factor by which steps on a processor get more time, because it may be slow and busy."""
 OUTPUT_LINES = 60
 """The last lines of a step's output that the JSON keeps."""
+OUTPUT_BYTES = 1 << 16
+"""The end of a step's output in which these lines are. Reading all of it would take time if a step prints endlessly."""
 POLL_SECONDS = 0.5
 MARK = "EATNAS_GPU_RUN"
 """The variable by which the processes of a run are found, because workers leave the session of their step."""
@@ -165,7 +167,11 @@ def record_run(
 
 def last_lines(file: Path) -> list[str]:
     """Return the last lines of a text file, none if it does not exist."""
-    return file.read_text(errors="replace").splitlines()[-OUTPUT_LINES:] if file.exists() else []
+    if not file.exists():
+        return []
+    with file.open("rb") as log:
+        log.seek(max(0, file.stat().st_size - OUTPUT_BYTES))
+        return log.read(OUTPUT_BYTES).decode(errors="replace").splitlines()[-OUTPUT_LINES:]
 
 
 def run_steps(
