@@ -1,4 +1,4 @@
-"""List, describe and download data sets. The training package does the work, in its own process."""
+"""List, describe and download data sets. The training package does the work, in a process of its own."""
 
 from __future__ import annotations
 

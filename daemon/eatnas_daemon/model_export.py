@@ -94,7 +94,7 @@ def target_files(output: Path, formats: Sequence[str]) -> dict[str, Path]:
 
     Raises `ConflictError` if `output` has no file name.
     """
-    if output.name in ("", ".."):  # an empty argument is the path `.`, which has no name either
+    if output.name in ("", ".."):  # the path of an empty argument is `.`, whose name is empty
         raise ConflictError(f"{output} is a folder; give a file name")
     stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
     return {name: stem.with_name(stem.name + FORMATS[name]) for name in formats}

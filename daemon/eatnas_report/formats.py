@@ -20,7 +20,7 @@ def format_duration(seconds: float) -> str:
 
 def format_size(size: int) -> str:
     """Format a number of bytes with a decimal unit, as in `1.5 kB`."""
-    from rich.filesize import decimal  # quick commands format times and need no rich
+    from rich.filesize import decimal  # imported here, because quick commands need no rich
 
     return decimal(size)
 

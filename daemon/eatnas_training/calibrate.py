@@ -93,7 +93,7 @@ def _step(runner: StepRunner) -> None:
 
 
 def _validation_seconds(runner: StepRunner, clock: Clock) -> float:
-    """Estimate the seconds for all validation images from their second batch."""
+    """Estimate the seconds for all validation images from the time of the second batch."""
     sums = torch.zeros_like(runner.state.sums)
     count = len(runner.data.held_out.labels)
     start = runner.validate_step(0, sums)

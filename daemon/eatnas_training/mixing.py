@@ -33,7 +33,7 @@ def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
 
 
 def draw_boxes(key: BatchKey, count: int, sides: tuple[int, int], probability: float) -> Tensor:
-    """Draw the first and last row and column of a rectangle, which may be empty, in each image: int64 `[4, count]`.
+    """Draw a rectangle, which may be empty, in each image: top, bottom, left and right, int64 `[4, count]`.
 
     The draws are made on the CPU, so that every device gets the same draws, and are copied in one piece.
     """

@@ -17,7 +17,8 @@ ADAM_BETA: Final = 0.999
 class _PlainOptimizer(torch.optim.Optimizer):
     """An optimizer that does not import torch's compiler, which would take seconds and 150 MB and is never used.
 
-    torch wraps these methods to keep them out of compiled code. The first call of a wrapper would import the compiler.
+    torch wraps the methods below to keep them out of compiled code. The first call of a wrapper would import the
+    compiler.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)

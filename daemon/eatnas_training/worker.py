@@ -111,8 +111,8 @@ def train(
 def train_beside(reports: Iterator[Report | None], count_trainings: Callable[[], int]) -> Iterator[Report | None]:
     """Yield the reports of one training of several, with an equal share of the memory that they hold together.
 
-    The shares add up to the whole. The supervisor takes any further memory for that of another user's process. CUDA
-    reports an error at the next call of any training, so with several trainings the error may belong to any of them.
+    The shares add up to the whole. The supervisor attributes any further memory to another user's process. CUDA reports
+    an error at the next call of any training, so with several trainings the error may belong to any of them.
     """
     for report in reports:
         if isinstance(report, Failed) and report.fatal and count_trainings() > 1:

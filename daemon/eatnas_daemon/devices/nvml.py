@@ -35,7 +35,7 @@ _DRIVER_ERRORS: Final = {
 
 
 class Nvml:
-    """A session with the driver. The first read, and the first read after a failure, open the session.
+    """A session with the driver. The first read opens it, and so does the first read after a failure.
 
     `library` is pynvml or an object with the same functions.
     """

@@ -25,7 +25,7 @@ def unplaced_device(*, on_gpu: bool) -> DeviceSnapshot:
 
 
 class RemoteWorkerProcess(WorkerProcess):
-    """A worker in an actor. The bridge reports its state over `control` and copies the bytes of both pipes."""
+    """A worker in an actor. The bridge reports the actor's state over `control` and copies the bytes of both pipes."""
 
     def __init__(self, control: socket.socket, command_fd: int, report_fd: int, *, on_gpu: bool) -> None:
         self._actor = ActorState(control)

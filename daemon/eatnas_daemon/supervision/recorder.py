@@ -124,7 +124,7 @@ class Recorder:
         self._holds.add_failure(fault.search_id, HoldCause.ERROR, str(fault))
 
     def after_failure(self, reason: str) -> None:
-        """Prepare to repeat the writes of a failed transaction. Reports are kept by their workers."""
+        """Prepare to repeat the writes of a failed transaction. Each `WorkerState` keeps its reports until then."""
         self.before_repetition()
         self._waiting_reason.text = reason
 

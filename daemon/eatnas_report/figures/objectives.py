@@ -12,7 +12,7 @@ from eatnas_report.palette import BLUE, GREY
 
 
 def objective_figures(data: ReportData) -> list[ReportFigure]:
-    """Plot the first objective against each other objective.
+    """Plot the first objective against each of the other objectives.
 
     Return no figure with one objective or before the first score.
     """

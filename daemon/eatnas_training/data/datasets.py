@@ -126,7 +126,7 @@ def _select(images: Images, indices: Integers, data: Mapping[str, Any]) -> Image
 
 
 def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -> tuple[Integers, Integers]:
-    """Return the sorted indices of the training and of the validation images among `count` with these labels.
+    """Return the sorted indices of the training and of the validation images among `count` images.
 
     The draw depends on `split_seed` only. A larger `train_images` adds training images, and changes neither the other
     training images nor the validation images. With `stratify` the draw also depends on the labels, and both parts have
