@@ -122,12 +122,24 @@ def test_estimate_adds_a_setup_for_each_rung():
     fidelity = {"rungs": [2], "keep": 0.25}
     spec = parse_spec({**tree, "evolution": {"fidelity": fidelity}, "reevaluation": {"top": 0}})
     assert _count_trainings(spec).search == 40 * 1.25
-    measured = _Measured(setup_seconds=3600, seconds_per_epoch=0, images_per_second=1, paper_hours=None)
+    estimated = estimate_durations(spec, setup_seconds=3600, seconds_per_epoch=0)
+    assert (estimated.candidate_seconds, estimated.hours) == (1.25 * 3600, 25)
+
+
+def test_seconds_per_candidate_are_the_mean_with_inherited_weights():
+    tree = {"name": "s", "data": {"name": "digits"}, "budget": {"candidates": 40}, "training": {"epochs": 10}}
+    changes = {"evolution": {"population": 20}, "inheritance": {"weights": "inherited", "epochs": 2}}
+    estimated = estimate_durations(parse_spec({**tree, **changes}), setup_seconds=6, seconds_per_epoch=600)
+    assert (estimated.candidate_seconds, estimated.hours) == (6 + 6 * 600, 40 * (6 + 6 * 600) / 2 / 3600)
+
+
+def estimate_durations(spec, **seconds):
+    """Estimate the durations of a search on two slots."""
+    measured = _Measured(**seconds, images_per_second=1, paper_hours=None)
     data = DataDescription(
         resolution=8, channels=1, classes=10, train_images=10, validation_images=5, test_images=0, data_digest="d"
     )
-    estimated = _estimate_durations(spec, Task(8, 1, 10), data, measured, 2)
-    assert (estimated.candidate_seconds, estimated.hours) == (1.25 * 3600, 25)
+    return _estimate_durations(spec, Task(8, 1, 10), data, measured, 2)
 
 
 def test_final_models_on_several_devices_note_a_shortage():

@@ -106,7 +106,7 @@ class _FinalModel:
 class _Durations:
     """The durations of a search, of its re-evaluation and of a final model, on the slots of this machine.
 
-    `candidate_epochs` is the mean number of epochs of a candidate.
+    `candidate_seconds` and `candidate_epochs` are means over all candidates, of which some may inherit weights.
     """
 
     candidate_seconds: float
@@ -121,11 +121,12 @@ def _estimate_durations(
     spec: SearchSpec, task: Task, data: DataDescription, measured: _Measured, slots: int
 ) -> _Durations:
     trainings, candidates = _count_trainings(spec), spec.budget.candidates
+    search_seconds = measured.seconds_of(trainings.search, trainings.search_epochs)
     reevaluation_seconds = measured.seconds_of(trainings.reevaluation, trainings.reevaluation_epochs)
     return _Durations(
-        candidate_seconds=measured.seconds_of(trainings.search / candidates, _epochs_with_rungs(spec)),
+        candidate_seconds=search_seconds / candidates,
         candidate_epochs=trainings.search_epochs / candidates,
-        hours=measured.seconds_of(trainings.search, trainings.search_epochs) / slots / 3600,
+        hours=search_seconds / slots / 3600,
         reevaluation_trainings=trainings.reevaluation,
         reevaluation_hours=reevaluation_seconds / slots / 3600,
         final=_estimate_final(spec, task, data, measured.seconds_per_epoch),
