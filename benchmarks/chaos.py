@@ -27,21 +27,23 @@ def shares(total: int, faults: list[str]) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--each", type=int, default=15, help="number of faults of each kind in the simulated worker")
-    parser.add_argument("--real", type=int, default=50, metavar="N", help="number of faults in real trainings")
+    parser.add_argument("--each", type=int, default=15, help="number of faults of each kind with the simulated worker")
+    parser.add_argument("--real", type=int, default=50, metavar="N", help="number of faults with real trainings")
     parser.add_argument(
         "--plugins",
         type=int,
         default=0,
         metavar="N",
-        help="number of faults in searches with the example packages: half with their operator, space and data set, "
-        "half with their training",
+        help="number of faults in searches with the example packages, half of them in searches with the operator, the "
+        "space and the data set of the examples, half in searches with the training of the examples; default: 0",
     )
     parser.add_argument(
         "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="kinds of fault; default: all"
     )
     parser.add_argument(
-        "--rungs", choices=("whole", "rung"), help="search with rungs of this schedule (evolution.fidelity.schedule)"
+        "--rungs",
+        choices=("whole", "rung"),
+        help="attack searches with rungs: the value of evolution.fidelity.schedule",
     )
     parser.add_argument("--lanes", type=int, default=1, help="number of trainings in a worker process")
     parser.add_argument("--seed", type=int, default=1)

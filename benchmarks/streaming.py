@@ -162,7 +162,13 @@ def main() -> None:
     parser.add_argument("--stored-side", type=int, default=256, help="side of the JPEGs in pixels")
     parser.add_argument("--side", type=int, default=224, help="side of the images after resizing")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--decoders", type=int, nargs="+", default=[1, 2], help="numbers of threads and of processes")
+    parser.add_argument(
+        "--decoders",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="numbers of decoders to compare, each as threads and as processes; default: 1 2",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a round")
     parser.add_argument("--steps", type=int, default=30, help="steps of the training")

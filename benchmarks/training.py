@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--loaders", type=int, default=2, help="number of processes of each training's DataLoader")
-    parser.add_argument("--packed", type=int, help="number of trainings at once; default: one per core, or 2 on a GPU")
+    parser.add_argument("--packed", type=int, help="number of parallel trainings; default: one per core, or 2 on a GPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)

@@ -96,7 +96,7 @@ def _option(one: inspect.Parameter, hint: Any, info: Any) -> str:
 
 def _meaning(one: inspect.Parameter, hint: Any, info: Any) -> str:
     words = " ".join((info.help or "").split()).replace("|", "\\|")
-    if one.default in (None, False, one.empty) or "efault" in words:
+    if any(one.default is no_value for no_value in (None, False, one.empty)) or "efault" in words:
         return words
     return f"{words} Default: {one.default}."
 

@@ -83,7 +83,9 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(main_arms(1)), choices=[*main_arms(1), *variations(1)])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--name", default="noise", help="name of the search that measures the noise")
-    parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="changes to its recipe")
+    parser.add_argument(
+        "--training", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe of this search"
+    )
     parser.add_argument("--networks", type=int, default=6, help="number of networks whose noise is measured")
     parser.add_argument("--noise-seeds", type=int, default=8, help="number of trainings of each of these networks")
     parser.add_argument("--final-epochs", type=int, default=6)

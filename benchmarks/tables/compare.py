@@ -105,7 +105,12 @@ def main() -> None:
     parser.add_argument("--lags", nargs="+", type=int, default=[4])
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--budget", type=int, default=120, help="number of trainings of one search")
-    parser.add_argument("--noise", type=float, default=0.0, help="noise of a score, in spreads of a late population")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="standard deviation of the noise of a score, in multiples of the spread of a late population; default: 0",
+    )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()

@@ -161,7 +161,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of the tables (*.npz)")
     parser.add_argument("--tables", nargs="+", default=["nb201_c10", "nb201_c100"], help="tables with short trainings")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=["evolution", "guided", "tpe"])
-    parser.add_argument("--keep", nargs="+", type=float, default=[None], help="largest shares that continue")
+    parser.add_argument(
+        "--keep", nargs="+", type=float, default=[None], help="values of evolution.fidelity.keep to compare"
+    )
     parser.add_argument("--best-first", type=int, metavar="N", help="short trainings before the first whole one")
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)

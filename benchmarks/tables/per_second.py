@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=["nbmacro", "nb201_c10", "nb201_c100"])
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--budget", type=int, default=120, help="trainings of one search")
+    parser.add_argument("--budget", type=int, default=120, help="number of trainings of one search")
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
     wanted = [

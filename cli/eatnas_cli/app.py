@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "init": LazyCommand("eatnas_cli.init", "Create the home folder and the database; existing data is kept."),
     "doctor": LazyCommand(
         "eatnas_cli.doctor",
-        "Check whether searches can run on this machine and advise on problems; exit with status 1 if they cannot.",
+        "Check whether searches can run on this machine and advise on problems; exit with status 1 if none can run.",
     ),
     "demo": LazyCommand(
         "eatnas_cli.demo",
@@ -30,7 +30,7 @@ COMMANDS: Final = {
     "run": LazyCommand("eatnas_cli.run", "Train one search in the foreground until it ends."),
     "transfer": LazyCommand(
         "eatnas_cli.transfer",
-        "Create a search that starts with the best candidate of another search and perturbations of it (EAT-NAS).",
+        "Create a search from the best candidate of another search and perturbations of this candidate (EAT-NAS).",
     ),
     "query": LazyCommand("eatnas_cli.query.app", "Query the database."),
     "candidate": LazyCommand("eatnas_cli.candidate", "Show, retry or cancel a candidate."),
@@ -40,11 +40,11 @@ COMMANDS: Final = {
     ),
     "serve": LazyCommand(
         "eatnas_cli.serve",
-        "Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends it.",
+        "Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends the server.",
     ),
     "export": LazyCommand(
         "eatnas_cli.export",
-        "Write a trained model as files that other programs read, each verified against its checkpoint.",
+        "Write a trained model as files that other programs read, and verify each file against the checkpoint.",
     ),
     "predict": LazyCommand(
         "eatnas_cli.predict",

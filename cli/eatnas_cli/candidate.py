@@ -76,11 +76,11 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
 def retry(
     ctx: typer.Context,
     candidate: Annotated[
-        int | None, typer.Argument(metavar="CANDIDATE", help="Id of a failed candidate; `query failures` lists them.")
+        int | None, typer.Argument(metavar="CANDIDATE", help="Id of a failed candidate; `query failures` lists ids.")
     ] = None,
     search: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name of a search. The command retries all its failed candidates."),
+        typer.Option(metavar="NAME", help="Name of a search, all of whose failed candidates are retried."),
     ] = None,
     where: Conditions = None,
 ) -> None:

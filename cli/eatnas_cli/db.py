@@ -45,7 +45,7 @@ app.command("import")(import_files)
 
 @app.command()
 def upgrade(ctx: typer.Context) -> None:
-    """Upgrade the database schema to this program's version; keeps all data."""
+    """Upgrade the database schema to this program's version and keep all data."""
     with _unused_database(ctx.obj) as engine:
         found = current_revision(engine)
         if found is not None and found > REVISION:
@@ -170,7 +170,7 @@ def copy(
         str | None,
         typer.Argument(
             metavar="POSTGRES",
-            help="URL of the PostgreSQL database. Default: EATNAS_DB_URL, which other users cannot read.",
+            help="URL of the PostgreSQL database. Default: the variable EATNAS_DB_URL, which other users cannot read.",
         ),
     ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002

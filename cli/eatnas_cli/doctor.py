@@ -70,7 +70,7 @@ def doctor(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Check whether searches can run on this machine and advise on problems; exit with status 1 if they cannot."""
+    """Check whether searches can run on this machine and advise on problems; exit with status 1 if none can run."""
     rows = list(_examine(ctx.obj, os.environ))
     columns = ["what", "ok", "found"]
     if format is not Format.TABLE or any(row.advice for row in rows):

@@ -34,7 +34,10 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="File to write. With several formats, each file gets its own suffix."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File to write. With several formats, each file gets the suffix of its format.",
         ),
     ],
     formats: Annotated[
@@ -53,7 +56,7 @@ def export(
         str | None, typer.Option(metavar="NAME", help="Also log the network to MLflow and register it under this name.")
     ] = None,
 ) -> None:
-    """Write a trained model as files that other programs read, each verified against its checkpoint."""
+    """Write a trained model as files that other programs read, and verify each file against the checkpoint."""
     try:
         chosen = parse_formats(formats or (), output)
     except EatnasError as error:

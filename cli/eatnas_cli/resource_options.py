@@ -41,7 +41,7 @@ Lanes = Annotated[
         "--lanes",
         min=1,
         max=MAX_LANES,
-        help="Number of candidates that one worker process trains at once on a GPU. Default: 1.",
+        help="Number of candidates that one worker process on a GPU trains at the same time. Default: 1.",
     ),
 ]
 AllowedHolders = Annotated[

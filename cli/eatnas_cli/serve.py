@@ -31,8 +31,8 @@ def serve(
         str | None,
         typer.Option(
             envvar="EATNAS_TOKEN",
-            help="Token that readers must send. Default: EATNAS_TOKEN. If it is not set, a loopback address needs no "
-            "token, and other addresses get a random one.",
+            help="Token that readers must send. Default: the variable EATNAS_TOKEN. If neither is set, a loopback "
+            "address needs no token, and other addresses get a random one.",
         ),
     ] = None,
     allow_host: Annotated[
@@ -40,7 +40,7 @@ def serve(
         typer.Option("--allow-host", metavar="NAME", help="Another host name that requests may use. Repeatable."),
     ] = None,
 ) -> None:
-    """Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends it."""
+    """Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends the server."""
     for module in NEEDED:
         require_module(module)
     from eatnas_cli.web.access import AccessRules, is_loopback, new_token, require_good_token

@@ -96,7 +96,8 @@ def sample(
 @takes_options(layout=layout_options)
 def compute_costs(
     file: Annotated[
-        str, typer.Argument(help="File of JSON lines with code, resolution and classes; `-` reads stdin.")
+        str,
+        typer.Argument(help="File of JSON lines with code, resolution and classes. Default: `-`, which reads stdin."),
     ] = "-",
     space: SpaceName = DEFAULT_SPACE,
     format: LinesOption = Format.TABLE,  # noqa: A002
@@ -104,8 +105,8 @@ def compute_costs(
 ) -> None:
     """Compute the parameters and mult-adds of architectures without building networks.
 
-    Each line is an object with `code` (a list or the readable text) and `classes`. `resolution` (default 32) and
-    `channels` (default 3) are optional. The output contains all other fields unchanged.
+    Each line of FILE is an object with `code` (a list or the readable text) and `classes`. `resolution` (default 32)
+    and `channels` (default 3) are optional. The output contains all other fields unchanged.
     """
     searched = find_space(space)
     rows = [_compute_row(number, line, searched) for number, line in enumerate(_lines(file), 1) if line.strip()]

@@ -49,7 +49,7 @@ def transfer(
     format: FormatOption = Format.TABLE,  # noqa: A002
     slots: PlannedSlots = None,
 ) -> None:
-    """Create a search that starts with the best candidate of another search and perturbations of it (EAT-NAS)."""
+    """Create a search from the best candidate of another search and perturbations of this candidate (EAT-NAS)."""
     if format is not Format.TABLE and not plan:
         raise ConflictError("--format is for --plan; add --plan, or remove --format")
     origin, overrides = TransferSource(source, candidate, force), parse_overrides(changes or ())

@@ -134,7 +134,9 @@ def _parse_arguments() -> argparse.Namespace:
         help="descriptor of commands; one for each lane, like --out-fd for reports",
     )
     parser.add_argument("--out-fd", type=int, action="append", required=True)
-    parser.add_argument("--turn-fd", type=int, help="file for the number of the lane whose turn it is")
+    parser.add_argument(
+        "--turn-fd", type=int, help="descriptor of the file with the number of the lane whose turn it is"
+    )
     parser.add_argument("--device", default="cpu", help="device to train on, cpu or cuda:N")
     return parser.parse_args()
 

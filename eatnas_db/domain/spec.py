@@ -45,7 +45,7 @@ class DataSpec(SpecSection):
     validation_images: int | None = Field(None, ge=1, description="default: a fifth of the training part")
     split_seed: int = Field(0, ge=0, le=MAX_BIGINT)
     on_unreadable: Literal["fail", "skip"] = Field("fail", description="what to do if an image cannot be read")
-    stratify: bool = Field(False, strict=True, description="whether each class has its share of validation images")
+    stratify: bool = Field(False, strict=True, description="whether each class has the same share of both parts")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: the loss of an image is divided by the share of its class"
     )
@@ -73,7 +73,7 @@ class TrainingSpec(SpecSection):
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(64, ge=2, le=65_536)
     learning_rate: float = Field(0.1, gt=0, le=100)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps; the remaining steps follow a cosine")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; a cosine follows")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(4e-5, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -120,11 +120,11 @@ class EvolutionSpec(SpecSection):
         description="the quantity that guided births maximize, per birth or per device second",
     )
     lag: int | None = Field(
-        None, ge=1, le=100_000, description="births in training at once; default: twice the slots, at least 4"
+        None, ge=1, le=100_000, description="births in training at a time; default: twice the slots, at least 4"
     )
     stop_when: Literal["budget", "quality_flat"] = "budget"
     flat_steps: int | None = Field(
-        None, ge=1, le=100_000_000, description="steps without a rise of quality; default: four populations"
+        None, ge=1, le=100_000_000, description="steps without a rise of quality; default: 4 times `population`"
     )
     flat_by: float = Field(0.001, ge=0, le=1e9, description="the smallest increase of quality that counts as a rise")
     fidelity: FidelitySpec | None = Field(None, description="rungs; default: every candidate gets the whole training")
@@ -183,7 +183,7 @@ class BudgetSpec(SpecSection):
     candidates: int = Field(100, ge=1, le=100_000_000)
     device_hours: float | None = Field(None, gt=0, le=1e9)
     candidate_seconds: float | None = Field(None, gt=0, le=1e9)
-    slots: int | None = Field(None, ge=1, le=100_000, description="candidates in training at once, over all hosts")
+    slots: int | None = Field(None, ge=1, le=100_000, description="candidates in training at a time, over all hosts")
     equal_failures: int = Field(
         10, ge=0, le=100_000, description="births in a row that fail for the same reason pause the search; 0: never"
     )
@@ -193,9 +193,11 @@ class InheritanceSpec(SpecSection):
     """Whether children start from their parents' weights, and how such children are trained."""
 
     weights: Literal["fresh", "inherited"] = "fresh"
-    epochs: int | None = Field(None, ge=1, le=100_000, description="epochs of a child; default: `training.epochs`")
+    epochs: int | None = Field(
+        None, ge=1, le=100_000, description="epochs of a child that inherits; default: `training.epochs`"
+    )
     learning_rate: float | None = Field(
-        None, gt=0, le=100, description="peak rate of a child; default: a third of `training.learning_rate`"
+        None, gt=0, le=100, description="peak rate of such a child; default: a third of `training.learning_rate`"
     )
 
 

@@ -35,7 +35,9 @@ class FinalSpec(SpecSection):
     random_erasing: float | None = Field(None, ge=0, le=1, description="share of images with an erased rectangle")
     mixup: float | None = Field(None, ge=0, le=1000, description="alpha of mixup; 0: off")
     cutmix: float | None = Field(None, ge=0, le=1000, description="alpha of cutmix; 0: off")
-    stochastic_depth: float | None = Field(None, ge=0, lt=1, description="share of images that skip the last layer")
+    stochastic_depth: float | None = Field(
+        None, ge=0, lt=1, description="share of images that skip the last residual layer"
+    )
     dropout: float | None = Field(None, ge=0, lt=1, description="share of the classifier's inputs that are dropped")
     end_resolution: int | None = Field(None, ge=4, le=1024, description="side of the images in the last epochs")
     end_epochs: int | None = Field(None, ge=0, le=100_000, description="number of epochs with `end_resolution`")

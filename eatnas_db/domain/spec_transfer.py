@@ -22,10 +22,12 @@ class TransferSpec(SpecSection):
     start: Literal["perturbations", "survivors", "model"] = Field(
         "perturbations",
         description="perturbations of the basic architecture; survivors: the last population of the source, unchanged; "
-        "model: the best few candidates of the sources, and a model of their scores",
+        "model: the best few candidates of the sources, whose scores guide the later births",
     )
     sources: tuple[str, ...] = Field(
-        (), max_length=MAX_SOURCES - 1, description="further finished searches for start: model"
+        (),
+        max_length=MAX_SOURCES - 1,
+        description="further finished searches whose scores the model uses; only with `start: model`",
     )
     blocks: int = Field(3, ge=1, le=32, description="the largest number of blocks that a perturbation changes")
     primitives: tuple[Literal["op", "kernel", "skip", "depth", "width"], ...] = Field(

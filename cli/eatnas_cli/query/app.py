@@ -12,7 +12,7 @@ COMMANDS: Final = {
         "List the best candidates of a search, with the results of their re-evaluations and tests.",
     ),
     "lineage": LazyCommand(
-        "eatnas_cli.query.family", "Show the ancestors of a candidate and every mutation since the first one."
+        "eatnas_cli.query.family", "Show the ancestors of a candidate and every mutation since the first ancestor."
     ),
     "descendants": LazyCommand("eatnas_cli.query.family", "Show the descendants of a candidate."),
     "population": LazyCommand(
@@ -24,7 +24,7 @@ COMMANDS: Final = {
     ),
     "primitives": LazyCommand(
         "eatnas_cli.query.population",
-        "Show the share of each value of a primitive in the population over time, and its mean fitness.",
+        "Show, for each value of a primitive, its share of the population over time and its mean fitness.",
     ),
     "mutations": LazyCommand(
         "eatnas_cli.query.population",

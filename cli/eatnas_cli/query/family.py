@@ -38,16 +38,14 @@ TREE_LIMIT: Final = 500
 @takes_options(page=page_options, layout=layout_options)
 def lineage(
     ctx: typer.Context,
-    name_or_id: Annotated[
-        str, typer.Argument(help="Id of a candidate, or the name of a search for its best candidate.")
-    ],
+    name_or_id: Annotated[str, typer.Argument(help="Id of a candidate, or name of a search, for its best candidate.")],
     *,
     picture: PlotFile = None,
     page: Page,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Show the ancestors of a candidate and every mutation since the first one."""
+    """Show the ancestors of a candidate and every mutation since the first ancestor."""
     _print_family(ctx.obj, read_lineage(ctx.obj, name_or_id), format, picture, page, layout)
 
 

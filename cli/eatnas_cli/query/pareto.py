@@ -50,7 +50,8 @@ def pareto(
     cost: Annotated[
         CostMetric | None,
         typer.Option(
-            help="Cost to compare with the metric. Default: mult_adds, or all objectives of a search with several."
+            help="Cost to compare with the metric. Default: mult_adds, or for a search with several objectives, all "
+            "objectives."
         ),
     ] = None,
     picture: PlotFile = None,

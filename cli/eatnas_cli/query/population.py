@@ -62,7 +62,7 @@ def primitives(
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Show the share of each value of a primitive in the population over time, and its mean fitness.
+    """Show, for each value of a primitive, its share of the population over time and its mean fitness.
 
     The table has a row for each value and a column for each step. With --sort, --limit or --offset, it has a row for
     each value at each step.

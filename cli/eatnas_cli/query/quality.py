@@ -100,7 +100,7 @@ def compare(
     *,
     level: Annotated[
         list[float] | None,
-        typer.Option(help="Value of the metric to reach. Repeatable. Default: five evenly spaced values."),
+        typer.Option(metavar="X", help="Value of the metric to reach. Repeatable. Default: five evenly spaced values."),
     ] = None,
     by: Annotated[Measure, typer.Option(help="Metric to compare.")] = Measure.QUALITY,
     alone: Annotated[

@@ -33,7 +33,7 @@ def utilisation(
 ) -> None:
     """Show the device seconds of a search, the utilisation of its slots, and why slots were idle.
 
-    --limit, --offset, --sort and --where select rows of the list of reasons.
+    --limit, --offset, --sort and --where select rows of the list of reasons for idle slots.
     """
     with read_connection(ctx.obj.database_url) as connection:
         row = get_utilisation(connection, get_search(connection, name).id, time.time())

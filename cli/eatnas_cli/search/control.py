@@ -48,7 +48,8 @@ def extend(
     name: SearchName,
     candidates: Annotated[int, typer.Option(min=0, max=MAX_CANDIDATES, help="Number of additional candidates.")] = 0,
     device_hours: Annotated[
-        float, typer.Option(min=0, max=MAX_HOURS, help="Additional device hours, for a search with such a budget.")
+        float,
+        typer.Option(min=0, max=MAX_HOURS, help="Additional device hours, for a search that has budget.device_hours."),
     ] = 0.0,
 ) -> None:
     """Extend the budget of a search; a finished search continues."""

@@ -46,14 +46,14 @@ def estimate(
     spec: SpecFile,
     changes: SpecChanges = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Number of slots. Default: the slots of this machine.")
+        int | None, typer.Option(min=1, help="Number of slots of the search. Default: the slots of this machine.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Number of architectures to measure.")] = 3,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Measure a few sampled architectures on this machine and estimate the duration of a search; write nothing.
 
-    It uses the first free GPU, or the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty.
+    The command measures on the first free GPU, or on the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty.
     """
     tree, overrides = read_spec_file(spec), parse_overrides(changes or ())
     parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())

@@ -88,7 +88,7 @@ def final(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Preset of the recipe: eatnas-paper or strong.",
+            help="Preset of the recipe: eatnas-paper or strong. Default: `final.preset` of the spec.",
             autocompletion=lambda: list(FINAL_PRESETS),
         ),
     ] = None,

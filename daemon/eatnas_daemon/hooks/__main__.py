@@ -31,8 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m eatnas_daemon.hooks",
         description=f"{__doc__} EATNAS_HOME names the home, EATNAS_DB_URL the record.",
     )
-    parser.add_argument("--since", type=float, default=0.0, help="ignore events before this time at the first start")
-    parser.add_argument("--every", type=float, default=INTERVAL_SECONDS, help="seconds between two checks for events")
+    parser.add_argument(
+        "--since",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="time in seconds since 1970; in a home without hooks.json, earlier events are not delivered; default: 0",
+    )
+    parser.add_argument(
+        "--every", type=float, default=INTERVAL_SECONDS, help="seconds between two checks for events; default: 2"
+    )
     options = parser.parse_args(arguments)
     let_output_escape()
     settings = load_settings(os.environ)
