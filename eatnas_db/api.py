@@ -62,7 +62,7 @@ class Search:
 
     @property
     def status(self) -> str:
-        """The status: running, waiting and the reason, paused, finished or cancelled."""
+        """The status: running, waiting (with the reason), paused, finished, failed or cancelled."""
         return self.record().status
 
     def progress(self) -> SearchCounters:

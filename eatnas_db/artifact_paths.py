@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 
 def is_artifact_path(stored: str) -> bool:
-    """Return whether the text of a relative path stays below its folder."""
+    """Return whether a path is relative and, by its text alone, leads to a file below the artifacts folder."""
     parts = PurePosixPath(stored).parts
     return bool(parts) and not stored.startswith("/") and ".." not in parts and "\0" not in stored
 

@@ -163,7 +163,7 @@ def _release_leases(copy: Path, backup: Path, now: float) -> None:
 
 @contextmanager
 def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
-    """Exclude other programs, and move the write-ahead log into the database unless that is too damaged.
+    """Exclude other programs, and move the write-ahead log into the database unless the database is too damaged.
 
     A connection that another program still has open would, on closing, remove the log of the restored record.
     """

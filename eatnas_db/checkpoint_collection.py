@@ -1,4 +1,4 @@
-"""Remove the checkpoint files of one host that the record no longer names.
+"""Remove a host's checkpoint files that the record no longer names.
 
 Each host cleans its own artifacts folder. If hosts do not share the folder, the host that deletes a row cannot delete
 the file of another host, and the other host gets no notice.

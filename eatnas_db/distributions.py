@@ -37,7 +37,7 @@ def explain_missing_module(error: ModuleNotFoundError) -> MissingPackageError | 
 
 
 def require_module(module: str) -> None:
-    """Raise `MissingPackageError` unless a module of `INSTALLED_BY` is installed."""
+    """Raise `MissingPackageError` unless this module, a key of `INSTALLED_BY`, is installed."""
     if importlib.util.find_spec(module) is None:
         raise _missing(module)
 

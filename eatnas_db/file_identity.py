@@ -10,7 +10,7 @@ from eatnas_db.errors import OwnershipError, RecordError
 class FileIdentity:
     """The file or folder that a path names now, by device and inode. Follows links.
 
-    A path without a file or folder now is not watched.
+    If nothing exists at the path now, the path is not watched.
     """
 
     def __init__(self, path: Path, description: str) -> None:

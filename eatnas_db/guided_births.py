@@ -26,7 +26,10 @@ from eatnas_db.scored_births import ScoredBirthRow, encode_architecture, encode_
 from eatnas_db.transfer_sources import SourceScores, read_sources, source_model
 
 MODEL_LOOKBACK: Final = 64
-"""The births among which a prediction is sought. If none has one, the model is chosen again, with the same result."""
+"""The number of earlier births among which the last prediction is sought.
+
+If none of these births has a prediction, the model is chosen again, with the same result.
+"""
 
 
 _PENDING_CODES: Final = select(candidate.c.code).where(
@@ -65,7 +68,7 @@ class GuidedInputs:
         return bool(self.model or self.sources)
 
     def source_models(self, space: Space) -> list[SourceModel]:
-        """Return the models of the sources in the space of the search."""
+        """Return the model of each source; `space` is the space of this search."""
         return [source_model(space, source) for source in self.sources]
 
 
@@ -91,7 +94,7 @@ def read_inputs(
 
 
 def births_of_model(visible: int) -> int:
-    """Return the number of first births whose scores choose the model; 0 if the sources alone choose it."""
+    """Return how many of the first births choose the model by their scores; 0 if the sources alone choose it."""
     return count_fitted_births(visible) if visible >= GUIDED_MIN_SCORES else 0
 
 

@@ -193,7 +193,10 @@ def read_worker_settings(home: Path, environment: Mapping[str, str]) -> WorkerSe
 
 
 def _read_section(home: Path, name: str) -> HomeConfig:
-    """Validate one section and the names of all sections. Mistakes in other sections are left to their readers."""
+    """Validate one section and the names of all sections.
+
+    Mistakes in other sections are left to the functions that read those sections.
+    """
     file = home / "config.yaml"
     try:
         tree = parse_yaml(file.read_text(encoding="utf-8"))

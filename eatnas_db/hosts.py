@@ -16,7 +16,10 @@ from eatnas_db.schema.hosts import MAX_DEVICE_NAME, device, host, worker
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """The state of a device by its host's daemon; `waits` is the reason why no worker may start on it, or None."""
+    """The state of a device as its host's daemon reports it;
+
+    `waits` is the reason why no worker may start on it, or None.
+    """
 
     uuid: str
     kind: str
@@ -68,7 +71,8 @@ def require_owner(connection: Connection, host_id: int, token: str) -> None:
 
 
 HOST_TAKEN: Final = (
-    "another daemon was started under this host's name and has taken over its trainings; stop that daemon, or set "
+    "another daemon was started under this host's name and has taken over this daemon's trainings; stop the other "
+    "daemon, or set "
     "EATNAS_HOST to another name, and start again"
 )
 
@@ -98,7 +102,7 @@ def record_worker_end(connection: Connection, worker_id: int, reason: str, now: 
 
 
 def record_lost_workers(connection: Connection, host_id: int, reason: str, now: float) -> None:
-    """Record the end of all workers of a host. If its supervisor was only frozen, it overwrites these rows later."""
+    """Record the end of all workers of a host. A supervisor that was only frozen overwrites these rows later."""
     is_lost = (
         worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host_id)),
         worker.c.ended_at.is_(None),

@@ -27,7 +27,7 @@ def read_input(file: Path, *, most_megabytes: int) -> bytes:
     if len(content) > most_megabytes * _MEGABYTE:
         raise DataError(f"{file} has more than {most_megabytes} MB; check that it is the right file")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise DataError(f"{file} was changed while it was read; wait until it is complete, and try again")
+        raise DataError(f"{file} changed while it was being read; wait until the file is complete, and try again")
     return content
 
 

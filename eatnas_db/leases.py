@@ -137,7 +137,7 @@ def stale_lease(token: LeaseToken) -> StaleLeaseError:
 
 
 class LeaseTime(NamedTuple):
-    """A lease, the share of its device that its training had so far, and its seconds in steps at the last heartbeat."""
+    """A lease, with its training's share of the device so far and its seconds in steps at the last heartbeat."""
 
     token: LeaseToken
     device_share: float
@@ -158,7 +158,7 @@ def list_leases(connection: Connection, search_id: int) -> list[LeaseTime]:
 
 
 class LeaseProgress(NamedTuple):
-    """The speed of a training if it is known, its share of the device's time so far, and its seconds in steps."""
+    """The speed of a training (None if unknown), its share of the device's time so far, and its seconds in steps."""
 
     images_per_second: float | None
     device_share: float
@@ -178,9 +178,9 @@ _COUNT_PENDING: Final = (
 
 
 def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
-    """Count the pending candidates of a search that may be leased now. There are only a few to count.
+    """Count the pending candidates of a search that may be leased now. There are only a few of them.
 
-    `alone` is true if no other training uses the device, which some candidates require.
+    `alone` is true if no other training uses the device. Some candidates can only be leased then.
     """
     fallback = MemoryFallback.HALVED if alone else MemoryFallback.NONE
     parameters = {"search_id": search_id, "now": now, "max_memory_fallback": fallback}

@@ -23,9 +23,9 @@ def load_model(model: str | Path | int, *, home: str | Path | None = None, featu
     """Return a trained network as a `torch.nn.Module` in evaluation mode, on the CPU.
 
     `model` is a file that `eatnas-db export` wrote (`.safetensors`, `.pt2` or `.py`), or the id of a candidate of the
-    record in `home`, by default the one that the command line opens. `model.preprocess` is a torchvision transform
-    from an image to an input, and `model.classes` the names of the classes. With `features_only` the module returns
-    the feature maps of the stages, and `model.feature_info` describes them.
+    record in `home`. By default, `home` is the home of the command line. `model.preprocess` is a torchvision transform
+    from an image to an input, and `model.classes` the names of the classes. With `features_only` the module returns the
+    feature maps of the stages, and `model.feature_info` describes them.
 
     Raises `EatnasError`, for example if the weights of the candidate are not kept.
     """

@@ -120,8 +120,8 @@ class PluginIdentity:
         if installed.source_digest != self.source_digest:
             if _read_digest(plugin.package) == self.source_digest:
                 raise PluginError(
-                    f"{self.reference} is installed as recorded, but this process imported another source of "
-                    f"{plugin.package} before that; run `eatnas-db daemon restart`"
+                    f"{self.reference} is installed as recorded, but this process has imported {plugin.package} from "
+                    "another version of its source; run `eatnas-db daemon restart`"
                 )
             raise PluginError(
                 f"{self.reference} has changed: the record was made with version {self.version}, source "
@@ -232,7 +232,7 @@ def _read_digest(package: str) -> str:
     else:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
         files = {file.relative_to(folder).as_posix(): file for folder in folders for file in folder.rglob("*.py")}
-        files = {name: file for name, file in files.items() if file.is_file()}  # editors leave links to nothing
+        files = {name: file for name, file in files.items() if file.is_file()}  # an editor's lock file is a broken link
     for name, file in sorted(files.items()):
         content = file.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)

@@ -57,7 +57,7 @@ def revoke_rights(connection: Connection) -> None:
 
 
 def try_become_reader(connection: Connection) -> bool:
-    """Take the role for the rest of the transaction, which gives up all other rights.
+    """Take the role, and so give up all other rights, until the transaction ends.
 
     Return whether the server allows it.
     """

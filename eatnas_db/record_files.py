@@ -1,7 +1,7 @@
 """Export a record to files that other programs can read, and import such files into an empty record.
 
 The folder has one file for each table, as JSON lines or Parquet, and `manifest.json` with the schema's revision and the
-number of rows and the hash of each table. An import compares both with the rows that it reads.
+number of rows and the hash of each table. An import compares this number and this hash with the rows that it reads.
 """
 
 from __future__ import annotations

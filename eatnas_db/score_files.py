@@ -87,8 +87,8 @@ def parse_scores(
     for line in lines:
         if len(line.cells) != len(names):
             raise DataError(
-                f"{file}, line {line.number}: {len(line.cells)} values, but the first line names {len(names)} columns; "
-                "write a decimal point in numbers, and quote a text that contains the delimiter"
+                f"{file}, line {line.number}: expected {len(names)} values, as many as columns in the first line, but "
+                f"got {len(line.cells)}; write a decimal point in numbers, and quote a text that contains the delimiter"
             )
         values = {column: line.cells[place].strip() for column, place in places.items()}
         row, digest = _parse_row(_Place(file, line.number), values, space, metric)

@@ -59,8 +59,9 @@ class PlannedTask:
 class ScoreNoise:
     """The noise of one score, estimated from networks that were trained several times.
 
-    `deviation` is the standard deviation of the scores of one network, pooled over `networks` with `trainings` in all.
-    `same_task` is true if they were trained on the planned task by the planned recipe.
+    `deviation` is the standard deviation of the scores of one network, pooled over `networks` networks that were
+    trained `trainings` times in total. `same_task` is true if the networks were trained on the planned task by the
+    planned recipe.
     """
 
     deviation: float
@@ -143,7 +144,7 @@ def _estimate_noise(connection: Connection, searches: Sequence[SearchRecord], *,
             retrained.c.fitness.is_not(None),
         )
     )
-    # Group by epochs too, because re-evaluations may differ in their epochs.
+    # Group by re-evaluation too, because re-evaluations may differ in their epochs.
     groups: dict[tuple[int, int, int], list[float]] = defaultdict(list)
     for *key, fitness in connection.execute(query):
         groups[key[0], key[1], key[2]].append(fitness)

@@ -1,4 +1,4 @@
-"""Decide whether a user's SQL is one SELECT over the documented views that calls only harmless functions.
+"""Check that a user's SQL is one SELECT that reads only the documented views and calls only harmless functions.
 
 Everything that is not listed here is refused, including syntax that the parser does not know or a later server adds.
 Only `query sql` imports this module, because sqlglot is slow to load.

@@ -40,7 +40,8 @@ def plugin_seconds() -> float:
 def call_within_limit(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
     """Call a plug-in's function. Raises `TimeoutError` after `seconds`, by default `plugin_seconds`.
 
-    Python code and waits can be ended. A computation in C ends only outside the main thread and if it releases the GIL.
+    Python code is ended. A wait is ended in the main thread and abandoned in other threads. A computation in C is
+    abandoned in other threads if it releases the GIL; otherwise this function returns only after the computation.
     """
     seconds = plugin_seconds() if seconds is None else seconds
     if threading.current_thread() is not threading.main_thread():

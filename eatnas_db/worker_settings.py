@@ -1,4 +1,4 @@
-"""Check the settings of where workers run, for the command line, the environment and `config.yaml`."""
+"""Check the settings that say where workers run, for the command line, the environment and `config.yaml`."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from eatnas_cli.options import CandidateId, FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show_one
 from eatnas_cli.query.page_options import Conditions
 from eatnas_cli.sentences import print_sentence
+from eatnas_cli.values import count_of
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import NotFoundError
@@ -123,9 +124,9 @@ def _retry_failed(settings: Settings, name: str, page: Page) -> None:
 
     ids, earlier, retries = write_record(settings.database_url, write)
     for target, count in Counter(retry.search for retry in retries).items():
-        print_sentence(f"search {target} will train {count} failed candidates of {of_search} again")
+        print_sentence(f"search {target} will train {count_of(count, 'failed candidate')} of {of_search} again")
     if earlier:
-        print_sentence(f"skipped {len(earlier)} failed candidates of {of_search} that were retried before")
+        print_sentence(f"skipped {count_of(len(earlier), 'failed candidate')} of {of_search}, retried before")
     if not ids:
         print_sentence(f"nothing to retry: no failed candidate of {of_search}")
 

@@ -99,8 +99,8 @@ def describe_waits(status: DaemonStatus) -> Iterator[str]:
         yield describe_hold(hold)
     for search in status.held_up:
         yield (
-            f"{search.name} leaves workers idle: one of its {search.in_training} trainings must end before the next "
-            f"can start, because its evolution.lag is {search.lag}; `search create --set "
+            f"search {search.name} leaves workers idle: one of its trainings ({search.in_training} now) must end "
+            f"before the next can start, because its evolution.lag is {search.lag}; `search create --set "
             "evolution.lag=N` creates a search for more slots"
         )
 

@@ -115,7 +115,7 @@ def _curve(steps: Sequence[PopulationStep], width: int, height: int) -> Text:
     best = [(float(step.number), step.best or 0.0) for step in scored]
     mean = [(float(step.number), step.mean or 0.0) for step in scored]
     plot = draw_curves([best, mean], width=min(100, max(20, width - 10)), height=height, across="births")
-    return Text(f"{plot}\nupper curve: best, {best[-1][1]:.4f}; lower curve: mean, {mean[-1][1]:.4f}", no_wrap=True)
+    return Text(f"{plot}\nupper curve: best {best[-1][1]:.4f}; lower curve: mean {mean[-1][1]:.4f}", no_wrap=True)
 
 
 def _leaders(leaders: Sequence[RankedCandidate]) -> RenderableType:

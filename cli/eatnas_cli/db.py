@@ -20,6 +20,7 @@ from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_cli.record_files import export_files, import_files, print_row_progress
 from eatnas_cli.sentences import print_note, print_sentence
+from eatnas_cli.values import count_of
 from eatnas_daemon.daemon_lock import find_record_user, hold_record
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
@@ -77,7 +78,8 @@ def downgrade(
             )
         with read_transaction(engine) as connection:
             searches = list_searches(connection)
-        held = f"{sum(row.born for row in searches)} candidates of {len(searches)} searches"
+        candidates = count_of(sum(row.born for row in searches), "candidate")
+        held = f"{candidates} of {len(searches)} search{'' if len(searches) == 1 else 'es'}"
         lost = (
             f"the whole database, {held}"
             if revision == "base"

@@ -363,7 +363,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--home", help="home folder; default: .eatnas, or EATNAS_HOME")
     parser.add_argument("--only", metavar="NAME", help="train this search until it ends; default: every search")
-    parser.add_argument("--slots", type=_positive, help="number of candidates to train at the same time")
+    parser.add_argument(
+        "--slots", type=_positive, help="number of candidates to train at the same time; default: as many as fit"
+    )
     parser.add_argument("--devices", action="append", default=[], help="devices to use; default: all")
     parser.add_argument("--exclude", action="append", default=[], help="devices not to use")
     parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")

@@ -27,7 +27,7 @@ def check_report(message: Message) -> None:
     for field, check in _checks(kind).items():
         value = getattr(message, field)
         if not check(value):
-            raise ValueError(f"{name}.{field} is {shorten_middle(repr(value))}")
+            raise ValueError(f"{name}.{field} is {shorten_middle(repr(value))}, which is not a valid value")
 
 
 @cache

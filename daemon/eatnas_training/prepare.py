@@ -77,7 +77,7 @@ def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dic
 def _list_notes(data: Mapping[str, Any], skipped: Sequence[str]) -> list[str]:
     if is_file_set(str(data["name"])):
         return list_notes(data, skipped)
-    return [f"items that cannot be used are skipped: {len(skipped)}, the first is {skipped[0]}"] if skipped else []
+    return [f"items that cannot be used are skipped: {len(skipped)} (the first is {skipped[0]})"] if skipped else []
 
 
 def describe_final(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
@@ -181,7 +181,10 @@ def main() -> None:
     parser.add_argument("command", choices=["list", *COMMANDS])
     parser.add_argument("--progress-fd", type=int, help="file descriptor of the terminal for the progress")
     parser.add_argument(
-        "--silence-seconds", type=float, default=600.0, help="time limit for one item of a data set, in seconds"
+        "--silence-seconds",
+        type=float,
+        default=600.0,
+        help="time limit for one item of a data set, in seconds; default: %(default)s",
     )
     options = parser.parse_args()
     command, write_answer = options.command, take_stdout()

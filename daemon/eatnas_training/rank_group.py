@@ -95,7 +95,7 @@ class RankGroup:
             if report is not None and report.get("digest", digest) != digest:
                 raise RankError(FailureKind.UNREADABLE_DATA, f"rank {number} and rank 0 have loaded different images")
         if self._monotonic() > self._loaded_by and None in reports.values():
-            raise self._explain(f"while loading images for {self._loading_seconds:g} s")
+            raise self._explain("while loading images", self._loading_seconds)
         return None not in reports.values()
 
     def connect(
@@ -147,8 +147,8 @@ class RankGroup:
             rank.process.stdin.write(line.encode() + b"\n")
             rank.process.stdin.flush()
 
-    def _explain(self, when: str) -> RankError:
-        """Return the failure of the rank that made the other ranks fail."""
+    def _explain(self, when: str, seconds: float | None = None) -> RankError:
+        """Return the failure of the rank that made the other ranks fail, `seconds` after its last message."""
         suspended = [rank for rank in self._ranks if _is_suspended(rank.process.pid)]
         if suspended:
             return RankError(FailureKind.LOST, f"rank {suspended[0].number} was suspended {when}")
@@ -166,7 +166,8 @@ class RankGroup:
                 return _ended(rank.number, status or 0, when)
         running = [str(rank.number) for rank in self._ranks if rank.process.poll() is None]
         names = f"rank {running[0]}" if len(running) == 1 else f"ranks {', '.join(running) or 'of this training'}"
-        return RankError(FailureKind.HANG, f"no message from {names} for {self._seconds:g} s {when}")
+        waited = self._seconds if seconds is None else seconds
+        return RankError(FailureKind.HANG, f"no message from {names} for {waited:g} s {when}")
 
 
 def _start(number: int) -> _Rank:

@@ -102,12 +102,12 @@ class StepRunner:
         task = Task(**self.assign.task)
         if self.data.task != task:
             raise DataError(
-                f"the data set has {self.data.task}, but the search was created for {task}; restore its files, "
-                "or create a new search"
+                f"the data set has {self.data.task.describe()}, but the search was created for {task.describe()}; "
+                "restore the files of the data set, or create a new search"
             )
         batch_size = min(self.recipe.batch_size, len(self.data.train.labels))
         if self.recipe.devices > 1 and self.device != "cpu":
-            raise DataError(f"final.devices: {self.recipe.devices} trains on CPUs only; use 1 on a GPU")
+            raise DataError(f"final.devices: {self.recipe.devices} works on CPUs only; use 1 on a GPU")
         if batch_size < 2 * self.recipe.devices:
             raise DataError(
                 f"{self.recipe.devices} devices need batches of at least {2 * self.recipe.devices} images, and there "

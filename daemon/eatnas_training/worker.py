@@ -131,7 +131,7 @@ def _parse_arguments() -> argparse.Namespace:
         type=int,
         action="append",
         required=True,
-        help="descriptor of commands; one for each lane, like --out-fd for reports",
+        help="file descriptor to read commands from; repeat it for each lane",
     )
     parser.add_argument("--out-fd", type=int, action="append", required=True)
     parser.add_argument(

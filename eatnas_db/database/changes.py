@@ -165,14 +165,16 @@ class _PostgresqlWatch:
             self.close()
 
     def _require_revision(self, revision: str | None) -> None:
-        """Raise `RecordError` if another program has migrated the record while this one did not hold its lock."""
+        """Raise `RecordError` if another program has migrated or deleted the record while no lock prevented it."""
         if revision == REVISION:
             return
         self.close()
-        change = "deleted" if revision is None else f"migrated to version {revision}"
+        place = describe_location(self._engine)
+        if revision is None:
+            raise RecordError(f"the record in {place} was deleted; restore a backup, or run `eatnas-db init`")
         raise RecordError(
-            f"the record in {describe_location(self._engine)} was {change} (this program: {REVISION}); "
-            "update eatnas-db and start again: interrupted trainings continue from their checkpoints"
+            f"the record in {place} was migrated to version {revision} (this program: {REVISION}); update eatnas-db "
+            "and start again; interrupted trainings continue from their checkpoints"
         )
 
     def _try_lock_host(self, connection: PsycopgConnection[Any], host_id: int) -> bool:

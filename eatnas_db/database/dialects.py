@@ -21,7 +21,7 @@ _SQLITE_SEQUENCE: Final = sqlalchemy.table("sqlite_sequence", sqlalchemy.column(
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:
-    """Return whether the database is PostgreSQL, on which several hosts can work at once. Otherwise it is SQLite."""
+    """Return whether the database is PostgreSQL, which several hosts can use together. Otherwise it is SQLite."""
     return bind.dialect.name != "sqlite"
 
 
@@ -57,7 +57,7 @@ def select_ids(connection: Connection, ids: Iterable[int]) -> Select[tuple[int]]
 def get_last_id(connection: Connection, table: Table) -> int | None:
     """Return the highest id that the database has assigned in a table, even if its row is deleted.
 
-    None if it kept none.
+    None if the database has assigned none, or does not remember the ids of deleted rows in this table.
     """
     column = table.autoincrement_column
     if column is None:

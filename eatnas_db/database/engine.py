@@ -262,8 +262,8 @@ def _require_utf8(connection: PsycopgConnection[Any], place: str) -> None:
     if encoding != "UTF8":
         connection.close()
         raise RecordError(
-            f"{place} has the encoding {encoding}, which cannot store every text; create a database with "
-            "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'"
+            f"{place} has the encoding {encoding}, which cannot store all characters of Unicode; create a database "
+            "with CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'"
         )
 
 

@@ -19,7 +19,7 @@ from eatnas_db.urls import hide_passwords
 
 @contextmanager
 def translated_errors(engine: Engine) -> Iterator[None]:
-    """Raise `RecordError` instead of the driver's errors that a user can fix; the others pass through."""
+    """Raise `RecordError` instead of the driver's errors that a user can fix; other errors pass through."""
     try:
         yield
     except Exception as error:

@@ -52,7 +52,7 @@ def refuse_network_file_system(file: Path, mounts: Path = MOUNTS) -> None:
 
 
 def is_shared(kind: str) -> bool:
-    """Return whether several machines may use a file system of this type at once."""
+    """Return whether several machines may use a file system of this type at the same time."""
     family, _, program = kind.partition(".")
     if family == "fuse" and program:
         return program not in LOCAL_FUSE

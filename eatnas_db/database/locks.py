@@ -1,11 +1,12 @@
 """Locks that programs take in the database: on searches, on the schema, on named tasks and on hosts.
 
 The lock order on a server: a transaction that changes a search, its candidates, attempts, leases or epochs locks the
-rows of its searches first, all at once and by ascending id (`lock_searches`). No later statement of the transaction may
-wait for another search. So the order of all further rows does not matter: they belong to locked searches. A statement
-that takes rows of other searches skips locked rows (`SKIP LOCKED`). Hosts, devices and workers are written last, and
-each host writes only its own. Two transactions can still wait for each other because of rows that hosts share, such as
-architectures; `transactions.run_transaction` repeats the transaction that the server then rolls back.
+rows of its searches first, with one statement and by ascending id (`lock_searches`). No later statement of the
+transaction may wait for another search. So the order of all further rows does not matter: they belong to locked
+searches. A statement that takes rows of other searches skips locked rows (`SKIP LOCKED`). Hosts, devices and workers
+are written last, and each host writes only its own. Two transactions can still wait for each other because of rows that
+hosts share, such as architectures; `transactions.run_transaction` repeats the transaction that the server then rolls
+back.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def task_lock(
     *,
     notice_seconds: float = NOTICE_SECONDS,
 ) -> Iterator[None]:
-    """Run the block while no other program on any host runs the task with this name. Wait for the other program first.
+    """Run the block as the only program on all hosts that runs the task with this name. Wait for the others first.
 
     `log` is called with a line if the wait takes longer than `notice_seconds`.
     """
@@ -102,7 +103,7 @@ def require_no_daemons(connection: Connection) -> None:
     """
     if connected := len(list_connected_hosts(connection)):
         raise ConflictError(
-            f"daemons of {connected} hosts use this database; run `eatnas-db daemon stop` on each host first"
+            f"daemons use this database (connected hosts: {connected}); run `eatnas-db daemon stop` on each host first"
         )
 
 

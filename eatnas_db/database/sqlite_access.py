@@ -16,7 +16,7 @@ from eatnas_db.errors import RecordError
 
 ATTEMPTS: Final = 3
 MAX_COPY_BYTES: Final = 64 * 2**20
-"""A database file up to this size is read into memory at once."""
+"""A database file up to this size is copied to memory as a whole."""
 UNSHARED: Final = "mode=ro&immutable=1"
 """The parameters for a file that no program writes: SQLite then takes no locks and notices no writer."""
 _FORMAT_BYTES: Final = slice(18, 20)
@@ -46,7 +46,7 @@ class FileState:
     def require_unchanged(self) -> None:
         """Raise `FileChangedError` if the file has changed."""
         if FileState.of(self.file) != self:
-            raise FileChangedError(f"another program began to write {self.file} while it was read; try again")
+            raise FileChangedError(f"another program began to write {self.file} while it was being read; try again")
 
 
 class ReadingConnection(sqlite3.Connection):

@@ -39,7 +39,7 @@ _READABLE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of `depth` equal layers. `kernel` is in pixels; `width` is a factor on the base channels of the macro."""
+    """A block of `depth` equal layers. `kernel` is in pixels; `width` multiplies the base channels of the macro."""
 
     op: str
     kernel: int

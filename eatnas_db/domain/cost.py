@@ -61,7 +61,7 @@ def sum_costs(layers: Iterable[CountedLayer], macro: Macro, task: Task) -> Cost:
 
 
 def count_layers(architecture: Architecture, macro: Macro, task: Task) -> Iterator[CountedLayer]:
-    """Yield the layers of every block in order, and equal layers of a block once with their number."""
+    """Yield the layers of every block in order. Equal layers of a block are yielded once, with their number."""
     side = output_side(task.resolution, macro.stem_stride)
     channels = macro.stem_channels
     for position, block in enumerate(architecture.blocks):

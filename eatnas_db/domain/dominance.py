@@ -15,7 +15,7 @@ Values = tuple[float, ...]
 
 
 def dominates(first: Values, second: Values) -> bool:
-    """Return whether `first` is at least as good in every objective and better in one."""
+    """Return whether `first` is at least as good in every objective and better in at least one."""
     return first != second and all(a >= b for a, b in zip(first, second, strict=True))
 
 
@@ -42,7 +42,7 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
 
 
 def extend_front(vectors: Sequence[Values], known: int) -> list[int]:
-    """Return the same positions as `find_front` if the first `known` vectors are a front, and the others too.
+    """Return the same positions as `find_front` if the first `known` vectors are a front, and so are the others.
 
     Within each of these two parts, no vector may dominate another. Each of the others is compared only with the known
     vectors, so the time grows with the number of the others.

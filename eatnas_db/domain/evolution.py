@@ -17,7 +17,7 @@ from eatnas_db.domain.transfer import PerturbationLimits, perturb
 from eatnas_db.errors import SpaceExhaustedError
 
 GUIDED_RANDOM_BIRTHS: Final = 8
-"""The number of random first births of a guided search from scratch."""
+"""The number of initial births that a guided search without sources draws at random."""
 GUIDED_MIN_SCORES: Final = 4
 """With fewer visible births, a guided search without sources leaves births to evolution."""
 
@@ -217,7 +217,11 @@ def update_plateau(before: Plateau | None, step: int, quality: float | None, fla
 
 
 def is_flat(plateau: Plateau | None, step: int, *, population: int, flat_steps: int) -> bool:
-    """Return whether quality has not risen for `flat_steps` steps and every member could be replaced once."""
+    """Return whether the last rise of quality is at least `flat_steps` steps ago.
+
+    Quality counts as flat only after twice as many steps as the population has members: by then, every member could
+    have been replaced once.
+    """
     return plateau is not None and step >= 2 * population and step - plateau.since >= flat_steps
 
 

@@ -168,6 +168,11 @@ class Task:
     channels: int
     classes: int
 
+    def describe(self) -> str:
+        """Return the task in words, for a message."""
+        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        return f"{self.classes} classes and images of {self.resolution} × {self.resolution} pixels with {channels}"
+
 
 _MOBILENET_V2: Final = (16, 24, 32, 64, 96, 160, 320)
 

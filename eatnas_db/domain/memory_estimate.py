@@ -22,7 +22,7 @@ WORKSPACES_BYTES: Final = 128 << 20
 """The bytes that cuBLAS and cuDNN hold in torch's allocator for any network; part of the context."""
 MIN_MEASURED_SHARE: Final = 0.1
 MEASURED_SHARE_MARGIN: Final = 1.15
-"""A factor on the measured share, because the next network may reuse memory less well."""
+"""A factor for the measured share, because the next network may reuse memory less well."""
 
 
 def bytes_per_value(precision: str) -> int:

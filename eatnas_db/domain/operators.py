@@ -36,8 +36,15 @@ class Layer(NamedTuple):
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the output has the shape of the input, so that an identity can be its shortcut."""
+        """Whether the output has the shape of the input, so that the shortcut can be an identity."""
         return self.stride == 1 and self.inputs == self.outputs
+
+    def describe(self) -> str:
+        """Return the layer in words, for a message."""
+        return (
+            f"a layer of {self.inputs} to {self.outputs} channels with kernel {self.kernel}, side {self.side}, "
+            f"stride {self.stride} and {'a' if self.skip else 'no'} skip"
+        )
 
 
 class Part(NamedTuple):
@@ -118,7 +125,10 @@ def count_layer(operator: Operator, layer: Layer) -> LayerCost:
         validation = max(validation, part.validation)
     cost = LayerCost(params, mult_adds, kept, training, validation)
     if not all(isinstance(value, int) and value >= 0 for value in cost):
-        raise PluginError(f"operator {operator.name} counts {cost} for {layer}; a cost is a whole number, at least 0")
+        counted = ", ".join(f"{name} {value!r}" for name, value in cost._asdict().items())
+        raise PluginError(
+            f"operator {operator.name} counts {counted} for {layer.describe()}; each must be a whole number, at least 0"
+        )
     return cost
 
 

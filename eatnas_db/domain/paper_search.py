@@ -1,8 +1,8 @@
 """Estimate the duration of the EAT-NAS paper's search on a device from the measured speed of a training.
 
-The paper states 856 GPU hours on a TITAN X, but no number of images. Memory bandwidth limits the trainings of its
-networks, so the speed of a TITAN X follows from its bandwidth. The model of the card and the reached share of its
-bandwidth are unknown, so there are a low and a high estimate.
+The paper states 856 GPU hours on a TITAN X, but no number of images. Memory bandwidth limits the trainings of the
+paper's networks, so the speed of a TITAN X follows from its bandwidth. The model of the card and the reached share of
+its bandwidth are unknown, so there are a low and a high estimate.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ PAPER_GPU_HOURS: Final = 856
 PAPER_SPACES: Final = ("eatnas-cifar", "eatnas-imagenet")
 """The spaces with the networks of the paper."""
 MIN_RESOLUTION: Final = 32
-"""Memory bandwidth does not limit the steps on smaller images."""
+"""The estimate is not valid for smaller images, because memory bandwidth does not limit their steps."""
 TITAN_X_BYTES_PER_SECOND: Final = (0.2 * 336e9, 0.5 * 480e9)
-"""Bytes per second; a fifth of the 2015 model's bandwidth and half of the 2016 model's are assumptions."""
+"""The assumed bandwidth of a training: a fifth of 336 GB/s (TITAN X of 2015) and half of 480 GB/s (of 2016)."""
 MOVES: Final = 7
 """The number of times that a training step moves each value that it keeps for the backward pass.
 

@@ -22,7 +22,7 @@ COMPARED_BIRTHS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Rungs:
-    """The epochs of each rung, the last of which is the whole training.
+    """The epochs of each rung; the last rung is the whole training.
 
     At most the share `keep` of the candidates at a rung continues. `resumes` is true if a candidate that continues
     resumes its checkpoint; otherwise each rung is a separate training.

@@ -42,7 +42,7 @@ class Proposal:
 
 
 DigestLookup = Callable[[str], bool]
-"""Returns whether a search already holds the network with a digest."""
+"""Returns whether a search already holds the network with the given digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Space:
 
     @property
     def code_count(self) -> int:
-        """The number of architectures in the space, in which several may build the same network."""
+        """The number of architectures in the space; several architectures may build the same network."""
         return math.prod(len(allowed) for primitives in self.macro.blocks for allowed in primitives.values())
 
     def _shrink(self, proposal: Proposal, rng: KeyedRng) -> Proposal:

@@ -49,7 +49,7 @@ class SpaceDefinition(ABC):
         return architecture
 
     def make_block(self, position: int, values: tuple[PrimitiveValue, ...]) -> Any:
-        """Return the block at `position` (from 0) with these values, in the order of its primitives."""
+        """Return the block at `position` (from 0); `values` are in the order of its primitives."""
         return ChoiceBlock(tuple(zip(self.blocks[position], values, strict=True)))
 
     def parse_block(self, position: int, text: str) -> Any:
@@ -97,7 +97,7 @@ class SpaceDefinition(ABC):
         return self.parse(str(code))
 
     def digest_text(self, effective: Architecture) -> str:
-        """Return the text that identifies the network of an effective architecture among all spaces."""
+        """Return a text that identifies the network of an effective architecture and its space."""
         return f"{self.name}:{effective}"
 
     def require_block_count(self, architecture: Architecture) -> None:

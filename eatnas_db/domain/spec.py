@@ -82,14 +82,14 @@ class TrainingSpec(SpecSection):
         "auto", description="auto: bfloat16 on a CUDA device with hardware support for it, float32 elsewhere"
     )
     arithmetic: Literal["native", "portable"] = Field(
-        "native", description="portable: the same bits on all x86-64 processors with AVX2, for more time"
+        "native", description="portable: slower, with the same bits on all x86-64 processors with AVX2"
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values give other results")
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400)
     program: ProgramSpec | None = Field(
-        None, description="a training of your own: a function of an installed package, as module:name"
+        None, description="a training of your own: a function of an installed package, as `module:name`"
     )
-    options: ProgramOptions = Field({}, description="further values for the program")
+    options: ProgramOptions = Field({}, description="further values for `training.program`")
 
     stored_if_set = frozenset({"program", "options"})
 
@@ -117,7 +117,7 @@ class EvolutionSpec(SpecSection):
     )
     acquisition: Literal["improvement", "improvement_per_second"] = Field(
         "improvement",
-        description="the quantity that guided births maximize, per birth or per device second",
+        description="whether guided births maximize the improvement per birth or per predicted device second",
     )
     lag: int | None = Field(
         None, ge=1, le=100_000, description="births in training at a time; default: twice the slots, at least 4"
@@ -156,16 +156,20 @@ class ObjectiveSpec(SpecSection):
     stored_if_set = frozenset({"metric", "direction", "metrics"})
 
     metric: str = Field(
-        VALIDATION_ACCURACY, pattern=METRIC_PATTERN, description="the metric of the last epoch that decides fitness"
+        VALIDATION_ACCURACY,
+        pattern=METRIC_PATTERN,
+        description="the metric whose value after the last epoch decides fitness",
     )
     direction: Literal["maximize", "minimize"] = Field(
-        "maximize", description="whether a larger or a smaller value of the metric is better"
+        "maximize", description="whether larger or smaller values of the metric are better"
     )
     target_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
     exponent: float = Field(-0.07, ge=-10, le=10)
     max_params: int | None = Field(None, ge=1, le=MAX_BIGINT)
     max_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
-    metrics: tuple[MetricSpec, ...] | None = Field(None, description="several objectives; see the page on them")
+    metrics: tuple[MetricSpec, ...] | None = Field(
+        None, description="several objectives; docs/several-objectives.md explains them"
+    )
 
     @model_validator(mode="after")
     def _require_one_form(self) -> ObjectiveSpec:
@@ -185,7 +189,10 @@ class BudgetSpec(SpecSection):
     candidate_seconds: float | None = Field(None, gt=0, le=1e9)
     slots: int | None = Field(None, ge=1, le=100_000, description="candidates in training at a time, over all hosts")
     equal_failures: int = Field(
-        10, ge=0, le=100_000, description="births in a row that fail for the same reason pause the search; 0: never"
+        10,
+        ge=0,
+        le=100_000,
+        description="births in a row that must fail for the same reason to pause the search; 0: never pause",
     )
 
 

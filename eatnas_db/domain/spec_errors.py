@@ -62,7 +62,7 @@ def _describe_unknown_key(location: Sequence[str], model: type[BaseModel]) -> st
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str], *, include_unions: bool = True) -> list[str]:
-    """Return the keys of the section at `location`, or none if that is not a section."""
+    """Return the keys of the section at `location`; empty if no section is there."""
     for part in location:
         if part.isdecimal():  # an index of a list, whose entries all have the same keys
             continue

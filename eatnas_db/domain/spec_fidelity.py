@@ -19,8 +19,8 @@ class FidelitySpec(SpecSection):
     keep: float = Field(0.25, gt=0, lt=1, description="the largest share of the candidates at a rung that continues")
     schedule: Literal["whole", "rung"] = Field(
         "whole",
-        description="the span of the learning rate's schedule; whole: a candidate that continues resumes its "
-        "checkpoint; rung: it starts again from scratch",
+        description="the span of the learning rate's schedule; whole: all epochs, and a candidate that continues "
+        "resumes its checkpoint; rung: the epochs up to the next rung, and it starts again from scratch",
     )
 
     @field_validator("rungs")

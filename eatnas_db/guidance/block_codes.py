@@ -1,4 +1,7 @@
-"""Convert between the architectures of a space and codes: the index of the value of each primitive of each block."""
+"""Convert between architectures and codes.
+
+A code has an index for each primitive of each block: the index of its value.
+"""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class Encoding:
     def distances(self, left: Codes, right: Codes) -> Reals:
         """Return the distance of each pair of codes, from 0 to 1, with shape (left, right).
 
-        It is the mean over the positions. At a position, two different values have the distance 1 or, if the values are
-        ordered, their difference in rank as a share of the largest difference.
+        The distance is the mean over the positions. At a position, two different values have the distance 1 or, if the
+        values are ordered, their difference in rank as a share of the largest difference.
         """
         return np.asarray(cdist(self._coordinates(left), self._coordinates(right), "cityblock")) / len(self.levels)
 
@@ -47,8 +47,8 @@ class Encoding:
     def running_totals(self, codes: Codes) -> Reals:
         """Return the totals over the first position of a primitive, the first two, and so on up to all of them.
 
-        Each is a share of all positions. The squared difference of two codes is a mean over these numbers of positions.
-        Codes are close if they have the same values at nearby positions.
+        Each total is a share of all positions of the primitive, and is scaled so that the squared distance of two codes
+        is a mean over the positions. Codes are close if they have the same values at nearby positions.
         """
         columns = []
         for primitive, positions in self._positions.items():

@@ -103,12 +103,15 @@ class GuidedProposal(NamedTuple):
 
 
 def min_scores(sources: Sequence[SourceModel]) -> int:
-    """Return the number of scores that the model needs: 1 with sources, whose models replace scores."""
+    """Return the number of scores that the model needs.
+
+    With sources, one score is enough, because their models replace scores.
+    """
     return 1 if sources else GUIDED_MIN_SCORES
 
 
 def count_fitted_births(visible: int) -> int:
-    """Return the number of first births whose scores choose the model; it grows in steps of 30%."""
+    """Return how many of the first births choose the model by their scores; the number grows in steps of 30%."""
     size = float(GUIDED_MIN_SCORES)
     while size * MODEL_GROWTH <= visible:
         size *= MODEL_GROWTH
@@ -141,7 +144,7 @@ def model_of_sources(sources: Sequence[SourceModel]) -> ProcessModel:
 
 
 def centre(expected: Reals) -> Reals:
-    """Subtract from each source's predictions, with shape (points, sources), their mean over the points.
+    """From the predictions of each source, subtract their mean over the points. `expected` has shape (points, sources).
 
     Targets of different searches have no common level, so only differences between points count.
     """

@@ -1,4 +1,4 @@
-"""Compare recorded guided births with the model of their search. Imported only for searches that have some."""
+"""Compare recorded guided births with the model of their search. Imported only for searches with guided births."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="each lease belongs to a host that is recorded, so that it can be taken back",
+        description="the host of each lease is recorded, so that the lease can be taken back",
         what="candidates",
         offenders="""
         SELECT l.candidate_id FROM eatnas_lease AS l
@@ -108,7 +108,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="the counts of born and scored candidates match the rows",
+        description="a search's counts of born and scored candidates match its rows of candidates",
         what="searches",
         offenders="""
         SELECT s.name FROM eatnas_search AS s

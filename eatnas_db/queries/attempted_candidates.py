@@ -22,7 +22,8 @@ class AttemptedCandidate:
 
     `attempt` is the number of the newest attempt, which ran on `device_name` (of `device_kind`) at `host_name`.
     `started_at` is the start of the first attempt, `device_seconds` the sum over all attempts, `epochs` the number of
-    recorded epochs. `last_report_at` is the end of the last epoch, or the start of the newest attempt if there is none.
+    recorded epochs. `last_report_at` is the end of the last epoch, or the start of the newest attempt if no epoch has
+    ended.
     """
 
     id: int

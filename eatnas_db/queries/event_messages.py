@@ -19,30 +19,33 @@ _MESSAGES: Final = {
     "to_be_halved": "the training ran out of memory again; the next attempt will train each batch in two halves, "
     "which is recorded as a deviation",
     "released": "attempt {attempt} was stopped on request; the training will continue from its checkpoint",
-    "rung_reached": "attempt {attempt} reached rung {rung} after {epochs} epochs with score {score:.4f}",
-    "promoted": "the candidate continues to rung {rung} ({epochs} epochs) from {start}",
+    "rung_reached": "attempt {attempt} reached rung {rung} after {epochs} with score {score:.4f}",
+    "promoted": "the candidate continues to rung {rung} ({epochs}) from {start}",
     "imported": "the score was imported; the fitness is {fitness}",
-    "stopped": "the candidate stops at rung {rung} after {epochs} epochs with fitness {fitness}",
+    "stopped": "the candidate stops at rung {rung} after {epochs} with fitness {fitness}",
     "started_afresh": "attempt {attempt} started from scratch because no undamaged checkpoint was left",
     "checkpoint_damaged": "the checkpoint {path} is damaged and was set aside",
-    "checkpoint_adopted": "the checkpoint {path} was written before its worker was killed and is used",
-    "ancestor_restored": "the weights of candidate {ancestor} were missing or damaged, so it was trained again",
-    "room_made": "{files} checkpoints ({bytes} bytes) were deleted to free disk space",
+    "checkpoint_adopted": "the training continues from the checkpoint {path}, which was written but not recorded "
+    "before its worker or the daemon was killed",
+    "ancestor_restored": "the weights of candidate {ancestor} were missing or damaged, so candidate {ancestor} was "
+    "trained again",
+    "room_made": "the daemon deleted {files} ({bytes} bytes) to free disk space",
     "restored": "the record was restored from a backup",
     "transferred": "the search was transferred from candidate {candidate} of {source}, {chosen}",
-    "survivors_taken": "{taken} members of {source} were carried over unchanged; {over_limits} exceeded the limits and "
-    "{same_network} built the same network as another; perturbations of the best one fill the population",
+    "survivors_taken": "the search starts with {taken} of the members of {source}, unchanged; members over the limits "
+    "({over_limits}) and members with the network of another member ({same_network}) are left out; perturbations of "
+    "the best member fill the population",
     "sources_modelled": "the model uses {scores} scores of {sources}; the search starts with {taken} of their best "
     "candidates",
     "retried": "the failed candidate will be trained again as candidate {retry}, outside the population",
     "replay_differs": "attempt {attempt}: epoch {epoch} had different results when it was repeated",
-    "extended": "the budget was extended to {candidates} candidates",
+    "extended": "the budget was extended to {candidates}",
     "finished": "the search finished: {why}",
     "quality_flat": "the quality has not improved by more than {by} since step {since}; the search ends after {births} "
     "births",
     "space_exhausted": "the search space is exhausted: {message}",
     "created": "the search was created",
-    "deleted": "the search {search} was deleted with its {candidates} candidates",
+    "deleted": "the search {search} was deleted, with {candidates}",
     "paused": "the search was paused",
     "held": "host {host} has set the search aside and tries again by itself: {reason}",
     "hold_lifted": "host {host} works on the search again",
@@ -65,6 +68,9 @@ _BIRTH_MESSAGES: Final = {
     "retry": "failed candidate {parent_id} will be trained again from scratch",
     "final": "candidate {parent_id} will be trained on training and validation images, then tested",
 }
+
+_COUNTED: Final = {"epochs": "epoch", "files": "checkpoint", "candidates": "candidate"}
+"""The nouns of the numbers in the details of events."""
 
 EVENT_KINDS: Final = tuple(sorted({"born", *_MESSAGES, *_CANDIDATE_MESSAGES, *_SEARCH_MESSAGES}))
 
@@ -91,6 +97,8 @@ def describe_event(
     Kinds and details that a later version has written are shown unchanged.
     """
     facts = {"attempt": attempt, "parent_id": parent_id, **detail}
+    for name in _COUNTED.keys() & detail.keys():
+        facts[name] = f"{detail[name]} {_COUNTED[name]}{'' if detail[name] == 1 else 's'}"
     if fitness is not None:
         facts["fitness"] = f"{fitness:.4f}"
     if "failure" in detail:

@@ -60,7 +60,7 @@ FIRST_REASON: Final[ScalarSelect[str | None]] = (
     .correlate(search)
     .scalar_subquery()
 )
-"""The reason for a search's first hold, in a query of searches."""
+"""A scalar subquery for queries of `search`: the reason of the oldest hold of the search, or NULL."""
 
 _TRAINS_ELSEWHERE: Final = (
     select(lease.c.candidate_id)

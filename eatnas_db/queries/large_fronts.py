@@ -38,7 +38,7 @@ def find_front_of_many(vectors: Sequence[Values]) -> list[int]:
 
 
 def _at_least(first: Any, second: Any) -> Any:
-    """Return whether each vector of `first` is at least as good in every objective as each of `second`, as a matrix."""
+    """Return a matrix: whether the vector `first[i]` is at least as good as `second[j]` in every objective."""
     better = first[:, None, 0] >= second[None, :, 0]
     for objective in range(1, first.shape[1]):
         better &= first[:, None, objective] >= second[None, :, objective]

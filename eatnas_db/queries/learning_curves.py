@@ -14,7 +14,7 @@ from eatnas_db.schema.trainings import epoch, lease
 
 MAX_CURVE_POINTS: Final = 200
 OWN_COLUMNS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-"""The metrics of an epoch with their own columns."""
+"""The metrics that have columns of their own in the table of epochs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def list_mutation_statistics(
         .select_from(candidate)
         .join(parent, parent.c.id == candidate.c.parent_id)
         .join(mutation, mutation.c.candidate_id == candidate.c.id)
-        # Perturbations change several primitives at once, and their parents were scored on another task.
+        # A perturbation changes several primitives, and its parent was scored on another task.
         .where(candidate.c.search_id == search_id, candidate.c.origin == Origin.MUTATION)
         .group_by(mutation.c.primitive, mutation.c.before, mutation.c.after)
         .order_by(func.avg(gain).desc().nulls_last(), mutation.c.primitive, mutation.c.before, mutation.c.after)

@@ -110,7 +110,7 @@ class Condition:
             number = float(self.value)
         except ValueError:
             raise ConflictError(f"--where {self.text}: {self.column} is numeric; compare it with a number") from None
-        if math.isnan(number):  # databases order it with the numbers, or read it as NULL
+        if math.isnan(number):  # some databases order NaN with the numbers, others read it as NULL
             return self.sign == "!="
         return _OPERATORS[self.sign](value, literal(number, Float) if isinstance(value, ColumnElement) else number)
 

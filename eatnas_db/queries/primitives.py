@@ -39,7 +39,7 @@ class _BlockGroup(NamedTuple):
     values: dict[str, _Value]
     members: int
     fitness: float
-    """The sum over the members."""
+    """The sum of the members' fitness."""
 
 
 class _Key(NamedTuple):

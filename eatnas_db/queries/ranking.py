@@ -191,7 +191,10 @@ def _add_measures(connection: Connection, query: Select[Any]) -> list[RankedCand
 def _group_reevaluations(
     connection: Connection, candidate_ids: Select[tuple[int]]
 ) -> dict[int, dict[int, list[float]]]:
-    """Return the fitness values of each candidate's re-evaluations by epochs, which alone distinguish their recipes."""
+    """Return the fitness values of each candidate's re-evaluations by their number of epochs.
+
+    Recipes of re-evaluations differ in nothing else.
+    """
     query = (
         select(candidate.c.parent_id, candidate.c.fitness, search.c.spec["training"]["epochs"].as_integer())
         .join(search, search.c.id == candidate.c.search_id)

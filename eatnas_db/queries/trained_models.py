@@ -109,7 +109,7 @@ def get_trained_model(connection: Connection, candidate_id: int) -> TrainedModel
 
 
 def find_best_model(connection: Connection, name: str) -> int:
-    """Return the id of a search's best model: its best final model, or its best candidate without final models.
+    """Return the id of a search's best model: its best final model or, if it has no final models, its best candidate.
 
     The ranking decides, and never the test accuracy. Of several final models of a candidate, return the first seed of
     the newest recipe. Raises `NotFoundError`, and `ConflictError` if no candidate is scored.

@@ -31,7 +31,7 @@ class SlotUtilisation:
 
     `busy` and `training` are shares of the search's wall time. During `busy`, a worker of the slot had a candidate.
     During `training`, the worker was in training and validation steps. `device_seconds` counts only the slot's share of
-    a device that several slots used at once.
+    the time for which several slots used the device together.
     """
 
     host: str

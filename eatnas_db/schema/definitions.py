@@ -32,7 +32,7 @@ _METADATA: Final = MetaData(
 def define_table(name: str, *items: SchemaItem, rowid: bool = True, reuse_ids: bool = True) -> Table:
     """Add a table to the schema. With `rowid=False`, SQLite stores the rows in the index of the primary key.
 
-    With `reuse_ids=False`, SQLite never assigns the id of a deleted row again. PostgreSQL never does so.
+    With `reuse_ids=False`, SQLite never assigns the id of a deleted row again. PostgreSQL never reuses ids.
     """
     return Table(PREFIX + name, _METADATA, *items, sqlite_with_rowid=rowid, sqlite_autoincrement=not reuse_ids)
 

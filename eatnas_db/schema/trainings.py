@@ -64,7 +64,7 @@ attempt = define_table(
 """An attempt at training a candidate. The attempts of a candidate are numbered from 1 without gaps.
 
 `step_seconds` is the time in training and validation steps; null if it equals the device seconds. `device_seconds` is
-the attempt's share of this time if several trainings used the device at once, so the device seconds of all attempts on
+the attempt's share of this time if several trainings shared the device, so the device seconds of all attempts on
 a GPU add up to wall time. `peak_bytes` is the peak GPU memory of a scored attempt.
 """
 

@@ -1,4 +1,4 @@
-"""Choose the basic architecture of a search in its source, and adapt the architecture to another task."""
+"""Choose the basic architecture among the candidates of a source search, and adapt the architecture to another task."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ _SELECT_DIGEST: Final = (
 
 
 def initial_digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return the same function as `digest_lookup`, but read all earlier births at once. For initial births."""
+    """Return a function like that of `digest_lookup`, but read all earlier births now. For initial births."""
     earlier = (candidate.c.search_id == search_id, candidate.c.birth < birth)
     query = select(architecture.c.digest).join(candidate).where(*earlier)
     return set(connection.execute(query).scalars()).__contains__
 
 
 def digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return a function that checks whether a birth before `birth` has the network with a digest."""
+    """Return a function that checks whether a birth before `birth` has the network with the given digest."""
 
     def is_held(digest: str) -> bool:
         parameters = {"digest": digest, "search_id": search_id, "birth": birth}

@@ -96,7 +96,7 @@ def _decide_guided_birth(
     is_held: DigestLookup,
     prepared: PreparedBirths | None,
 ) -> Iterator[Birth]:
-    """Yield the birth that the model decides, or that evolution decides if the model does not.
+    """Yield the next birth, which the model decides; if the model decides none, evolution decides it.
 
     If the birth was not prepared, or the record has changed since then, yield nothing and set a flag in the state.
     """

@@ -82,7 +82,7 @@ def extend_search(
             budget_device_seconds=seconds,
             finished_at=None,
             failed=False,
-            # The search starts again to count the steps without a rise of quality after which it ends.
+            # Count the steps without a rise of quality anew, because their number ends the search.
             ends_at=None,
             flat_since=record.flat_since if record.ends_at is None else record.ends_at,
         )

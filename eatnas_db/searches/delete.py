@@ -32,31 +32,29 @@ class DeletedSearch:
 
 
 def require_deletable(connection: Connection, name: str) -> int:
-    """Return the number of candidates of a search that nothing depends on.
+    """Check that nothing depends on a search, and return the number of its candidates.
 
     Raises `NotFoundError`. Raises `ConflictError` if other searches were made from this search or need its weights, or
-    if it is in training.
+    if any of its candidates is in training.
     """
     record = get_search(connection, name)
     modelled = select(transfer_source.c.search_id).where(transfer_source.c.source_id == record.id)
     comes_from = or_(search.c.source_id == record.id, search.c.id.in_(modelled))
     children = select(search.c.name).where(comes_from).order_by(search.c.id)
     if names := connection.execute(children).scalars().all():
-        raise ConflictError(
-            f"search {name!r} cannot be deleted: {', '.join(names)} {'comes' if len(names) == 1 else 'come'} from it "
-            "(a transfer, a re-evaluation, final models or retries); delete those searches first"
-        )
+        listed = ", ".join(names)
+        raise ConflictError(f"search {name!r} cannot be deleted: it is the source of {listed}; delete {listed} first")
     needed = list_needed_sources(connection)
     of_search = select(candidate.c.id).where(candidate.c.search_id == record.id, candidate.c.id.in_(needed))
     if (source := connection.execute(of_search.order_by(candidate.c.id)).scalars().first()) is not None:
         raise ConflictError(
             f"search {name!r} cannot be deleted: {needed[source]} starts from the weights of its candidate {source}; "
-            f"run `eatnas-db run {needed[source]}` to its end, or delete that search first"
+            f"run `eatnas-db run {needed[source]}` to its end, or delete {needed[source]} first"
         )
     if training := count_leased(connection, record.id):
         raise ConflictError(
-            f"search {name!r} cannot be deleted: {training} of its candidates are in training; "
-            f"`eatnas-db search cancel {name}` ends them"
+            f"search {name!r} cannot be deleted: candidates are in training ({training} now); "
+            f"`eatnas-db search cancel {name}` ends the trainings"
         )
     return record.born
 

@@ -1,4 +1,4 @@
-"""Fit the models of a transfer's sources before the transaction that stores them, so that its locks are brief."""
+"""Fit the models of a transfer's sources before the transaction that stores them, to keep the transaction short."""
 
 from __future__ import annotations
 

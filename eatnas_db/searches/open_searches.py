@@ -69,10 +69,9 @@ def lock_active_searches(
 ) -> frozenset[int] | None:
     """Lock the searches to advance, the searches with leases of a host, and the first `to_lease` searches to lease.
 
-    Until the transaction ends, no other host changes these searches. Further searches are not locked, because a server
-    would write each lock to disk, unless `everything` asks for all open searches. `held` are the ids of searches to
-    lock as well. Return the ids of the locked searches, or None on SQLite, where a write transaction locks the whole
-    database.
+    Until the transaction ends, no other host changes these searches. Other open searches are locked only with
+    `everything`, because a server writes each lock to disk. `held` are the ids of searches to lock as well. Return the
+    ids of the locked searches, or None on SQLite, where a write transaction locks the whole database.
     """
     if not is_postgresql(connection):
         return None
@@ -128,7 +127,7 @@ def read_leasable_searches(
 
 
 def has_running_search(connection: Connection, only: str) -> bool:
-    """Return whether a search runs, or one of its re-evaluations, or its retries."""
+    """Return whether a search runs, or any of its re-evaluations or retries."""
     return connection.execute(select(search.c.id).where(_RUNS, _is_meant(only)).limit(1)).first() is not None
 
 

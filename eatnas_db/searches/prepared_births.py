@@ -40,7 +40,7 @@ class PreparedBirths(Protocol):
     """The births that were decided before a transaction."""
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth of a search, or None if it is not decided yet. A later transaction inserts it in that case."""
+        """Return a birth of a search; None if it is not decided yet. A later transaction then inserts the birth."""
         ...
 
     def discard(self, search_id: int) -> None:
@@ -61,9 +61,9 @@ class LeftToDaemon:
 def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
     """Decide the next guided births of a search, and write nothing.
 
-    No transaction is open while the model is computed: settled births and codes never change, so that each read gives
-    the same result as a single snapshot. Only the end of a search between two reads differs, and the inserting
-    transaction detects this.
+    No transaction is open while the model is computed. Settled births and codes never change, so separate reads give
+    the same results as one snapshot. The search may end between two reads; the transaction that inserts the births
+    detects this.
     """
     # Import only here, because the model loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs
@@ -89,7 +89,7 @@ def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
 
 @contextmanager
 def _lazy_lookup(engine: Engine, record: SearchRecord, undecided: Sequence[Birth]) -> Iterator[DigestLookup]:
-    """Return a function that returns whether an earlier birth has the network of a digest.
+    """Return a function that checks whether an earlier birth has the network with the given digest.
 
     The first call opens a read transaction. At that time the model is already computed, and only its best proposals are
     looked up.

@@ -19,7 +19,7 @@ from eatnas_db.searches.retained_fronts import RetainedFronts
 
 NO_CANDIDATES: Final = frozenset[int]()
 MAX_TOP: Final = 1_000_000_000
-"""A spec that was damaged manually may state more than a database can count."""
+"""A larger number in a damaged spec counts as this one, because a database may not be able to compare it."""
 _STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
 _HELD: Final = (
     select(
@@ -83,7 +83,7 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
 def stored_top(connection: Connection) -> ColumnElement[float]:
     """Return the number of the fittest candidates of a search that keep their checkpoints, as its spec states it.
 
-    It is null or at most `MAX_TOP` if a manual change damaged the spec: an error would stop all searches.
+    If a manual change damaged the spec, the number is null or `MAX_TOP`, because an error would stop all searches.
     """
     if is_postgresql(connection):
         top = func.least(cast(_STORED_TOP.as_string(), Numeric), MAX_TOP)

@@ -193,7 +193,7 @@ def insert_retrainings(
     training: dict[str, Any],
     now: float,
 ) -> str:
-    """Insert a search whose births are all known at once. Return its name."""
+    """Insert a search with all its births, which are known in advance. Return its name."""
     budget = {**source.spec["budget"], "candidates": len(retrainings), "device_hours": None}
     if kind == SearchKind.FINAL:  # the time limit applies to the recipe of the search
         budget["candidate_seconds"] = None

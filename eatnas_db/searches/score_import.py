@@ -256,7 +256,7 @@ def _require_new(connection: Connection, sha256: str, name: str, file: Path) -> 
 
 
 def _record_worker(connection: Connection, host: str, now: float) -> int:
-    """Record a worker for the attempts, with this process as its id. The worker has already ended."""
+    """Record a worker for the attempts, with the pid of this process. The worker has already ended."""
     host_id = find_host(connection, host, now)  # does not block a running daemon of this host
     device_id = register_device(connection, host_id, cpu_uuid(host), "cpu", "CPU")
     worker_id = record_worker_start(connection, device_id, 0, os.getpid(), now)

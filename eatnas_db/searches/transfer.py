@@ -141,9 +141,10 @@ def _select_survivors(
     *,
     slots: int,
 ) -> tuple[list[BasicChoice], SurvivorSelection]:
-    """Rank the source's population or the best candidates of all sources, the basic candidate first, and select.
+    """Rank the source's population or the best candidates of all sources, and select the survivors.
 
-    Return the ranking and the selection. The selection is empty with `transfer.start: perturbations`.
+    The basic candidate comes first. Return the ranking and the selection. The selection is empty with
+    `transfer.start: perturbations`.
     """
     if spec.transfer.start == "perturbations":
         return [basic], SurvivorSelection((), 0, 0)

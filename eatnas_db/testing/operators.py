@@ -37,7 +37,7 @@ def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS)
     build = Plugin(operator.module, operator.module).load()
     inherit = operator.inherit and Plugin(operator.inherit, operator.inherit).load()
     for layer in layers:
-        label = f"operator {operator.name}, {layer}"
+        label = f"operator {operator.name}, {layer.describe()}"
         assert list(operator.count(layer)) == list(operator.count(layer)), f"{label}: two calls count different costs"
         module, other = (_build(build, layer, label) for _ in range(2))
         assert module is not other, f"{label}: two calls return the same module"

@@ -45,9 +45,11 @@ def test_search_is_deleted_with_its_files_after_a_confirmation(large, eatnas, ho
     log, other = home / "logs" / "candidate-22.log", home / "logs" / "candidate-1.log"
     log.touch()
     other.touch()
-    assert "small.reevaluation, large come from it" in eatnas("search", "delete", "small", "--yes", expect=1)
+    assert "it is the source of small.reevaluation, large; delete" in eatnas(
+        "search", "delete", "small", "--yes", expect=1
+    )
     message = eatnas("search", "delete", "large", expect=1)
-    assert "this would delete search large with its 10 candidates" in message
+    assert "this would delete search large (10 candidates) with all its checkpoints and logs" in message
     assert "add --yes" in message
     assert "search large is deleted, with 10 candidates" in eatnas("search", "delete", "large", "--yes")
     assert not folder.exists()

@@ -154,7 +154,7 @@ def test_daemon_in_another_namespace_is_not_signalled(record, eatnas, settings):
 def test_downgrade_lists_losses_and_requires_yes(record, eatnas, spec):
     eatnas("search", "create", spec())
     output = eatnas("db", "downgrade", "base", expect=1)
-    assert "2 candidates of 1 searches" in output
+    assert "2 candidates of 1 search" in output
     assert "--yes" in output
     assert "tiny" in eatnas("search", "list")
     assert "2 candidates" in eatnas("db", "downgrade", "base", "--yes")

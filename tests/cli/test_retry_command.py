@@ -40,12 +40,14 @@ def test_one_command_retries_all_failed_candidates_of_a_search(flaky, eatnas_wit
     assert "already retries it" in eatnas_within("candidate", "retry", str(first), expect=1)
     rest = eatnas_within("candidate", "retry", "--search", "flaky")
     assert rest == (
-        "search flaky.retry will train 1 failed candidates of search flaky again\n"
-        "skipped 2 failed candidates of search flaky that were retried before\n"
+        "search flaky.retry will train 1 failed candidate of search flaky again\n"
+        "skipped 2 failed candidates of search flaky, retried before\n"
     )
     nothing = eatnas_within("candidate", "retry", "--search", "flaky", "--where", "failure=lost")
     assert nothing == "nothing to retry: no failed candidate of search flaky with --where failure=lost\n"
-    assert "flaky.retry comes from it" in eatnas_within("search", "delete", "flaky", "--yes", expect=1)
+    assert "it is the source of flaky.retry; delete flaky.retry first" in eatnas_within(
+        "search", "delete", "flaky", "--yes", expect=1
+    )
     eatnas_within("search", "delete", "flaky.retry", "--yes")
     assert "will train candidate" in eatnas_within("candidate", "retry", str(hung))
 

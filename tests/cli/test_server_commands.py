@@ -47,7 +47,7 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     status = json.loads(on_server("daemon", "status", "--format", "json"))
     assert (status["running"], status["hosts"][0]["name"], status["hosts"][0]["alive"]) == (False, "node/1", True)
     assert status["searches"][0]["status"] == "running"
-    assert "daemons of 1 hosts use this database" in on_server("db", "downgrade", "base", "--yes", expect=1)
+    assert "daemons use this database (connected hosts: 1)" in on_server("db", "downgrade", "base", "--yes", expect=1)
     assert "pid" in on_server("daemon", "start", expect=1, more={"EATNAS_HOST": "node/1"})
     other = ("--home", str(home.parent / "other"), "run", "tiny")
     refused = on_server(*other, expect=1, more={"EATNAS_HOST": "node/1"})

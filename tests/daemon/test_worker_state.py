@@ -70,4 +70,4 @@ def test_worker_is_replaced_when_its_memory_grows_by_half(new_worker):
         worker.process.memory_bytes = memory_bytes
         assert worker.count_training(Timeouts()) is None
     worker.process.memory_bytes = 301
-    assert worker.count_training(Timeouts()) == "its memory has grown by half"
+    assert worker.count_training(Timeouts()) == "its memory has grown by more than 50%"

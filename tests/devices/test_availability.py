@@ -79,7 +79,7 @@ def test_missing_memory_is_reported_with_both_sizes(probe_gpus):
     (device,) = probe_gpus(FakeGpu(UUID, total=8 * GIB, used=GIB // 2))
     availability = check_availability(device, ANY, (), 12 * GIB)
     assert availability.cause is Cause.LOW_MEMORY
-    assert availability.reason == "a candidate needs 12.0 GiB of memory, 7.5 GiB are free"
+    assert availability.reason == "a candidate needs 12.0 GiB of memory, but only 7.5 GiB are free"
 
 
 def test_cpu_without_enough_memory_is_unavailable():
@@ -148,7 +148,7 @@ def test_gpu_in_exclusive_mode_takes_one_worker(probe_gpus):
     assert check_availability(device, ANY).free
     availability = check_availability(device, ANY, {7}, worker_bytes=GIB)
     assert availability.cause is Cause.FULL
-    assert availability.reason == "compute mode is exclusive, so one worker at a time runs on it"
+    assert availability.reason == "compute mode is exclusive, so only one worker at a time can use the device"
 
 
 def test_gpu_without_own_memory_uses_that_of_the_machine(probe_gpus):

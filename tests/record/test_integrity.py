@@ -258,7 +258,11 @@ def test_a_violated_rule_is_reported_with_an_example(find_violations, statement,
             "stores the quality",
             "step 5 of s",
         ),
-        (["INSERT INTO eatnas_lease (candidate_id, attempt, host_id) VALUES (3, 1, 77)"], "host that is recorded", 3),
+        (
+            ["INSERT INTO eatnas_lease (candidate_id, attempt, host_id) VALUES (3, 1, 77)"],
+            "host of each lease is recorded",
+            3,
+        ),
     ],
 )
 def test_a_record_that_differs_from_its_replay_is_reported(find_violations, statements, rule, example):

@@ -257,7 +257,7 @@ def test_sources_cannot_be_deleted_before_their_target(engine, finished):
     finished("small"), finished("other", seed=8)
     transfer(engine, changes={"transfer.sources": ["other"]})
     for name in ("small", "other"):
-        match = f"'{name}' cannot be deleted: large comes from it"
+        match = f"'{name}' cannot be deleted: it is the source of large"
         with pytest.raises(ConflictError, match=match), transaction(engine) as connection:
             delete_search(connection, name, 9.0)
     with transaction(engine) as connection:

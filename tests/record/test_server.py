@@ -245,7 +245,7 @@ def test_lock_of_a_host_is_taken_again_after_a_reconnect(engine, url):
     eventually(lambda: regains_host(watch))
     with read_transaction(engine) as connection:
         assert list_connected_hosts(connection) == {1}
-    with pytest.raises(ConflictError, match="daemons of 1 hosts"):
+    with pytest.raises(ConflictError, match="connected hosts: 1"):
         commands.downgrade(engine, "base")
     watch.close()
 

@@ -200,8 +200,8 @@ def test_survivors_over_the_limits_are_replaced_by_perturbations(engine, finishe
     assert [row.origin for row in rows[len(fitting) :]] == ["perturbation"] * (5 - len(fitting))
     with transaction(engine) as connection:
         (event,) = list_events(connection, large, kind="survivors_taken")
-    assert event.words.startswith(f"{len(fitting)} members of small were carried over unchanged; ")
-    assert f"; {4 - len(fitting)} exceeded the limits" in event.words
+    assert event.words.startswith(f"the search starts with {len(fitting)} of the members of small, unchanged; ")
+    assert f"members over the limits ({4 - len(fitting)})" in event.words
     most_expensive = living[costs.index(max(costs))].id
     changes = {**SURVIVORS, "name": "other", "objective.max_mult_adds": limit}
     with pytest.raises(SpaceExhaustedError, match="the basic architecture has"):

@@ -147,7 +147,7 @@ def test_changed_items_fail_the_training_with_both_digests(
         ("(image, None)", "it has no label"),
         ("(image, 0.5)", "its label is float"),
         ("(image, True)", "its label is bool"),
-        ("image", "it is ndarray, not an image and its label"),
+        ("image", "it is ndarray, not a pair of an image and its label"),
         ("('image.png', 0)", "its image is str; return an image of Pillow"),
         ("(image, 0)", "only one class with images, 0, and a search needs two"),
         ("(image, index % 2 + 0 * random.getrandbits(1))", "global generator of random,"),

@@ -251,12 +251,12 @@ def random_network(macro: str, task: Task, seed: int) -> tuple[Network, str]:
 
 DAMAGES = [
     ("preprocessing", "mode", "CMYK", "preprocessing.mode is 'CMYK', expected L or RGB"),
-    ("preprocessing", "deviation", [0.0], "preprocessing.deviation is .*, expected finite numbers, all over 0"),
-    ("preprocessing", "mean", [0.5] * 3, "3 numbers in preprocessing.mean, and the network has 1"),
+    ("preprocessing", "deviation", [0.0], "preprocessing.deviation is .*, expected finite numbers, all above 0"),
+    ("preprocessing", "mean", [0.5] * 3, "expected 1 numbers in preprocessing.mean, got 3"),
     ("preprocessing", "crop", "\x1b[31m", r"preprocessing.crop is '\\x1b\[31m'"),
-    ("preprocessing", "resolution", 16, "16 pixels in preprocessing.resolution, and the network has 8"),
+    ("preprocessing", "resolution", 16, "expected 8 pixels in preprocessing.resolution, got 16"),
     ("preprocessing", "rounding", None, "preprocessing.rounding is None"),
-    ("classes", None, ["0"], "1 names of classes, and the network has 10"),
+    ("classes", None, ["0"], "expected 10 names of classes, got 1"),
     ("mult_adds", None, "many", "mult_adds is 'many'"),
     ("task", "channels", True, "task.channels is True"),
     ("macro", "strides", None, "cannot be read as a model"),
@@ -370,7 +370,7 @@ def test_safetensors_of_another_program_is_named(tmp_path: Path) -> None:
 
 
 def test_data_that_changed_are_refused(request_of_digits: ExportRequest) -> None:
-    with pytest.raises(DataError, match="not the one that the model was trained on"):
+    with pytest.raises(DataError, match="has changed since the search was created"):
         describe_model(replace(request_of_digits, data={**request_of_digits.data, "split_seed": 9}))
 
 

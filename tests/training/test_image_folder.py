@@ -169,6 +169,6 @@ def test_notes_list_skipped_folders_and_images(tmp_path: Path) -> None:
         f"{root}/Val is skipped: not used; the parts are train and val",
         f"{root}/train/a {empty}",
         f"{root}/train/b {empty}",
-        "2 more are skipped; `eatnas-db data prepare ImageNet` lists them",
-        "images that cannot be read are skipped: 1, the first is cat/1.png",
+        "further skipped files: 2; `eatnas-db data prepare ImageNet` lists all",
+        "images that cannot be read are skipped: 1 (the first is cat/1.png)",
     ]

@@ -12,6 +12,7 @@ import typer
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_cli.sentences import print_sentence
+from eatnas_cli.values import count_of
 from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.database.engine import read_connection, write_record
@@ -33,12 +34,11 @@ def delete(
     with read_connection(settings.database_url) as connection:
         count = require_deletable(connection, name)
     if not yes:
-        _confirm(f"search {name} with its {count} candidates, their checkpoints and their logs")
+        _confirm(f"search {name} ({count_of(count, 'candidate')}) with all its checkpoints and logs")
     deleted = write_record(settings.database_url, lambda connection: delete_search(connection, name, time.time()))
     _delete_files(settings, deleted)
-    print_sentence(
-        f"search {name} is deleted, with {len(deleted.candidate_ids)} candidates; its runs in MLflow are kept"
-    )
+    candidates = count_of(len(deleted.candidate_ids), "candidate")
+    print_sentence(f"search {name} is deleted, with {candidates}; its runs in MLflow are kept")
 
 
 def _confirm(what: str) -> None:

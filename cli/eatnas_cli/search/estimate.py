@@ -14,6 +14,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, SpecChanges, SpecFile
 from eatnas_cli.printing import Format, show_one
 from eatnas_cli.sentences import print_note, print_sentence
+from eatnas_cli.values import count_of
 from eatnas_daemon.data_sets import DataDescription
 from eatnas_daemon.devices.capacity import count_slots, find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
@@ -137,7 +138,8 @@ def _describe_durations(estimated: _Durations, spec: SearchSpec, measured_on: st
     """Yield a sentence for each part of a search."""
     yield (
         f"{estimated.candidate_seconds:.1f} s per candidate on {measured_on}; "
-        f"{spec.budget.candidates} candidates on {slots} slots: {_describe_hours(estimated.hours)}"
+        f"{count_of(spec.budget.candidates, 'candidate')} on {count_of(slots, 'slot')}: "
+        f"{_describe_hours(estimated.hours)}"
     )
     if spec.evolution.fidelity is not None:
         yield (
@@ -171,9 +173,10 @@ def _estimate_final(spec: SearchSpec, task: Task, data: DataDescription, seconds
 
 
 def _describe_final(final: _FinalModel) -> str:
+    epochs = count_of(final.epochs, "epoch")
     return (
-        f"each final model, {final.epochs} epochs on {final.images} images: {_describe_hours(final.hours)}, "
-        "if an image takes as long as in the search"
+        f"each final model, {epochs} on {final.images} images: {_describe_hours(final.hours)}, if an image takes as "
+        "long as in the search"
     )
 
 

@@ -167,7 +167,7 @@ def describe_shortage(devices: int, *, gpus: int, cores: int) -> str | None:
     """Return the reason why this machine cannot give each process of a training its own core, or None if it can."""
     if gpus:
         return (
-            f"final.devices: {devices} trains on CPUs only, but a daemon on this machine uses its GPUs; start the "
+            f"final.devices: {devices} works on CPUs only, but a daemon on this machine uses its GPUs; start the "
             "daemon with --devices cpu"
         )
     if cores < devices:

@@ -119,7 +119,7 @@ class AccessControl:
                 scope,
                 421,
                 f"unknown host name {headers.get('host', '')[:80]!r} in the request; use the address that the server "
-                "printed, or start it with `--allow-host NAME`",
+                "printed, or start the server with `--allow-host NAME`",
             )
         is_navigation = headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site", "none") not in OWN_SITE and not is_navigation:

@@ -83,12 +83,16 @@ def check_availability(
         if in_use is not None:
             return in_use
     if device.compute_exclusive and worker_pids:
-        return Availability(False, "compute mode is exclusive, so one worker at a time runs on it", Cause.FULL)
+        return Availability(
+            False, "compute mode is exclusive, so only one worker at a time can use the device", Cause.FULL
+        )
     limit = options.max_per_device
     if limit is not None and len(worker_pids) >= limit:
         return Availability(False, f"--max-per-device {limit} is reached", Cause.FULL)
     if needed_bytes > device.free_bytes:
-        reason = f"a candidate needs {format_gib(needed_bytes)} of memory, {format_gib(device.free_bytes)} are free"
+        reason = (
+            f"a candidate needs {format_gib(needed_bytes)} of memory, but only {format_gib(device.free_bytes)} are free"
+        )
         return Availability(False, reason, Cause.LOW_MEMORY)
     return Availability(True, _describe_free(device))
 
@@ -134,7 +138,7 @@ def _check_other_use(
         if other_bytes > UNATTRIBUTED_BYTES * (1 + len(worker_pids)):
             excess = ", more than the workers of this daemon use" if worker_pids else ""
             used = f"{format_gib(device.used_bytes)} of memory are in use{excess}"
-            reason = f"{used} ({unattributed}); `--allow {UNSEEN_PROCESSES}` ignores that"
+            reason = f"{used} ({unattributed}); `--allow {UNSEEN_PROCESSES}` ignores this memory"
             return Availability(False, reason, Cause.IN_USE)
     # Workers of this daemon and allowed processes explain the utilisation.
     explained = bool(worker_pids) or (

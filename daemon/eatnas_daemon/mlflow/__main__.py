@@ -71,7 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m eatnas_daemon.mlflow",
         description=f"{__doc__} EATNAS_DB_URL names the record, MLFLOW_TRACKING_URI the MLflow store.",
     )
-    parser.add_argument("--every", type=float, default=EVERY_SECONDS, help="seconds between two checks for changes")
+    parser.add_argument(
+        "--every",
+        type=float,
+        default=EVERY_SECONDS,
+        help="seconds between two checks for changes; default: %(default)s",
+    )
     let_output_escape()
     options = parser.parse_args(arguments)
     # Read URLs from the environment: they may hold passwords, and every user can read the arguments of a process.

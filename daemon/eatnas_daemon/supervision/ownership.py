@@ -38,5 +38,5 @@ class Ownership:
         hosts.require_owner(connection, self._host.id, self._host.owner)
         if not self._changes.holds_host:
             raise RecordError(
-                "the connection that holds this host's lock was lost; writing continues when the lock is held again"
+                "the connection that holds this host's lock was lost; the daemon writes again when it holds the lock"
             )

@@ -244,7 +244,7 @@ class Supervisor:
                 self._log_error(fault)
             self._changes.changed = True
             self._recorder.before_repetition()
-        raise TransactionRollbackError("several searches or workers failed at once; try again")
+        raise TransactionRollbackError("several searches or workers failed in one transaction; try again")
 
     def _log_error(self, error: Exception) -> None:
         self.errors = [*self.errors, format_fault(error)][-MAX_ERRORS:]

@@ -221,7 +221,7 @@ class WorkerState:
         if self.trainings == SETTLING_TRAININGS:
             self.settled_memory_bytes = memory_bytes
         if self.trainings > SETTLING_TRAININGS and memory_bytes > MAX_MEMORY_GROWTH * self.settled_memory_bytes:
-            return "its memory has grown by half"
+            return "its memory has grown by more than 50%"
         if self.trainings >= timeouts.trainings_per_worker:
             return f"it has trained {self.trainings} candidates"
         return None
@@ -299,4 +299,5 @@ def _overdue_training(training: RunningTraining, silence: float, timeouts: Timeo
         allowed = max(timeouts.silence, SILENCE_FACTOR * training.longest_silence)
     if silence <= allowed:
         return None
-    return WorkerFailure(FailureKind.HANG, f"no message from the worker for {allowed:.0f} s while {training.phase}")
+    message = f"no message from the worker for {allowed:.0f} s in the phase {training.phase!r}"
+    return WorkerFailure(FailureKind.HANG, message)

@@ -61,9 +61,11 @@ def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
     surprises = [item for item in train.skipped if item.reason not in (HIDDEN, SYSTEM_FILE)]
     notes = [f"{posixpath.normpath(f'{train.top}/{item.path}')} is skipped: {item.reason}" for item in surprises]
     if len(notes) > NAMED:
-        notes[NAMED:] = [f"{len(notes) - NAMED} more are skipped; `eatnas-db data prepare {data['name']}` lists them"]
+        notes[NAMED:] = [
+            f"further skipped files: {len(notes) - NAMED}; `eatnas-db data prepare {data['name']}` lists all"
+        ]
     if unreadable:
-        notes.append(f"images that cannot be read are skipped: {len(unreadable)}, the first is {unreadable[0]}")
+        notes.append(f"images that cannot be read are skipped: {len(unreadable)} (the first is {unreadable[0]})")
     return notes
 
 

@@ -179,4 +179,4 @@ def _split_item(item: Any) -> tuple[Any, Any]:
         return item["image"], item["label"]
     if isinstance(item, Sequence) and not isinstance(item, str | bytes) and len(item) == 2:
         return item[0], item[1]
-    raise UnusableItemError(f"it is {type(item).__name__}, not an image and its label")
+    raise UnusableItemError(f"it is {type(item).__name__}, not a pair of an image and its label")

@@ -122,7 +122,7 @@ class ModelDescription:
             ("pixels in preprocessing.resolution", preprocessing.resolution, task.resolution),
         ):
             if found != expected:
-                raise _damaged(file, f"{found} {name}, and the network has {expected}")
+                raise _damaged(file, f"expected {expected} {name}, got {found}")
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> ModelDescription:
@@ -172,12 +172,12 @@ def _read_preprocessing(stored: Mapping[str, Any]) -> Preprocessing:
         _require(stored[name] in allowed, f"preprocessing.{name}", stored[name], " or ".join(allowed))
     _require(_is_count(stored["resolution"]), "preprocessing.resolution", stored["resolution"])
     crop = stored["crop"]
-    _require(_is_finite(crop) and 0 < crop <= 1, "preprocessing.crop", crop, "a number over 0, at most 1")
+    _require(_is_finite(crop) and 0 < crop <= 1, "preprocessing.crop", crop, "a number above 0, at most 1")
     for name in ("mean", "deviation"):
         values = stored[name]
         finite = isinstance(values, list) and all(map(_is_finite, values))
         usable = finite and (name == "mean" or all(value > 0 for value in values))
-        _require(usable, f"preprocessing.{name}", values, "finite numbers" + ", all over 0" * (name != "mean"))
+        _require(usable, f"preprocessing.{name}", values, "finite numbers" + ", all above 0" * (name != "mean"))
     fields = {name: stored[name] for name in Preprocessing.__slots__}
     return Preprocessing(**{**fields, "mean": tuple(stored["mean"]), "deviation": tuple(stored["deviation"])})
 

@@ -55,8 +55,9 @@ def load_validation(
     loaded = load_data(data, "cpu")
     if loaded.task != task or loaded.digest != digest:
         raise DataError(
-            f"{data['name']}: the data set is not the one that the model was trained on: it has {loaded.task} and "
-            f"digest {loaded.digest[:12]}, and the search has {task} and {digest[:12]}; restore its files"
+            f"the data set {data['name']} has changed since the search was created: it had {task.describe()} "
+            f"(digest {digest[:12]}), and has {loaded.task.describe()} (digest {loaded.digest[:12]}) now; restore the "
+            "files of the data set"
         )
     if end_resolution is not None:
         task = replace(task, resolution=end_resolution)

@@ -99,7 +99,7 @@ def _final_weights(ancestor: Assign) -> dict[str, Tensor] | None:
         epochs = ancestor.stop_after or ancestor.training["epochs"]
         expected = (epochs, ancestor.code, ancestor.seed, ancestor.split_batches)
         if (saved["epoch"], *(identity[key] for key in ("code", "seed", "split_batches"))) != expected:
-            raise ValueError("it is not the last checkpoint of this candidate")
+            raise ValueError("it belongs to another network, seed or batch split, or is not from the last epoch")
         weights.update(saved["model"])
 
     checkpoint.resume(ancestor, accept)
