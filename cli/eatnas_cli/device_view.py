@@ -66,7 +66,7 @@ def watch_devices(settings: Settings) -> None:
 
 
 def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
-    """Draw the trainings as a table that fits the width, and below it a line for each state of other devices."""
+    """Draw the trainings as a table that fits the width, and below it a line for each state of the other devices."""
     from rich.console import Group
     from rich.text import Text
 

@@ -268,7 +268,7 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
 
 
 def _may_use_gpus(options: DeviceOptions) -> bool:
-    """Return whether the options and the environment of a daemon leave it a GPU, even if another user has it now."""
+    """Return whether a daemon with these options may use any GPU, even if other users occupy all GPUs now."""
     return not options.use_cpu if options.included is None else not options.included <= {CPU}
 
 

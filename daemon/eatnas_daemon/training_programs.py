@@ -29,8 +29,8 @@ def run_training_program(
 
     `environment` is added to the environment of this process; `timeout` is in seconds. With `show_progress`, the
     program writes its progress to stderr if that is a terminal; the program must have the option `--progress-fd`.
-    Raises `MissingPackageError` if the training package is not installed, and `DataError` with the last line that the
-    program printed on stderr, or if the program does not answer within `timeout`.
+    Raises `MissingPackageError` if the training package is not installed. Raises `DataError` if the program fails, with
+    the last line of its stderr, and if the program does not answer within `timeout`.
     """
     require_module(TRAINING)
     program = " ".join([module, *arguments])

@@ -118,7 +118,7 @@ def _require_cost(model: nn.Module, expected: Cost, task: Task, culprit: str) ->
 
 
 def measure_network(model: nn.Module, task: Task) -> tuple[int, int]:
-    """Return the trainable parameters of a network, and its mult-adds for one image, counted by torch."""
+    """Return the number of trainable parameters of a network, and the mult-adds that torch counts for one image."""
     from torch.utils.flop_counter import FlopCounterMode  # takes time to load, and few searches need it
 
     params = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

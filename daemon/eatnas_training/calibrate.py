@@ -27,7 +27,7 @@ from eatnas_training.steps import Clock, StepRunner
 
 TIMED_STEPS: Final = 3
 GPU_SECONDS: Final = 0.5
-"""The least time of the measured steps on a GPU, whose clock is slow when it has been idle."""
+"""The least time of the measured steps on a GPU, whose clock is slow after an idle time."""
 
 
 def calibrate(request: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:

@@ -15,7 +15,7 @@ from eatnas_training.network import ResidualLayer
 class RandomDrops:
     """Drops bodies of residual layers and inputs of the classifier of a network in training mode.
 
-    `stochastic_depth` is the share of images for which the body of the last residual layer is dropped; it grows
+    `stochastic_depth` is the share of images for which the body of the last residual layer is dropped; the share grows
     linearly from the first layer. `dropout` is the share of inputs of the classifier that are set to 0.
     """
 

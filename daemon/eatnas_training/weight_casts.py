@@ -19,8 +19,8 @@ Forward = Callable[[Tensor], Tensor]
 def forward_of(model: nn.Module, assign: Assign, precision: str) -> Forward:
     """Return the function with which the training of an assignment computes a network.
 
-    In bfloat16 it casts the weights together. The code of packages decides for itself which weights it casts, so in
-    spaces with plug-ins autocast casts each weight separately.
+    In bfloat16, this function casts the weights together. The code of packages decides for itself which weights it
+    casts, so in spaces with plug-ins autocast casts each weight separately.
     """
     return CastNetwork(model) if precision == "bfloat16" and "plugins" not in assign.macro else model
 

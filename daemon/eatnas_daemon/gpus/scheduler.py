@@ -94,7 +94,7 @@ class GpuScheduler:
         self._own_use.add_worker(pid)
 
     def record_failure(self, uuid: str, candidate_id: int) -> None:
-        """Count a failure that ended the worker of a training on a GPU."""
+        """Count a training that failed on a GPU and ended its worker."""
         self._health.record_failure(uuid, candidate_id, self._monotonic())
 
     def record_success(self, uuid: str) -> None:

@@ -35,7 +35,7 @@ class WorkerScheduler(Protocol):
         """Register a worker that was just started on a GPU."""
 
     def record_failure(self, uuid: str, candidate_id: int) -> None:
-        """Count a failure that ended the worker of a training on a GPU."""
+        """Count a training that failed on a GPU and ended its worker."""
 
     def record_success(self, uuid: str) -> None:
         """Reset the failures of a GPU, because a training has finished on it."""

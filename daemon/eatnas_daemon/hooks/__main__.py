@@ -1,4 +1,4 @@
-"""Follow a record, and start the user's hook command on its events until the parent process ends."""
+"""Follow a record until the parent process ends, and start the user's hook command for events of the record."""
 
 from __future__ import annotations
 

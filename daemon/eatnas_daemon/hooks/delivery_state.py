@@ -14,7 +14,7 @@ class DeliveryState:
     """The delivered events: all events up to `delivered_until`, and the later events in `delivered`.
 
     `delivered_until_at` is the time of the event `delivered_until`; None if the record had no such event. A restored
-    record assigns the same ids to new events, which this time distinguishes from the old events.
+    record assigns the same ids to new events; the time distinguishes them from the old events.
     """
 
     record_uuid: str

@@ -73,7 +73,7 @@ def list_runs(client: MlflowClient, experiment_id: str, condition: str = "") -> 
 
 
 def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
-    """Return a run of an experiment whose tag `tag` has this value, or None if there is no such run."""
+    """Find a run by the value of a tag in an experiment. Return None if there is no such run."""
     return next(list_runs(client, experiment_id, f"tags.`{tag}` = '{value}'"), None)
 
 

@@ -40,7 +40,7 @@ def epoch_metrics(epochs: Sequence[CandidateEpoch], device_kind: str) -> list[Me
 
 
 def score_metrics(candidate: AttemptedCandidate) -> list[Metric]:
-    """Return the metrics of a scored candidate, with the number of its last epoch; empty without a score."""
+    """Return the metrics of a candidate's score, with the number of the last epoch. Return none without a score."""
     from mlflow.entities import Metric
 
     if candidate.fitness is None or candidate.ended_at is None:

@@ -1,4 +1,4 @@
-"""Define the view of an experiment's runs that MLflow opens, with columns for fitness, metric and cost."""
+"""Define the view that MLflow opens for the runs of an experiment, with columns for fitness, metric and cost."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class WorkerProcess:
 
     @property
     def loss_reason(self) -> str | None:
-        """Return the reason if another machine or lane has ended the process; None otherwise, or if it is unknown."""
+        """Return how another machine or lane has ended the process; None if neither has, or if the cause is unknown."""
         return None
 
     def find_device(self, ready: Ready) -> DeviceSnapshot | None:

@@ -31,7 +31,7 @@ SLOW_PHASES: Final = frozenset({"loading", "building", "program"})
 SETTLING_TRAININGS: Final = 5
 """The number of trainings after which the memory of a worker process should no longer grow."""
 MAX_MEMORY_GROWTH: Final = 1.5
-"""A worker is replaced if its memory exceeds its memory after `SETTLING_TRAININGS` by this factor."""
+"""A worker is replaced if its memory is more than this many times its memory after `SETTLING_TRAININGS` trainings."""
 SILENCE_FACTOR: Final = 20
 """A training counts as hung after a silence of this many times its longest silence so far."""
 

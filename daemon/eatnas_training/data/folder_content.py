@@ -190,7 +190,7 @@ def _center_square(pixels: Bytes) -> Bytes:
 
 
 def unreadable_error(folder: ImageFolder, unreadable: dict[int, str]) -> DataError:
-    """Return the error with the names of the first unreadable files and the number of further ones."""
+    """Return the error with the names of the first unreadable files and the number of all other unreadable files."""
     reasons = [unreadable[index] for index in sorted(unreadable)]
     if len(reasons) == 1:
         return DataError(reasons[0])

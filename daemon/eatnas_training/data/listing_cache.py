@@ -25,7 +25,7 @@ FORMAT: Final = 1
 MIN_FILES: Final = 200_000
 """Every worker lists folders with fewer files itself, which takes at most a second."""
 SETTLED_SECONDS: Final = 2.0
-"""If a folder changed less than this time before its listing, a later change may have the same time stamp."""
+"""If a folder changed less than this time before it was listed, a later change may have the same time stamp."""
 _SEPARATOR: Final = b"\0"
 
 

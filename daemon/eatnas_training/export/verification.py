@@ -89,7 +89,7 @@ def require_recorded_accuracy(
     """Raise `DataError` unless the logits of a checkpoint give the accuracy that its training recorded.
 
     If the two largest logits of an image differ by less than the precision of the training, the image may count as
-    correct or wrong.
+    correct or as wrong.
     """
     exact = accuracy_of(logits, labels)
     margin = 10 * _tolerance(logits)
