@@ -1,4 +1,4 @@
-"""Measure the start of commands: the processor time of whole processes, relative to importing their libraries."""
+"""Measure the start of commands: the processor time of whole processes, relative to the imports of their libraries."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def prepare(folder: Path, epochs: int) -> Path:
 
 
 def train(home: Path, *, kill: bool) -> str:
-    """Train the final model, killed once after its first checkpoint if `kill`. Return its scores."""
+    """Train the final model. If `kill` is true, kill the run once after the first checkpoint. Return the scores."""
     run = command(home, "run", f"{SEARCH}.final", "--slots", "1")
     if kill:
         with subprocess.Popen(run) as process:

@@ -234,7 +234,7 @@ def run(situation: Situation, expected: str) -> dict[str, Any]:
 
 
 def run_autoscaler(expected: str) -> dict[str, Any]:
-    """Start with no node, let the autoscaler add up to two for a search, and wait until they have left again."""
+    """Start with no node, let the autoscaler add up to two nodes for a search, and wait until they have left."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, autoscaling_cluster(Path(folder), 2) as address:
         settings = create_home(Path(folder) / "home")
@@ -287,7 +287,7 @@ def raylets_of(address: str) -> list[int]:
 
 
 def run_many_workers(rounds: int = 50, at_once: int = 4) -> dict[str, Any]:
-    """Start and end hundreds of workers, half of them by kills, and count the resources that they leave behind."""
+    """Start hundreds of workers, kill every second one, let the others exit, and count the resources that remain."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, local_cluster(0) as cluster:
         cluster.add_node(cpus=at_once)

@@ -33,7 +33,7 @@ BATCH_CANDIDATES = 1000
 
 
 class TimedRecord:
-    """A record with `candidates` scored candidates, three times, and the seconds of each measurement."""
+    """Three copies of a record with `candidates` scored candidates, and the seconds of each measurement."""
 
     def __init__(self, candidates: int, measured: int, folder: Path) -> None:
         self.candidates = candidates

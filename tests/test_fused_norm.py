@@ -27,7 +27,7 @@ SHAPES = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 FAR_TOLERANCE = 2e-3
-"""The mean is a float32 number, so a mean of 1000 has an error of 3e-5. Sums of squares would have one of 1e-2."""
+"""The mean is a float32 number, so a mean of 1000 has an error of 3e-5. Sums of squares would have an error of 1e-2."""
 SIZES = {
     "parts of several tiles": {"MAX_PARTS": 3},  # the last part has fewer
     "many parts": {"FINISH_BLOCKS": {"block_parts": 8, "block_channels": 16}},
@@ -56,7 +56,7 @@ def make_norm(channels):
 
 
 def make_images(name, dtype):
-    """Return images that are not channels-last, and a gradient that is expanded, as a mean's is."""
+    """Return images that are not channels-last, and an expanded gradient, as `mean` gives."""
     draws = torch.Generator().manual_seed(1)
     shape = SHAPES[name]
     images = 2 * torch.randn(shape, generator=draws) + (1000 if name == "far from zero" else 0.5)

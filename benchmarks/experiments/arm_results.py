@@ -1,4 +1,4 @@
-"""Read the tables of the arms: quality against compute, and the winner, of every arm and seed."""
+"""Read the tables of the arms: for every arm and seed, the quality against compute, and the winner."""
 
 from __future__ import annotations
 

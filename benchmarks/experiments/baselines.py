@@ -57,7 +57,7 @@ def suggest_architecture(trial: Trial, blocks: int) -> Architecture:
 
 
 def open_study(sampler: str, seed: int, home: Path) -> optuna.Study:
-    """Create or continue a study. Trials of an interrupted run fail."""
+    """Create or continue a study. Mark the unfinished trials of an interrupted run as failed."""
     study = optuna.create_study(
         storage=f"sqlite:///{home}/optuna.db",
         sampler=SAMPLERS[sampler](seed),

@@ -159,7 +159,7 @@ def compare_compute(runs: Runs, labels: Mapping[str, str], unit: str) -> str:
 
 
 def relative_compute(run: ArmRun, base: ArmRun, gap: float, unit: str) -> float | None:
-    """Return the compute of a run to the final quality of `base` less a gap, relative to the compute of `base`."""
+    """Return the compute until a run reaches the final quality of `base` minus a gap, relative to that of `base`."""
     if base.final_quality is None:
         return None
     compute = run.compute_to(base.final_quality - gap)

@@ -79,7 +79,7 @@ class SearchRunner:
         return [(winner.id, model.replica, model.accuracy, winner.mult_adds, winner.code) for model in models]
 
     def write_candidates(self, name: str, labels: dict[str, Any], searches: Sequence[str]) -> Path:
-        """Write a CSV file whose rows are labels and scored candidates of searches and of their re-evaluations."""
+        """Write the scored candidates of searches and their re-evaluations to a CSV file, with labels in each row."""
         self.out.mkdir(parents=True, exist_ok=True)
         with read_transaction(open_record(self.settings.database_url)) as connection:
             ids = [get_search(connection, search_name).id for search_name in searches]

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 TILE_VALUES = 2048
 """The values that a program holds at a time, of each tensor."""
 CHANNEL_BLOCKS = (64, 32, 16)
-"""The channels of a tile: the block with the least padding. Of blocks with equal padding, it is the largest."""
+"""The numbers of channels that a tile may have. The one with the least padding is used, on a tie the largest."""
 MAX_PARTS = 512
 FINISH_PARTS, FINISH_CHANNELS = 64, 16
 """The tile of the second stage."""

@@ -41,7 +41,8 @@ def compare_norms(context: Context) -> None:
 
     try:
         compare_all(context)
-    except InterpreterError as error:  # only on a processor: Triton 3.6's does not work with NumPy 2.5
+    except InterpreterError as error:
+        # Only a processor needs the interpreter, and that of Triton 3.6 does not work with NumPy 2.5.
         context.skip(f"the interpreter of Triton cannot run the kernels: {error}")
 
 
@@ -105,7 +106,7 @@ def results_of(module: nn.Module, images: torch.Tensor, gradient: torch.Tensor) 
 
 
 def norm_shapes(space: str) -> Counter[tuple[int, int]]:
-    """Return the channels and sides of all norms of the median network that a ReLU follows, with their numbers."""
+    """Return the number of norms in the median network that a ReLU follows, by channels and side."""
     task, found = TASKS[space], Counter[tuple[int, int]]()
     model = make_model(CODES["median"], space, "meta")
 

@@ -78,7 +78,7 @@ class Home:
 
 
 def search_spec(context: Context, name: str, candidates: int, **training: Any) -> dict[str, Any]:
-    """Return a spec on FashionMNIST, or on the digits on a processor or without its files."""
+    """Return a spec on FashionMNIST. On a processor, or without the files of FashionMNIST, use the digits."""
     small = context.root is None or not context.gpu
     data: dict[str, Any] = {"name": "digits"}
     if not small:

@@ -15,7 +15,7 @@ KILL_SECONDS = 2.0
 RESERVE_SECONDS = 10.0
 """The end of a part, in which no step runs: for the kill of the last step, and for the removal of the files."""
 LEAST_SECONDS = 5.0
-"""A step that has less time is not started: on a GPU it takes seconds to begin."""
+"""A step that has less time left is not started: on a GPU, a step takes seconds to begin."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def measure_throughput(scale: Scale) -> None:
 
 
 def compare_fingerprints(scale: Scale) -> None:
-    """Compare SQLite with one slot and PostgreSQL with four hosts of two slots each that are killed repeatedly."""
+    """Compare a search on SQLite with one slot and on PostgreSQL with four hosts that are killed repeatedly."""
     count = scale.pairs
     with (
         scale.fresh_databases("sqlite", "calm", 1, candidates=count) as (url,),

@@ -103,7 +103,9 @@ def _find_damage(connection: Connection, artifacts: Path) -> list[str]:
     """Return the faults of the database file and the checkpoint files."""
     intact = connection.execute(text("PRAGMA integrity_check")).scalars().all()
     dangling = connection.execute(text("PRAGMA foreign_key_check")).all()
-    problems = [f"the database is damaged: {intact} {dangling}"] if intact != ["ok"] or dangling else []
+    problems = [f"the database is damaged: {line}" for line in intact if line != "ok"]
+    if dangling:
+        problems.append(f"the database is damaged: {len(dangling)} rows refer to missing rows")
     for row in connection.execute(select(checkpoint.c.path, checkpoint.c.digest)):
         file = artifacts / row.path
         if not file.exists() or hashlib.sha256(file.read_bytes()[:-DIGEST_BYTES]).hexdigest() != row.digest:

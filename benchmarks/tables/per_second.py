@@ -69,7 +69,7 @@ def seconds_to_targets(table: Table, method: SpaceGuided, *, budget: int, lag: i
 
 
 def summarize(lines: list[dict[str, Any]]) -> list[str]:
-    """Return the rows of a Markdown table: geometric means. A search that misses a share counts twice its total."""
+    """Return the rows of a Markdown table: geometric means. A search that misses a share counts as twice its cost."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         groups[line["table"], line["acquisition"]].append(line)

@@ -24,7 +24,7 @@ WHOLE: Final = 200
 
 
 def read_epochs(short: Path, whole: Path) -> dict[tuple[str, bool], list[float]]:
-    """Return the epochs to the top 0.3% of each search, by method and by whether it has short trainings."""
+    """Return the epochs that each search takes to the top 0.3%, by method and by whether it has short trainings."""
     found: dict[tuple[str, bool], list[float]] = {}
 
     def add(line: dict[str, Any], *, short_first: bool, epochs: int) -> None:

@@ -1,4 +1,4 @@
-"""The births of a whole search, decided in this process: by the same functions, for the space of a table."""
+"""The births of a whole search on a table, decided in this process by the same functions."""
 
 from __future__ import annotations
 

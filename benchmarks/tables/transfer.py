@@ -55,7 +55,7 @@ class Transfer(NamedTuple):
 
 @cache
 def load_table(folder: Path, name: str) -> Table:
-    """Read a table; the first word of a name may change its scores."""
+    """Read a table. A name may begin with a word that changes the scores: `negated` or `shuffled`."""
     *change, stem = name.split()
     table = Table.load(folder / f"{stem}.npz")
     if change == ["negated"]:
@@ -82,7 +82,7 @@ def run_transfer(folder: Path, transfer: Transfer) -> dict[str, Any]:
 
 
 def summarize(lines: list[dict[str, Any]], scratch: list[dict[str, Any]], lag: int) -> list[str]:
-    """Return the rows of a Markdown table: medians and quartiles to the top 1% and 0.3%, and the ratios to the bars.
+    """Return the rows of a Markdown table: medians and quartiles of trainings to the top 1% and 0.3%, and ratios.
 
     A search that does not reach a share counts as twice its budget.
     """

@@ -387,5 +387,5 @@ def test_page_recovers_and_its_size_stays_bounded(browser: Browser, tmp_path: Pa
 
 
 def refresh(page: Page) -> None:
-    """Refresh the page like a browser when a reader returns to the tab."""
+    """Refresh the page as a browser does when a reader returns to the tab."""
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")

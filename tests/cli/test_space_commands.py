@@ -12,7 +12,10 @@ from eatnas_db.settings import Settings, load_settings
 from support.commands import run_command
 
 MAX_SECONDS = 10
-"""The limit in seconds of processor time. Linear work takes a second on a quiet machine, and quadratic work minutes."""
+"""The limit in seconds of processor time.
+
+On a quiet machine, linear work takes a second, and quadratic work takes minutes.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The births that a supervisor has decided in a thread."""
+"""The births that a thread decides for a supervisor."""
 
 import selectors
 from concurrent.futures import Executor, Future

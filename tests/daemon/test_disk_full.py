@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05)
 PACED = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
-"""The seconds that a disk stays full after the supervisor has reported this."""
+"""The seconds that a disk stays full after the supervisor has reported the problem."""
 SECONDS = 200
 SUPERVISE = """
 import sys

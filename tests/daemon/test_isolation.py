@@ -232,7 +232,7 @@ def test_flooding_worker_does_not_occupy_the_supervisor(stage):
         if not next(chunks, None):
             break
     else:
-        pytest.fail("the process reads as long as something arrives")
+        pytest.fail("a flood of bytes keeps the supervisor reading")
 
 
 any_text = st.text(max_size=20) | st.sampled_from(["\ud800", "\0", "x" * 300, "../../x", ""])

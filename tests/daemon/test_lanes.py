@@ -148,7 +148,7 @@ def test_lane_that_ends_the_process_is_blamed_alone(tmp_path, option, failure):
 
 @pytest.mark.slow
 def test_one_lane_stops_without_the_others(tmp_path):
-    """A lane that is replaced leaves the process to the other trainings, and its candidate has no failed attempt."""
+    """A lane that is replaced leaves the process to the other lanes, and no attempt of its candidate has failed."""
     settings = create_home(tmp_path / "stop")
     process = []
 

@@ -156,8 +156,7 @@ def test_worker_yields_its_gpu_within_an_epoch(tmp_path, home, supervise, gpus, 
 def test_search_continues_on_the_other_gpu_after_yielding(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "shared")
     library, scheduler = gpus()
-    # Nothing trains on the second GPU before the first one is taken: otherwise the second could do the whole search
-    # alone.
+    # The second GPU trains nothing before the first one is taken: otherwise it could do the whole search alone.
     library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def start_other_process(supervisor):
@@ -237,8 +236,7 @@ def test_paused_cpu_is_left(tmp_path, home, supervise):
 def test_broken_gpu_is_left_and_the_search_continues(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "broken")
     library, scheduler = gpus()
-    # Nothing trains on the second GPU before the first one breaks: otherwise the second could do the whole search
-    # alone.
+    # The second GPU trains nothing before the first one breaks: otherwise it could do the whole search alone.
     library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def break_gpu(supervisor):

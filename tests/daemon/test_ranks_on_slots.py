@@ -130,7 +130,7 @@ def train(settings, name, victim=None):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory, home, supervise):
-    """Return a home with a final model to train on two slots from other weights, and its undisturbed result."""
+    """Return a home with a final model that starts from other weights on two slots, and the undisturbed result."""
     folder = tmp_path_factory.mktemp("calm") / "home"
     settings = home(folder, **SMALL)
     supervise(settings, 2, REAL)

@@ -1,4 +1,4 @@
-"""A bridge copies bytes between a daemon and an actor, and requests workers; without Ray."""
+"""A bridge copies bytes between a daemon and an actor, and requests workers. These tests need no Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervisor's view of a worker: its messages, the resources of its training, and its working life."""
+"""The supervisor's view of a worker: its messages, the resources of its training, and its replacement."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The environment of a worker, which decides its bits: fixed, removed and recorded variables."""
+"""The environment variables that decide the bits of a worker are fixed, removed or recorded."""
 
 import pytest
 

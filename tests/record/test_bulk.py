@@ -27,7 +27,7 @@ from eatnas_db.transitions import record_failure
 
 @pytest.fixture
 def count(engine):
-    """A function that calls another one and returns the number of statements that it executed."""
+    """A function that calls a function and returns the number of statements that the call executed."""
 
     def measure(function):
         statements = []

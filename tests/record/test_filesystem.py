@@ -1,4 +1,4 @@
-"""The file system that holds a record: found through links and mounts, and refused where machines share it."""
+"""The file system that holds a record: found through links and mounts, and refused if several machines share it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A file that a user names may be a device, a pipe, a folder, or still being written."""
+"""A file that a user names may be a device, a pipe or a folder, or a program may still write it."""
 
 import os
 import socket

@@ -26,11 +26,11 @@ from support.command_client import request_command
 CLIENT = Path(__file__).parent / "command_client.py"
 NOT_IMPORTED = ("eatnas_db.guidance", "eatnas_db.testing", "eatnas_migrations.env", "eatnas_migrations.versions")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "FORCE_COLOR", "TERMINAL_WIDTH", "OMP_", "OPENBLAS_")
-"""Beginnings of the variables that an interpreter, or a module that it imports, reads once."""
+"""The prefixes of environment variables that an interpreter, or a module that it imports, reads only once."""
 
 
 class CommandServer:
-    """A server of commands, and the commands that it runs to their ends."""
+    """A command server, which runs commands to their ends."""
 
     def __init__(self, address: str) -> None:
         self.address = address

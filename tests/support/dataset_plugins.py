@@ -33,5 +33,5 @@ def load(root, part, count=60):
 
 
 def install_dataset(site: Path, package: str, source: str = SQUARES, *, name: str | None = None) -> None:
-    """Install a package whose function `load` is the data set `name`, by default of the package's name."""
+    """Install a package whose function `load` is the data set `name`; by default, this is the name of the package."""
     install_package(site, package, source, entries=f"[eatnas_db.datasets]\n{name or package} = {package}:load\n")

@@ -96,7 +96,7 @@ def record_score(connection: Connection, token: Any, now: float) -> None:
 
 
 def train_four(engine: Engine) -> Any:
-    """Score two candidates, fail one child, lease the next candidate, and record an epoch. Return its token."""
+    """Score two candidates, fail one, lease another, and record its first epoch. Return the token of this lease."""
     with transaction(engine) as connection:
         for now in (1000.0, 2000.0):
             token = lease_candidate(connection, now)

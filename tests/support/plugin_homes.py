@@ -53,7 +53,7 @@ class PluginHome:
         return {line: self.run(line) for line in lines}
 
     def create(self, spec: dict[str, Any], command: str = "search create") -> None:
-        """Create a search of a spec, or a transfer to it."""
+        """Create the search of a spec, from scratch or as a transfer."""
         file = self.folder / f"{spec['name']}.yaml"
         file.write_text(json.dumps(spec))
         self.run(f"{command} {file}")

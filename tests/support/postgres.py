@@ -97,7 +97,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def make_data(folder: Path) -> None:
-    """Make the data directory of a server in `folder`. Servers start from copies of it, which take less time."""
+    """Make the data directory of a server in `folder`. Servers start from copies of it, which saves time."""
     # Import only here, because most tests use no server.
     from eatnas_db.database.engine import create_engine_for
     from eatnas_migrations import commands

@@ -150,7 +150,7 @@ class KillAtWrite:
         sys.addaudithook(self._audit)
 
     def reports(self, assign: Assign, reports: Iterator[Report | None]) -> Iterator[Report | None]:
-        """Yield the same reports while this process lives."""
+        """Yield the given reports while this process lives."""
         active = (assign.candidate, assign.attempt) == (self._candidate, 1)
         self._folder = assign.checkpoint_folder.rstrip("/") if active else None
         for report in reports:

@@ -19,7 +19,7 @@ from eatnas_training.data.streamed_files import list_streamed_files
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with twenty images and a list of them, four of which are test images."""
+    """A folder with twenty images, four of which are test images, and a list of all images."""
     rows = ["path,label,split"]
     (tmp_path / "images").mkdir()
     for number in range(20):
@@ -117,7 +117,7 @@ def test_columns_of_other_names_are_options(folder: Path) -> None:
     assert datasets.load_training(section(folder, options=options)).digest == before
 
 
-def test_numbers_are_classes_in_their_order(folder: Path) -> None:
+def test_numeric_labels_are_classes_in_numeric_order(folder: Path) -> None:
     rewrite(folder, "cat", "10")
     rewrite(folder, "dog", "9")
     assert list_class_names(section(folder)) == ("9", "10")

@@ -1,4 +1,4 @@
-"""Data sets of other packages: read item by item, checked, and the same bits in every process."""
+"""Data sets of other packages are read item by item, are checked, and have the same bits in every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported files: the same network in every format, verified, and written whole or not at all."""
+"""Exported files hold the same network in every format, are verified, and are written whole or not at all."""
 
 from __future__ import annotations
 

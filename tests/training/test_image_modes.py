@@ -30,7 +30,7 @@ def saved(path: Path, image: PIL.Image.Image, **options: Any) -> Path:
 
 
 def tiff_of_words(path: Path, values: np.ndarray, **tags: int) -> Path:
-    """Write an uncompressed TIFF with one strip byte by byte, for the kinds that Pillow reads but does not write."""
+    """Write the bytes of an uncompressed TIFF with one strip, for the kinds that Pillow reads but does not write."""
     height, width = values.shape
     data = values.tobytes()
     entries = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}

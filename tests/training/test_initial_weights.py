@@ -102,7 +102,7 @@ def test_training_resumes_only_with_the_same_source(assignment: MakeAssignment) 
 
 
 @pytest.mark.parametrize("harm", ["delete", "damage", "replace"])
-def test_missing_source_is_reported_in_one_line_as_missing_data(assignment: MakeAssignment, harm: str) -> None:
+def test_missing_source_is_reported_in_one_line_as_unreadable_data(assignment: MakeAssignment, harm: str) -> None:
     reports = final_model(assignment)
     source = source_of(assignment(), reports)
     file = reports.last_checkpoint()

@@ -194,7 +194,7 @@ def test_two_operations_cast_all_weights_and_gradients(name: str) -> None:
 
     together, autocast = count(CastNetwork(model)), count(model)
     assert together["_foreach_copy_"] == 2
-    assert together["_to_copy"] == 3  # the images, and in both directions the features before the classifier
+    assert together["_to_copy"] == 3  # the images, the features before the classifier, their gradient
     assert autocast["_foreach_copy_"] == 0
     assert autocast["_to_copy"] == 3 + 2 * weights
 

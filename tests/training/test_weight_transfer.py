@@ -140,7 +140,7 @@ def test_growing_several_blocks_is_exact(macro, drawn, data) -> None:
         ops = ["sep"] if block.op == "sep" else OPS[OPS.index(block.op) :]
         kernels, depths = KERNELS[KERNELS.index(block.kernel) :], DEPTHS[DEPTHS.index(block.depth) :]
         op, kernel, depth = (data.draw(st.sampled_from(values)) for values in (ops, kernels, depths))
-        # The width stays the same, because widening may turn a bypass into an identity, which cannot be exact.
+        # The width stays the same, because widening may turn a bypass into an identity, which is not exact.
         grown.append(Block(op, kernel, block.skip, depth, block.width))
     parent, child = (NetworkSpec(Architecture(tuple(chosen)), macro, TASK) for chosen in (blocks, grown))
     old, new, inheritance = inherit(parent, child)

@@ -65,11 +65,14 @@ class Worker:
                     del self.received[: number + 1]
                     return message
             remaining = deadline - time.monotonic()
-            assert remaining > 0, f"no {kind} among {self.received[:5]}"
+            assert remaining > 0, f"no {kind.__name__} in {seconds:g} s; {self.received_kinds()}"
             if select.select([self.reports], [], [], remaining)[0]:
                 chunk = os.read(self.reports, 65536)
-                assert chunk, f"the worker exited; {self.received}"
+                assert chunk, f"the worker exited; {self.received_kinds()}"
                 self.received += self.decoder.feed(chunk)
+
+    def received_kinds(self) -> str:
+        return f"received: {', '.join(type(message).__name__ for message in self.received) or 'nothing'}"
 
     def remaining_reports(self) -> list[Message]:
         """Return all further reports of a worker that exits."""
