@@ -119,7 +119,7 @@ def _read_rows(settings: Settings) -> list[DeviceRow]:
 
 
 def _list_rows(settings: Settings, connection: Connection) -> list[DeviceRow]:
-    """Return a row for each training, and one for each device without any."""
+    """Return a row for each training, and a row for each device without trainings."""
     supervised = is_supervised(settings, connection)
     activity = list_training_activity(connection) if supervised else ()
     rows: list[DeviceRow] = []

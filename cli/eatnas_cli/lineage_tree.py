@@ -28,7 +28,7 @@ def print_lineage_tree(entries: Sequence[LineageEntry], width: int | None = None
 
 
 class _Member(NamedTuple):
-    """The lines of a member, and the columns that its description may take."""
+    """The lines of a member, and the number of terminal columns that its description may take."""
 
     texts: Sequence[str]
     room: int
@@ -42,7 +42,7 @@ def _lines(entries: Sequence[LineageEntry], width: int | None) -> Iterator[_Memb
     for entry in sorted(entries, key=lambda entry: entry.id):
         parent = known.get(entry.parent_id or 0)
         children.setdefault(None if parent is None else parent.id, []).append(entry)
-    # Not by recursion: a family may have more generations than Python has frames.
+    # Do not use recursion: a family may have more generations than Python's stack has frames.
     waiting = [(entry, "", "") for entry in reversed(children.get(None, []))]
     while waiting:
         entry, indent, branch = waiting.pop()

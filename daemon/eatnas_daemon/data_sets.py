@@ -82,7 +82,7 @@ class PreparedData:
 
 @dataclass(frozen=True, slots=True)
 class FinalDataDescription:
-    """The number of images that final models are trained and tested on."""
+    """The numbers of images on which final models are trained and tested."""
 
     train_images: int
     test_images: int

@@ -87,7 +87,7 @@ class EventLog:
         workers = {
             slot.number: _LoggedWorker(slot.worker.process.pid, slot.device.label, slot.worker.exit_reason)
             for slot in supervisor.slots
-            if slot.worker is not None and slot.worker.process.pid  # a pending worker has none yet
+            if slot.worker is not None and slot.worker.process.pid  # a pending worker has no pid yet
         }
         for number, worker in self._workers.items():
             if number not in workers or workers[number].pid != worker.pid:

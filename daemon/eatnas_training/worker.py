@@ -142,7 +142,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train the assigned candidates until the supervisor sends `Exit` or closes its end."""
+    """Train the assigned candidates until the supervisor sends `Exit` or closes its pipe."""
     let_output_escape()
     options = _parse_arguments()
     device: str = options.device

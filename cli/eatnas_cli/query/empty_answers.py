@@ -1,4 +1,4 @@
-"""Explain an empty answer: repeat the query, and give the reason."""
+"""Explain an empty answer: say what the query selects, and give the reason."""
 
 from __future__ import annotations
 

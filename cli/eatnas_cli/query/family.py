@@ -94,7 +94,7 @@ def _print_family(
 ) -> None:
     """Print a tree of all rows.
 
-    Print a table if the page selects rows, or if they are too many or too deep for a tree.
+    Print a table instead if the page selects rows, or if the family has too many members or generations for a tree.
     """
     if picture is not None:
         from eatnas_report.lineage_plot import draw_lineage

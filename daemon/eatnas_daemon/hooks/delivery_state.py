@@ -53,6 +53,6 @@ class DeliveryState:
             opened.write(json.dumps(fields).encode())
 
     def advance(self, delivered_until: int) -> None:
-        """Raise `delivered_until`, and forget the single events up to it."""
+        """Increase `delivered_until`, and forget the single events up to it."""
         self.delivered_until = max(self.delivered_until, delivered_until)
         self.delivered = {event_id for event_id in self.delivered if event_id > self.delivered_until}

@@ -86,7 +86,7 @@ class LaneProcess(WorkerProcess):
 
     @property
     def waits_for_turn(self) -> bool:
-        """Return whether another lane has its turn, so that this one cannot report."""
+        """Return whether another lane has its turn, so that this lane cannot report."""
         return self._group.turn not in (NOBODY, self._number)
 
     @property

@@ -23,7 +23,7 @@ THREADS_VARIABLE: Final = "EATNAS_DECODE_THREADS"
 def load_data(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> LoadedData:
     """Load a `DataSpec` for a device. Stream its images if they do not fit into memory. Raises `DataError`.
 
-    The test images are read only for a final model. The data that were loaded last stay in memory for the next call.
+    The test images are read only for a final model. The data that was loaded last stays in memory for the next call.
     """
     return run_to_end(loading_steps(data, device, final_model=final_model))
 

@@ -91,8 +91,8 @@ def listing_steps(
 ) -> Steps[StreamedFiles | None]:
     """Do the same as `list_streamed_files`, and yield the progress: to skip unreadable files, all files are read once.
 
-    With `reuse`, take the listing from the cache if no folder has changed since. Folders with fewer than `min_files`
-    files are not cached.
+    With `reuse`, take the listing from the cache if no folder has changed since then. Folders with fewer than
+    `min_files` files are not cached.
     """
     name = str(data["name"])
     get_data_set(name)
