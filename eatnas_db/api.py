@@ -76,7 +76,10 @@ class Search:
             return Rows.of(RankedCandidate, list_best(connection, search_id, top))
 
     def lineage(self, candidate: int | None = None) -> Rows[LineageEntry]:
-        """Return the ancestors of a candidate, by default of the best one. Raises `ConflictError` if none is scored."""
+        """Return the ancestors of a candidate, by default of the best one.
+
+        Raises `ConflictError` if no candidate is scored.
+        """
         with self._connect() as (connection, search_id):
             if candidate is None:
                 best = get_best(connection, search_id)
@@ -208,7 +211,7 @@ class Record:
         return self._create(spec)
 
     def transfer(self, source: str, spec: Spec, candidate: int | None = None) -> Search:
-        """Create a search that starts from a candidate of the search `source`, by default from its best one.
+        """Create a search that starts from a candidate of the search `source`, by default from the best candidate.
 
         Raises `EatnasError`.
         """

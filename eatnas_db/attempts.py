@@ -126,7 +126,7 @@ _BOOK_TIME: Final = (
 
 
 def raise_device_time(connection: Connection, token: LeaseToken, *, device_seconds: float, step_seconds: float) -> None:
-    """Raise the recorded time of an attempt that another program has ended, and the time of its search.
+    """Increase the recorded time of an attempt that another program has ended, and the time of its search.
 
     That program knows only the recorded epochs, while the host of the attempt has measured the whole time.
     """

@@ -1,4 +1,4 @@
-"""Back up a record while it is in use, and restore it. A backup or a restore that fails changes nothing."""
+"""Back up a record that may be in use, and restore a backup. A backup or a restore that fails changes nothing."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _require_target(source: Path, target: Path, force: bool) -> None:
 
 @contextmanager
 def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
-    """Copy a database into a temporary file next to `target`, which is removed at the end of the block."""
+    """Copy a database into a temporary file next to `target`, and remove the file at the end of the block."""
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
     os.close(descriptor)
     copy = Path(name)

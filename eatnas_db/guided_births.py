@@ -1,4 +1,4 @@
-"""Decide guided births by the model of the scores so far. Only the functions that decide one load the model."""
+"""Decide guided births by the model of the scores so far. Only the functions that decide a birth load the model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class GuidedInputs:
 
     @property
     def may_decide(self) -> bool:
-        """Whether the model may decide: there are enough scores to choose it, or sources."""
+        """Whether the model may decide: there are enough scores to choose it, or the search has sources."""
         return bool(self.model or self.sources)
 
     def source_models(self, space: Space) -> list[SourceModel]:

@@ -22,7 +22,7 @@ class Rung:
 
 
 class WaitingRung(NamedTuple):
-    """The result of a candidate at a rung that waits for a decision."""
+    """The result at a rung of a candidate that waits for the decision."""
 
     candidate_id: int
     attempt: int

@@ -81,8 +81,8 @@ class Settings:
     def lock_file(self) -> Path:
         """The daemon's lock file.
 
-        The file is next to an SQLite database, so that two homes with one database share it. With a server, each host
-        has its own lock file.
+        The file is next to an SQLite database, so that two homes with one database share the lock file. With a server,
+        each host has its own lock file.
         """
         file = self.database_file
         if file is not None:

@@ -44,8 +44,8 @@ class Agreement:
 def compare_searches(space: Space, scored: Mapping[str, Sequence[ScoredBirthRow]], reference: str) -> list[Agreement]:
     """Return how well each search predicts the reference, the best first; the reference itself is left out.
 
-    `scored`: the scored births of each search by its name. The models need up to a second each, so the caller reads
-    the births in a transaction and ends it before.
+    `scored`: the scored births of each search by its name. The models need up to a second each, so the caller ends the
+    transaction that reads the births before this call.
     """
     theirs = encode_rows(space, scored[reference])
     found = [

@@ -74,7 +74,7 @@ def _storable_tree(value: Any) -> Any:
 
 
 def find_unstorable(tree: Any) -> str | None:
-    """Return the first text in a tree of mappings and lists that cannot be stored, with escapes; else None."""
+    """Find the first text that cannot be stored, in a tree of mappings and lists. Return it with escapes, or None."""
     if isinstance(tree, str):
         return None if is_storable(tree) else escape_unstorable(tree)
     parts = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()

@@ -17,6 +17,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_cli.sentences import print_note, print_sentence
+from eatnas_cli.values import count_of
 from eatnas_daemon.data_sets import (
     PreparedData,
     describe_data_set,
@@ -106,8 +107,9 @@ def prepare_data(
     unreadable = _show_prepared(data, prepared, format, layout)
     if unreadable and on_unreadable is OnUnreadable.FAIL:
         raise DataError(
-            f"{data['root']}: {unreadable} images cannot be read (`unreadable` above lists them); replace or delete "
-            "them, or skip them: add --on-unreadable skip here, and data.on_unreadable: skip to the spec"
+            f"{data['root']} has {count_of(unreadable, 'unreadable image')} (see `unreadable` above); replace or "
+            "delete every unreadable image; to skip them, add --on-unreadable skip to this command, and "
+            "data.on_unreadable: skip to the spec"
         )
     if prepared.folder is not None and prepared.resolution is None:
         print_note("the digest depends on data.resolution; add --resolution to print it")

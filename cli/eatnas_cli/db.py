@@ -160,7 +160,9 @@ def restore(
     kept = "" if restored.previous is None else f"; the previous database is kept as {restored.previous}"
     print_sentence(f"restored {database} from {file}{kept}")
     if restored.revision != REVISION:
-        print_sentence(f"it has an older schema version ({restored.revision}); run `eatnas-db db upgrade`")
+        print_sentence(
+            f"the restored record has an older schema version ({restored.revision}); run `eatnas-db db upgrade`"
+        )
 
 
 @app.command()

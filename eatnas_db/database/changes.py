@@ -128,7 +128,7 @@ class _PostgresqlWatch:
             if not self._try_lock_host(connection, host_id):
                 raise ConflictError(
                     f"another daemon already works on this record as host {name!r}, from another home or machine; "
-                    "stop it, or set EATNAS_HOST to another name"
+                    "stop that daemon, or set EATNAS_HOST to another name"
                 )
             revision = _read_revision(connection)
         self._require_revision(revision)

@@ -193,7 +193,7 @@ class _KeptEngines:
         self._engines: dict[tuple[str, bool], Engine] = {}
 
     def open(self, url: str) -> Engine:
-        """Return the engine of a record, which is checked again. Raises `RecordError`."""
+        """Return the engine of a record, after checking the record again. Raises `RecordError`."""
         _require_file(url, MOUNTS)
         file = sqlite_file(url)
         if file is not None:

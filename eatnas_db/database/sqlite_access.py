@@ -99,7 +99,7 @@ def _connect(file: Path, timeout: float) -> ReadingConnection:
 
 
 def copy_to_memory(file: Path, before: FileState) -> ReadingConnection:
-    """Return a connection to a copy of a whole file in memory, which is discarded with the connection."""
+    """Copy a whole file to memory, and return a connection to the copy, which exists as long as the connection."""
     content = bytearray(file.read_bytes())
     before.require_unchanged()
     content[_FORMAT_BYTES] = b"\1\1"  # a database in memory has no log

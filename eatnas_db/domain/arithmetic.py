@@ -52,7 +52,7 @@ def worker_variables(environment: Mapping[str, str], arithmetic: str) -> dict[st
 
 
 def added_settings(arithmetic: str) -> dict[str, str]:
-    """Return the environment variables that every worker of an arithmetic has."""
+    """Return the environment variables that every worker with this arithmetic has."""
     return {**FIXED_SETTINGS, **(PORTABLE_SETTINGS if arithmetic == PORTABLE else {})}
 
 

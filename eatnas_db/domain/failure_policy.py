@@ -10,7 +10,7 @@ from eatnas_db.domain.states import FailureKind, MemoryFallback
 MAX_OWN_FAILURES: Final = 3
 MAX_LOST_ATTEMPTS: Final = 20
 BACKOFF_SECONDS: Final = 10.0
-"""The seconds that a candidate waits after its second own failure; doubled after each further one."""
+"""The seconds that a candidate waits after the second failure that it caused; doubled after each further one."""
 MAX_BACKOFF_SECONDS: Final = BACKOFF_SECONDS * 2 ** (MAX_OWN_FAILURES - 2)
 
 NOT_RETRIED: Final = frozenset(

@@ -63,7 +63,7 @@ def describe_source(spec: Mapping[str, Any], origin: str, code: str) -> str | No
 
 
 def own_training(training: Mapping[str, Any], code: str) -> dict[str, Any]:
-    """Return the section `training` for one architecture of a search, without the weight sources of the others."""
+    """Return the section `training` for one architecture, without the weight sources of other architectures."""
     source = source_of(training, code)
     return dict(training) if source is None else {**training, FROM: source.to_json()}
 

@@ -66,7 +66,10 @@ class Macro(SpaceDefinition):
         return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the macro as plain JSON values. They include its operators' names only if a package defines one."""
+        """Return the macro as plain JSON values.
+
+        They include the names of its operators only if a package defines any of them.
+        """
         stored = asdict(self)
         if self.has_own_operators:
             stored["ops"] = list(self._operator_names)
@@ -74,7 +77,7 @@ class Macro(SpaceDefinition):
 
     @cached_property
     def runs_code_of_packages(self) -> bool:
-        """Whether an installed package, and not this one, defines its class or one of its operators."""
+        """Whether a package other than eatnas-db defines the class of the space or one of its operators."""
         is_known = type(self) is Macro and all(operator in BUILT_IN_OPERATORS for operator in self._operators)
         return not is_known
 

@@ -51,7 +51,7 @@ class Rungs:
         return sum(self.keep**number for number in range(len(self.epochs)))
 
     def next_epochs(self, done: int) -> int:
-        """Return the epochs of the first rung with more epochs than `done`, or of the last one."""
+        """Return the epochs of the first rung with more epochs than `done`; if there is none, of the last rung."""
         return next((epochs for epochs in self.epochs if epochs > done), self.epochs[-1])
 
 

@@ -133,8 +133,8 @@ class EvolutionSpec(SpecSection):
     def _check_acquisition(self) -> EvolutionSpec:
         if self.acquisition != "improvement" and self.births != "guided":
             raise ValueError(
-                f"acquisition: {self.acquisition} needs births: guided, which predict improvements; add it, or remove "
-                "acquisition"
+                f"acquisition: {self.acquisition} needs births: guided, which predicts improvements; add births: "
+                "guided, or remove acquisition"
             )
         return self
 

@@ -59,7 +59,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="the candidates in training, and no others, have an open attempt, which is their last one",
+        description="each candidate in training, and no other, has an open attempt, which is its last one",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c
@@ -73,7 +73,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="the candidates in training, and no others, have a lease, which is for their last attempt",
+        description="each candidate in training, and no other, has a lease, which is for its last attempt",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c LEFT JOIN eatnas_lease AS l ON l.candidate_id = c.id

@@ -97,7 +97,7 @@ def measure_disk_usage(
     """Read the record in one short transaction, then measure the files of the home.
 
     `unchanged` remembers the files from one call to the next, and `now` comes from a monotonic clock. With `unchanged`,
-    files that may still be written are not removable. Callers that remove nothing leave it out.
+    files that may still be written are not removable. Callers that remove nothing leave `unchanged` out.
     """
     with read_transaction(engine) as connection:
         recorded = _read_recorded_files(connection)

@@ -95,7 +95,7 @@ def _to_event(row: RowMapping) -> RecordedEvent:
 
 
 def get_event_time(connection: Connection, event_id: int) -> float | None:
-    """Return the time of an event in seconds since 1970, or None if the record does not hold it."""
+    """Return the time of an event in seconds since 1970, or None if the record does not hold the event."""
     return connection.execute(select(event.c.at).where(event.c.id == event_id)).scalar()
 
 

@@ -33,9 +33,9 @@ class MembersQuery(NamedTuple):
     """Two queries that each read a range of a partial index. Their parameters are `search_id` and `step`."""
 
     living: Select[Any]
-    """Selects the members after the step that are still members."""
+    """Selects the current members that joined up to the step."""
     left_later: Select[Any]
-    """Selects the members after the step that have left since."""
+    """Selects the members that joined up to the step and left after it."""
 
 
 def select_members(*columns: ColumnElement[Any]) -> MembersQuery:

@@ -17,7 +17,7 @@ PRIMITIVES: Final = ("op", "kernel", "skip", "depth", "width")
 
 @dataclass(frozen=True, slots=True)
 class PrimitiveShare:
-    """The members of the population after a step that have a value in a block: their share and their mean fitness."""
+    """The share and the mean fitness of the members with a value in a block, in the population after a step."""
 
     step: int
     block: int
@@ -32,7 +32,7 @@ _Value = str | int | bool | float
 
 
 class _BlockGroup(NamedTuple):
-    """The members of the population after a step that have the same block at a position."""
+    """The members with the same block at a position, in the population after a step."""
 
     step: int
     position: int

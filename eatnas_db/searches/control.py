@@ -30,7 +30,7 @@ def set_desired_state(connection: Connection, name: str, desired: DesiredState, 
     """Run, pause or cancel a search. Raises `NotFoundError` or `ConflictError`."""
     record = _lock_changeable(connection, name)
     if record.finished_at is not None:
-        raise ConflictError(f"search {name!r} is finished; add to its budget with `eatnas-db search extend {name}`")
+        raise ConflictError(f"search {name!r} is finished; extend its budget with `eatnas-db search extend {name}`")
     connection.execute(update(search).where(search.c.id == record.id).values(wish=desired, pause_reason=None))
     if desired == DesiredState.RUN:
         remove_holds_of_search(connection, record.id)  # The user may have removed the cause of the hold.

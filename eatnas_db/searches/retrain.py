@@ -177,7 +177,7 @@ def insert_reevaluation(
 
 
 def largest_replicas(connection: Connection, candidate_ids: Sequence[int], origin: Origin) -> dict[int, int]:
-    """Return the largest replica among the trainings of this origin of each candidate that has one."""
+    """Return, for each candidate with trainings of this origin, the largest replica number of these trainings."""
     query = select(candidate.c.parent_id, func.max(candidate.c.replica)).where(
         candidate.c.parent_id.in_(candidate_ids), candidate.c.origin == origin
     )

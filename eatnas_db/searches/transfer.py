@@ -115,7 +115,7 @@ def _require_no_basic_architecture(spec: SearchSpec, source_name: str) -> None:
 
 
 def _require_weights(spec: SearchSpec, source: SearchRecord) -> None:
-    """Raise `ConflictError` if weights are to be inherited but the source has no weights or another arithmetic.
+    """Raise `ConflictError` if the new search cannot inherit weights: the source has none, or used another arithmetic.
 
     With another arithmetic, a parent whose weights are lost could not be trained again bit by bit.
     """

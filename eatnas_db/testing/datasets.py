@@ -1,4 +1,4 @@
-"""Check a plug-in's data set in the way in which searches use it."""
+"""Check a plug-in's data set by using it as searches do."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_image_folder_is_prepared_with_and_without_a_resolution(settings: Settin
 
 def test_unreadable_images_are_listed_and_refused_or_skipped(settings: Settings, root: Path) -> None:
     (root / "dog" / "bad.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 images cannot be read .*--on-unreadable skip"):
+    with pytest.raises(DataError, match=r"has 1 unreadable image .*--on-unreadable skip"):
         prepare(settings, root, "--resolution", 8)
     answer = prepare(settings, root, "--resolution", 8, "--on-unreadable", "skip")
     assert answer["unreadable"][0]["path"] == "dog/bad.png"
