@@ -361,7 +361,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m eatnas_daemon.main",
         description="Train the searches of a home. The environment variable EATNAS_DB_URL overrides the database.",
     )
-    parser.add_argument("--home", help="home folder; default: .eatnas, or EATNAS_HOME")
+    parser.add_argument("--home", help="home folder; default: EATNAS_HOME, or .eatnas")
     parser.add_argument("--only", metavar="NAME", help="train this search until it ends; default: every search")
     parser.add_argument(
         "--slots", type=_positive, help="number of candidates to train at the same time; default: as many as fit"
