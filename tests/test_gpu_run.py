@@ -120,7 +120,7 @@ def test_part_ends_in_time_if_every_step_hangs(gpu_run, tmp_path, part):
     assert started >= 3
     assert outcomes == ["out of time"] * started + ["no time left"] * (len(steps.steps_of(part)) - started)
     missing = " ".join(step.name for step in steps.steps_of(part)[started:])
-    assert f"`--steps {missing}`" in (tmp_path / f"gpu-{part}.md").read_text()
+    assert f"`--steps {missing} --out ANOTHER_FOLDER`" in (tmp_path / f"gpu-{part}.md").read_text()
 
 
 def test_failing_or_hanging_step_stops_no_other(gpu_run, tmp_path):

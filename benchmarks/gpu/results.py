@@ -63,7 +63,8 @@ def format_page(content: dict[str, Any]) -> str:
     for row in content["steps"]:
         lines.append(f"| {row['name']} | {row['outcome']} | {row['seconds']} | {row['limit']} | {row['shows']} |")
     if missing := [row["name"] for row in content["steps"] if row["outcome"] == NO_TIME_LEFT]:
-        lines += ["", f"No time was left for some steps. Run them with `--steps {' '.join(missing)}`."]
+        options = f"`--steps {' '.join(missing)} --out ANOTHER_FOLDER`"
+        lines += ["", f"No time was left for some steps. Run them with {options}. A run replaces these files."]
     for row in content["steps"]:
         if row["outcome"] != NO_TIME_LEFT:
             lines += ["", f"## {row['name']}: {row['outcome']}", *format_facts(row["facts"])]
