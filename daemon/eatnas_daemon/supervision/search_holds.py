@@ -85,12 +85,12 @@ class SearchHolds:
         return [search_id for search_id, held in self._holds.items() if held.cause == HoldCause.ERROR]
 
     def allows_advance(self, search_id: int, now: float) -> bool:
-        """Return whether the search may be advanced now: it has no hold, or its next try is due."""
+        """Return whether the search may be advanced now: advancing it caused no error, or its next try is due."""
         held = self._holds.get(search_id)
         return held is None or held.cause != HoldCause.ERROR or held.is_due(now)
 
     def max_leases(self, search_id: int, now: float) -> int | None:
-        """Return the number of candidates of a search that may be leased now: 1 for a try, None for no limit."""
+        """Return how many candidates of a search may be leased now: with a hold 0, or 1 for a try; otherwise None."""
         held = self._holds.get(search_id)
         if held is None:
             return None

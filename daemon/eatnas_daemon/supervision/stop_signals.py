@@ -42,7 +42,7 @@ def stop_on_signals(
 
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
-    """Yield a socket from which the number of each signal can be read. The socket is closed when the block ends."""
+    """Yield a socket from which the number of each signal can be read. Its other end is closed when the block ends."""
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)

@@ -92,9 +92,9 @@ class WorkerState:
 
     @property
     def process_key(self) -> tuple[int, str]:
-        """Return a key that two workers share only if they are lanes of one process.
+        """Return the key of the worker's process, which is the same for all lanes of the process.
 
-        It contains the device, because processes on different nodes can have the same pid.
+        The key contains the device, because processes on different nodes can have the same pid.
         """
         return self.process.pid, self.device.uuid
 
