@@ -165,7 +165,7 @@ _SCORE_ATTEMPT: Final = (
 
 
 def count_as_scored(connection: Connection, token: LeaseToken, search_id: int) -> None:
-    """Change the outcome of an attempt that reached a rung to `scored`, and count its candidate as scored."""
+    """Set the outcome to `scored` for an attempt that reached a rung, and count its candidate as scored."""
     connection.execute(_SCORE_ATTEMPT, {"token_candidate": token.candidate, "token_attempt": token.attempt})
     connection.execute(_ADD_TO_COUNTERS, {"search_id": search_id, "more_seconds": 0.0, "more_scored": 1})
 

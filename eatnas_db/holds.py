@@ -33,7 +33,7 @@ class SearchHold:
 
     def is_due(self, now: float) -> bool:
         """Return whether the host should try again."""
-        # If the time is further ahead than any delay, the clock was set back after it was written.
+        # If the time is further ahead than any delay, the clock was set back after the time was written.
         return not now < self.retry_at <= now + MAX_RETRY_SECONDS
 
 

@@ -140,7 +140,7 @@ def list_device_uuids(connection: Connection) -> tuple[str, ...]:
 
 
 def list_paused_devices(connection: Connection, host_id: int) -> frozenset[str]:
-    """Return the UUIDs of the devices of a host that a user has paused."""
+    """Return the UUIDs of a host's devices that a user has paused."""
     paused = select(device.c.uuid).where(device.c.host_id == host_id, device.c.paused_at.is_not(None))
     return frozenset(connection.execute(paused).scalars())
 

@@ -63,7 +63,7 @@ class LeaseFilter:
 
 ANY_CANDIDATE: Final = LeaseFilter()
 
-# If the time is further ahead than any back-off, the clock was set back after it was written.
+# If the time is further ahead than any back-off, the clock was set back after the time was written.
 _BACKOFF_IS_OVER: Final = or_(
     candidate.c.not_before <= bindparam("now"),
     candidate.c.not_before > bindparam("now") + MAX_BACKOFF_SECONDS,
@@ -178,7 +178,7 @@ _COUNT_PENDING: Final = (
 
 
 def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
-    """Count the pending candidates of a search that may be leased now. There are only a few of them.
+    """Count a search's pending candidates that may be leased now. There are only a few of them.
 
     `alone` is true if no other training uses the device. Some candidates can only be leased then.
     """

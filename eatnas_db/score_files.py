@@ -174,7 +174,8 @@ def _parse_score(place: _Place, text: str, metric: str) -> float:
     if not _NUMBER.fullmatch(text) or not math.isfinite(value := float(text)):
         raise place.error("score", f"{_show(text)} is not a finite number such as 0.93; correct it")
     if abs(value) > MAX_SCORE:
-        raise place.error("score", f"{_show(text)} is over {MAX_SCORE:g}, so sums of scores would overflow; scale it")
+        problem = f"{_show(text)} is over {MAX_SCORE:g}, so sums of scores would overflow; scale the scores"
+        raise place.error("score", problem)
     if metric == VALIDATION_ACCURACY and not 0 <= value <= 1:
         raise place.error(
             "score",

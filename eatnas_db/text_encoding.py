@@ -1,8 +1,8 @@
 """Handle text from outside with characters that no file, terminal or database can store. Standard library only.
 
-Python decodes a file name or an argument that is not valid text to lone surrogates, and JSON can contain their escapes.
-UTF-8 cannot encode lone surrogates. PostgreSQL stores no NUL. The encoding of a terminal or a pipe may have few
-characters.
+If a file name or an argument is not valid text, Python decodes it to a text with lone surrogates. JSON can contain
+escapes of lone surrogates. UTF-8 cannot encode lone surrogates. PostgreSQL stores no NUL. The encoding of a terminal or
+a pipe may have few characters.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def lease_next(
     now: float,
     lease_filter: LeaseFilter = ANY_CANDIDATE,
 ) -> LeasedCandidate | None:
-    """Lease the oldest pending candidate of a search that the filter accepts. Return None if there is none."""
+    """Lease a search's oldest pending candidate that the filter accepts. Return None if there is none."""
     row = connection.execute(_LEASE_NEXT, next_pending_parameters(search_id, lease_filter, now)).first()
     if row is None:
         return None

@@ -139,7 +139,7 @@ def _count_separable(layer: Layer) -> list[Part]:
         convolution(layer.kernel, layer.inputs, layer.inputs, layer.side, stride=layer.stride, groups=layer.inputs),
         convolution(1, layer.inputs, layer.outputs, layer.output_side, beside=shortcut),
     ]
-    # The next convolution keeps the sum of the body and its shortcut as its input.
+    # The sum of the body and its shortcut is the input of the next convolution, which keeps this input.
     return [*parts, Part(0, 0, kept=result)] if shortcut else parts
 
 

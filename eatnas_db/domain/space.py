@@ -88,7 +88,7 @@ class Space:
         )
 
     def smallest(self) -> Proposal:
-        """Return the network of the space with the fewest parameters, which also has the fewest mult-adds."""
+        """Return the smallest network of the space: it has the fewest parameters and the fewest mult-adds."""
         return self.propose(self._make_architecture(lambda values: values[0]))
 
     def require_feasible(self) -> None:

@@ -41,7 +41,7 @@ def list_final_models(connection: Connection, candidate_ids: Sequence[int]) -> t
 
 
 def group_tested_models(connection: Connection, candidate_ids: Select[tuple[int]]) -> dict[int, list[FinalModel]]:
-    """Return the tested final models of each of the candidates that a subquery selects, the newest last."""
+    """Return the tested final models of each candidate that a subquery selects, the newest last."""
     models: dict[int, list[FinalModel]] = defaultdict(list)
     for model in _list_where(connection, candidate.c.parent_id.in_(candidate_ids)):
         if model.accuracy is not None:

@@ -38,7 +38,7 @@ class LearningCurve:
 
 
 def list_candidates_in_training(connection: Connection, search_id: int, limit: int) -> list[int]:
-    """Return the ids of at most `limit` candidates of a search that are in training, the oldest first."""
+    """Return the ids of at most `limit` candidates in training of a search, the oldest first."""
     query = (
         select(lease.c.candidate_id)
         .join(candidate, candidate.c.id == lease.c.candidate_id)

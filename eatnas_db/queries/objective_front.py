@@ -1,4 +1,4 @@
-"""Query the candidates of a search with several objectives that no other candidate dominates."""
+"""Query the Pareto front of a search with several objectives: the candidates that no other candidate dominates."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def build_app(settings: Settings, rules: AccessRules, version: str) -> Starlette
         path = request.url.path[:80]
         message = f"there is no page {path}; /docs lists all of them" if error.status_code == 404 else error.detail
         if error.status_code == 405:
-            message = f"{request.method} is not allowed; this server only reads, use GET"
+            message = f"{request.method} is not allowed; this server only reads; use GET"
         answer = error_answer(request.scope, error.status_code, message)
         answer.headers.update(error.headers or {})
         return answer

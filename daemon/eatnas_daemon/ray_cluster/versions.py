@@ -52,7 +52,7 @@ def describe_connection_error(error: BaseException, address: str) -> str:
     if "Version mismatch" in text:
         return (
             f"the Ray cluster at {address} has other versions than this machine "
-            f"(Ray {_ray_version()}, Python {platform.python_version()}); install the same on all nodes: {text}"
+            f"(Ray {_ray_version()}, Python {platform.python_version()}); install equal versions on all nodes: {text}"
         )[:500]
     if address == "auto":
         return (
