@@ -40,7 +40,7 @@ def work(tmp_path):
     return folder
 
 
-def test_working_folder_is_not_imported_from(work, tmp_path):
+def test_modules_are_not_imported_from_the_working_folder(work, tmp_path):
     done = subprocess.run(python_command("-c", "import random, json"), cwd=work, check=False)
     assert (done.returncode, (tmp_path / "imported").exists()) == (0, False)
 

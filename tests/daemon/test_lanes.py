@@ -59,7 +59,7 @@ def test_lanes_share_a_process_and_give_the_same_history(tmp_path):
     assert fingerprint == supervise_search(create_home(tmp_path / "alone"), slots=1)
 
 
-def test_crash_counts_against_the_candidate_at_its_turn_alone(tmp_path):
+def test_crash_counts_only_against_the_candidate_whose_turn_it_is(tmp_path):
     """A crash counts against the candidate whose turn it was; the others start again as after a lost worker."""
     settings = create_home(tmp_path / "crash")
     fingerprint = supervise_lanes(settings, (*FAST_WORKER, "--segfault-on", "3"), timeouts=QUICK)
@@ -166,7 +166,7 @@ def test_one_lane_stops_without_the_others(tmp_path):
 
 
 @pytest.mark.slow
-def test_trainings_have_the_bits_of_trainings_alone(tmp_path):
+def test_lanes_give_the_same_bits_as_separate_trainings(tmp_path):
     """Train real candidates in turn, and require the same bits as for each training alone."""
     changes = {"training__batch_size": 64, "budget__candidates": 6, "evolution__population": 4}
     changes |= {"data__train_images": 256, "evolution__tournament": 2, "evolution__lag": 3, "training__epochs": 2}

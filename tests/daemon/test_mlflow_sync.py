@@ -214,7 +214,7 @@ def test_lost_store_is_written_again(engine, uri, tmp_path):
 
 
 @pytest.mark.slow
-def test_rejected_files_are_logged_once_and_runs_still_written(engine, uri, tmp_path, capfd):
+def test_rejected_files_are_logged_once_and_runs_are_written(engine, uri, tmp_path, capfd):
     train_four(engine)
     (tmp_path / "mlflow-artifacts").touch()
     assert sync_runs(engine, uri) == 4

@@ -251,7 +251,7 @@ def test_devices_with_the_same_reason_are_grouped():
     assert describe_unavailable([both[1], *with_cpu]) == "GPUs 1, 0, CPU: it rains"
 
 
-def test_worker_sees_its_own_device_only():
+def test_worker_sees_only_its_own_device():
     assert worker_environment(gpu())["CUDA_VISIBLE_DEVICES"] == UUID
     assert worker_environment(machine()[-1])["CUDA_VISIBLE_DEVICES"] == ""
 

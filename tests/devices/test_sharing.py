@@ -144,7 +144,7 @@ def test_yielded_device_is_used_again_after_the_backoff(new_sharing, start_proce
     assert sharing.statuses({})[0].availability.free
 
 
-def test_workers_that_stay_get_no_company(new_sharing, start_process):
+def test_no_further_worker_starts_beside_workers_that_stay(new_sharing, start_process):
     sharing, (card,), _ = new_sharing(FakeGpu(UUID), policy=SharingPolicy.STAY)
     worker, other = start_process().pid, start_process().pid
     assert sharing.acquire(sharing.statuses({})[0].device)

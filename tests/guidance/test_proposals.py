@@ -145,5 +145,5 @@ def test_cheaper_of_two_equal_networks_is_proposed_per_second():
     assert all(proposal.prediction.improvement <= plain.prediction.improvement for proposal in cheap)
 
 
-def test_predicted_seconds_are_one_third_fixed():
+def test_one_third_of_the_predicted_seconds_is_fixed():
     assert predict_seconds([0, 5, 20], [1, 10, 100]) == pytest.approx([1 / 3, 2 / 3, 5 / 3])

@@ -152,7 +152,7 @@ def test_backup_is_one_file_readable_without_write_access(database, search_facto
     assert [name for name in leftovers(database.parent) if name.startswith((".b.db", "b.db"))] == []
 
 
-def test_existing_file_is_replaced_only_by_force(database, search_factory):
+def test_existing_file_is_replaced_only_with_force(database, search_factory):
     target = database.with_name("b.db")
     target.write_text("precious")
     with pytest.raises(ConflictError, match="--force"):

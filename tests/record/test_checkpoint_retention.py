@@ -40,7 +40,7 @@ def train(engine, search_id, leased, values):
 
 
 @pytest.mark.parametrize("metrics", [METRICS[:1], METRICS])
-def test_cleanup_of_changes_leaves_nothing_to_a_full_one(engine, search_factory, lease_factory, metrics):
+def test_cleanup_of_changes_leaves_nothing_for_a_full_cleanup(engine, search_factory, lease_factory, metrics):
     draw, retention = random.Random(len(metrics)), CheckpointRetention()
     several = {"objective": list(metrics)} if len(metrics) > 1 else {}
     searches = [search_factory(name, **SIZES, **several, budget__candidates=30, seed=ord(name)) for name in "ab"]

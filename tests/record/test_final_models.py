@@ -124,7 +124,9 @@ def test_reevaluation_decides_the_winners(engine, small, final, lease_factory, s
     assert [parent for parent, _, _ in births(engine, name)] == [measured[1], measured[0], 10]
 
 
-def test_second_test_needs_again_and_has_fresh_seeds(engine, small, final, run_final_search, lease_factory):
+def test_second_test_requires_the_option_again_and_uses_fresh_seeds(
+    engine, small, final, run_final_search, lease_factory
+):
     run_final_search(final(seeds=2), [0.5, 0.7])
     with pytest.raises(ConflictError, match=r"candidate 12 is already tested with this recipe in 'small\.final'"):
         final()

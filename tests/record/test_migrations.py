@@ -30,7 +30,7 @@ def test_upgraded_tables_match_the_models(url):
     assert not commands.differs_from_models(engine)
 
 
-def test_downgrade_drops_only_the_own_tables(url):
+def test_downgrade_drops_only_its_own_tables(url):
     engine = create_engine_for(url)
     with transaction(engine) as connection:
         connection.execute(text("CREATE TABLE trials (id INTEGER)"))

@@ -53,7 +53,7 @@ def decide(engine, search_id):
     return len(statements)
 
 
-def test_many_that_wait_for_a_slow_birth_cost_few_statements(engine, search_factory, lease_factory):
+def test_many_births_that_wait_for_another_cost_few_statements(engine, search_factory, lease_factory):
     search_id = search_factory(
         evolution__population=BIRTHS,
         evolution__lag=1,

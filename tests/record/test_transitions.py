@@ -178,7 +178,7 @@ def test_only_twenty_kills_in_a_row_count(engine, search_factory, lease_factory)
     assert states == [CandidateState.PENDING] * 19 + [CandidateState.FAILED]
 
 
-def test_divergence_fails_at_once(engine, search_factory, lease_factory):
+def test_divergence_fails_without_a_retry(engine, search_factory, lease_factory):
     search_id = search_factory()
     assert record_failure(engine, lease_factory(search_id), FailureKind.DIVERGED) is CandidateState.FAILED
 

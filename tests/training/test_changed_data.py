@@ -134,7 +134,7 @@ def test_verified_bytes_outweigh_modification_times(root: Path) -> None:
     finished(run_training(assign(root, STREAMED, before)))
 
 
-def test_verification_finds_other_bytes_of_the_same_time(root: Path) -> None:
+def test_verification_finds_other_bytes_with_an_unchanged_time(root: Path) -> None:
     before = state(root, STREAMED, verified=True)
     change(root, "bytes, same time")
     assert state(root, STREAMED) == before  # nothing but the bytes has changed

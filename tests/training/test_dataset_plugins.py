@@ -232,7 +232,7 @@ def test_floats_pillow_images_and_mappings_are_images_too(load: Load) -> None:
         assert load(item, more=more).digest == plain.digest
 
 
-def test_number_of_classes_may_be_one_of_numpy(load: Load) -> None:
+def test_number_of_classes_may_be_a_numpy_integer(load: Load) -> None:
     assert load(returns="ImageDataset(Items(), numpy.int64(2), 1, 8)").train.classes == 2
 
 

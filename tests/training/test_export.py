@@ -105,7 +105,9 @@ def test_description_survives_the_file(request_of_digits: ExportRequest, tmp_pat
 
 
 @pytest.mark.parametrize("macro", PRESETS)
-def test_module_is_short_formatted_and_needs_nothing_of_ours(macro: str, request_of_digits: ExportRequest) -> None:
+def test_module_is_short_and_formatted_and_imports_no_eatnas_package(
+    macro: str, request_of_digits: ExportRequest
+) -> None:
     description = replace(
         describe_model(request_of_digits)[2],
         macro=PRESETS[macro].to_json(),
@@ -292,7 +294,7 @@ def test_other_logits_are_refused_with_the_largest_difference(request_of_digits:
         verify_file(paths["safetensors"], images, reference)
 
 
-def test_another_accuracy_than_recorded_is_refused() -> None:
+def test_accuracy_other_than_the_recorded_one_is_refused() -> None:
     logits = torch.eye(10) * 5
     labels = torch.arange(10)
     require_recorded_accuracy(logits, labels, recorded=1.0, precision="float32", candidate=1)

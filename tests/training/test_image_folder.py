@@ -54,7 +54,7 @@ def test_links_in_cycles_are_named_and_not_followed(tmp_path: Path, target: str)
     assert reasons(folder) == {"cat/loop": "a link to a folder that is already listed"}
 
 
-def test_two_folders_that_link_each_other_end(tmp_path: Path) -> None:
+def test_listing_of_folders_that_link_each_other_ends(tmp_path: Path) -> None:
     root = write(tmp_path / "data", "cat/1.png", "dog/1.png")
     one, two = write(tmp_path / "one", "5.png"), write(tmp_path / "two", "6.png")
     (one / "two").symlink_to(two)

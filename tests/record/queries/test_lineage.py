@@ -44,7 +44,7 @@ def test_an_unknown_candidate_is_an_error(record_connection, candidate_id):
 
 
 @pytest.mark.slow
-def test_gain_is_computed_within_one_search_only(large, connection):
+def test_gain_is_computed_only_within_one_search(large, connection):
     ids = select(candidate.c.id).where(candidate.c.search_id == large).order_by(candidate.c.id)
     youngest = connection.execute(ids).scalars().all()[-1]
     lineage = get_lineage(connection, youngest)
