@@ -16,7 +16,7 @@ class FidelitySpec(SpecSection):
     """Rungs: short trainings after which only the best candidates continue."""
 
     rungs: tuple[int, ...] = Field(min_length=1, max_length=16, description="epochs after which a candidate may stop")
-    keep: float = Field(0.25, gt=0, lt=1, description="the largest share of the candidates at a rung that continues")
+    keep: float = Field(0.25, gt=0, lt=1, description="at most this share of the candidates at a rung continue")
     schedule: Literal["whole", "rung"] = Field(
         "whole",
         description="the span of the learning rate's schedule; whole: all epochs, and a candidate that continues "
