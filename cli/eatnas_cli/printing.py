@@ -40,7 +40,7 @@ class Layout:
 
 
 TRACEBACK: Final = "traceback"
-"""The columns with long text, which is printed below the table."""
+"""The column whose long text is printed below the table."""
 FITTING: Final = Layout()
 """The default columns, fitted to the terminal."""
 

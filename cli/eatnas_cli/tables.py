@@ -54,7 +54,7 @@ class _Column:
     smallest: int
 
     def leave_out_rank(self, position: int) -> tuple[int, int]:
-        """Return a sort key for the order in which columns are left out: empty columns first, then from the right."""
+        """Return the key by which columns are left out: empty columns first, `LAST_LEFT_OUT` last, then by position."""
         if not any(self.texts):
             return 0, -position
         if self.name in FIRST_LEFT_OUT:

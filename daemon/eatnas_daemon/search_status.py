@@ -12,7 +12,7 @@ from eatnas_db.settings import Settings
 
 
 def is_supervised(settings: Settings, connection: Connection) -> bool:
-    """Return whether a daemon or `run` works on this database. On a server, it may be on any host."""
+    """Return whether a daemon or the command `run` works on this database. On a server, it may be on any host."""
     if is_postgresql(connection):
         return bool(list_connected_hosts(connection))
     user = find_record_user(settings.lock_file)

@@ -148,7 +148,7 @@ class RankGroup:
             rank.process.stdin.flush()
 
     def _explain(self, when: str, seconds: float | None = None) -> RankError:
-        """Return the failure of the rank that made the other ranks fail, `seconds` after its last message."""
+        """Return the failure of the rank that made the others fail. `seconds` is the time limit for a silent rank."""
         suspended = [rank for rank in self._ranks if _is_suspended(rank.process.pid)]
         if suspended:
             return RankError(FailureKind.LOST, f"rank {suspended[0].number} was suspended {when}")

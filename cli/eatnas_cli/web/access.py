@@ -60,7 +60,7 @@ class AccessRules:
     cookie: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # All ports of a host share cookies, so the name contains the port.
+        # All ports of a host share cookies, so the name of the cookie contains the port.
         object.__setattr__(self, "cookie", f"eatnas_{self.port}")
 
     def allows_host(self, header: str) -> bool:

@@ -55,7 +55,7 @@ class DeviceSharing:
         self._locks = DeviceLocks(folder, monotonic)
         self._yielding: set[str] = set()
         self._suspected: set[str] = set()
-        """Devices on which unattributed memory has indicated another process in the last probe."""
+        """Devices on which the last probe has indicated another process."""
         self._backoffs: dict[str, tuple[int, float]] = {}
         """By device, the number of times in a row that it was yielded, and the monotonic time of its next use."""
 

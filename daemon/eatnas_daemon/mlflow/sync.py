@@ -128,8 +128,8 @@ class MlflowSync:
     def sync_changes(self, stopping_pid: int | None = None) -> int:
         """Bring MLflow up to date. Return the number of candidate runs written.
 
-        `stopping_pid` is a supervisor that is about to exit. The candidates that it has leased no longer count as
-        running.
+        `stopping_pid` is the pid of a supervisor that is about to exit. The candidates that the supervisor has leased
+        no longer count as running.
         """
         # Without the lock, two programs could create the same missing run.
         with task_lock(self._engine, "mlflow", print_to_stderr):

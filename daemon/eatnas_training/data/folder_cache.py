@@ -34,7 +34,7 @@ POLL_SECONDS: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """The files of a folder in the cache, which are named by `key`. With `side` None there are no images."""
+    """The files in the cache for a folder, named by `key`. `shape` is the shape of the images; None without images."""
 
     cache: Path
     key: str
@@ -123,7 +123,7 @@ def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int |
 
 
 def content_entry(cache: Path, files_digest: str) -> CacheEntry:
-    """Return the entry for a folder without images, which has only the unreadable files and the digest of all bytes."""
+    """Return the entry without images for a folder: only the unreadable files and the digest of all bytes."""
     return CacheEntry(cache, hashlib.sha256(f"{FORMAT} {files_digest}".encode()).hexdigest(), None)
 
 

@@ -78,7 +78,7 @@ class Handover:
         def guarded() -> Iterator[Report]:
             try:
                 yield from steps()
-            # steps may run code of the program, which may raise anything
+            # The steps may run code of the program, which may raise anything.
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 failures.append(error)
 
