@@ -54,7 +54,10 @@ class _Column:
     smallest: int
 
     def leave_out_rank(self, position: int) -> tuple[int, int]:
-        """Return the key by which columns are left out: empty columns first, `LAST_LEFT_OUT` last, then by position."""
+        """Return the rank of a column: empty ones come first, then `FIRST_LEFT_OUT`, others, and `LAST_LEFT_OUT`.
+
+        Columns of the same kind are left out from the right.
+        """
         if not any(self.texts):
             return 0, -position
         if self.name in FIRST_LEFT_OUT:

@@ -117,7 +117,7 @@ def _best_items(data: ReportData) -> Iterator[OverviewItem]:
 def top_table(data: ReportData) -> ReportTable:
     """Return the table of the best candidates.
 
-    A further kind of score has a column only if a candidate has this score.
+    The scores of re-evaluations have a column only if a candidate has such a score. The same holds for test scores.
     """
     optional = [
         (title, values)

@@ -45,8 +45,8 @@ def build_with_plugins(
 
     torch's global generator is seeded with `seed`, so that the parameters of a plug-in's modules depend only on `seed`.
     `recorded` is the cost that the daemon has counted. Raises `OperatorError` if the plug-in raises an exception, if
-    two calls build different networks, if the counted cost differs from the plug-in's cost function, if the output is
-    not finite, or if code draws from another global generator.
+    two calls build different networks, if the plug-in's cost function differs from `recorded` or from the cost that
+    torch counts, if the output is not finite, or if code draws from another global generator.
     """
     culprit = name_plugins(architecture, space)
     try:
