@@ -59,11 +59,14 @@ def present(arms: Iterable[str], runs: Runs) -> list[tuple[str, Sequence[ArmRun]
     return [(arm, runs[arm]) for arm in arms if runs.get(arm)]
 
 
-def format_spread(values: Sequence[float | None], digits: int = 3) -> str:
-    """Return the median and the range, and the number of values if some are missing."""
+def format_spread(values: Sequence[float | None], digits: int = 3, missing: str = "not measured") -> str:
+    """Return the median and the range of the known values, and their number if some are unknown.
+
+    Return `missing` if all values are unknown.
+    """
     known = [value for value in values if value is not None]
     if not known:
-        return "never"
+        return missing
     text = f"{statistics.median(known):.{digits}f}"
     if len(known) > 1:
         text += f" ({min(known):.{digits}f} to {max(known):.{digits}f})"
@@ -152,7 +155,8 @@ def compare_compute(runs: Runs, labels: Mapping[str, str], unit: str) -> str:
     for arm, own in present(labels, runs):
         pairs = [(run, scratch[run.seed]) for run in own if run.seed in scratch]
         cells = [
-            format_spread([relative_compute(run, base, gap, unit) for run, base in pairs], 2) for gap in QUALITY_GAPS
+            format_spread([relative_compute(run, base, gap, unit) for run, base in pairs], 2, missing="never")
+            for gap in QUALITY_GAPS
         ]
         lines.append(f"| {labels[arm]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
