@@ -6,7 +6,7 @@ import gc
 from typing import Final
 
 YOUNG_OBJECTS: Final = 50_000
-"""The number of new objects after which a quick command searches them for garbage: some megabytes."""
+"""The number of new objects after which a quick command searches for garbage; they take some megabytes."""
 _USUAL: Final = gc.get_threshold()
 
 

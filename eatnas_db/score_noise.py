@@ -92,7 +92,7 @@ class Resolution:
     ratio: float
     """The noise of one score, as a multiple of the spread."""
     seeds: int
-    """The trainings of each network with which a difference of one spread has the right sign in 95% of all cases."""
+    """The number of trainings per network with which a difference of one spread has the right sign in 95% of cases."""
 
 
 def list_comparable(connection: Connection, plan: PlannedTask) -> list[SearchRecord]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from eatnas_cli.sentences import fold_sentence
+from eatnas_cli.values import count_of
 from eatnas_db.queries.lineage import LineageEntry
 from eatnas_db.text_encoding import escape_controls
 
@@ -64,8 +65,10 @@ def _describe(entry: LineageEntry, place: str, *, has_rungs: bool) -> str:
         fitness += f" at rung {entry.rung}"
     gain = "" if entry.gain is None else f" ({entry.gain:+.4f})"
     changes = f": {', '.join(entry.changes)}" if entry.changes else ""
-    share = entry.share_inherited
-    inherited = "" if share is None else f", {share:.0%} inherited, {entry.lineage_epochs} epochs behind it"
+    share, epochs = entry.share_inherited, entry.lineage_epochs
+    inherited = ""
+    if share is not None and epochs is not None:
+        inherited = f", {share:.0%} inherited, {count_of(epochs, 'epoch')} in total"
     if entry.weights_from is not None:
         inherited = f", starts from {entry.weights_from}{inherited}"
     reason = "" if entry.reason is None else f". {entry.reason}"

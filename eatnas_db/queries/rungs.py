@@ -64,10 +64,11 @@ def count_rungs(connection: Connection, search_id: int, spec: Mapping[str, Any])
 
 def describe_rungs(counts: tuple[RungCount, ...]) -> str:
     """Describe the counts in one line."""
-    return "; ".join(
-        f"{row.epochs} epochs: {row.reached} reached" + ("" if row is counts[-1] else f", {row.continued} continued")
-        for row in counts
-    )
+    parts = []
+    for row in counts:
+        part = f"{row.epochs} epoch{'' if row.epochs == 1 else 's'}: {row.reached} reached"
+        parts.append(part if row is counts[-1] else f"{part}, {row.continued} continued")
+    return "; ".join(parts)
 
 
 def list_candidate_rungs(connection: Connection, candidate_id: int) -> tuple[CandidateRung, ...]:

@@ -116,7 +116,7 @@ class SearchRecord:
         if self.finished_at is None:
             return None
         if self.failed:
-            return f"none of its {self.born} candidates has a score"
+            return "none of its candidates has a score"
         if self.kind == SearchKind.IMPORTED:
             return "its scores were imported"
         if self.exhausted:

@@ -100,7 +100,7 @@ def stored_metrics(connection: Connection) -> ColumnElement[str | None]:
 def is_outlived(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
     """Return the condition that a candidate is settled, not live, and no parent of an undecided birth.
 
-    `columns` are those of the candidate; its search is joined.
+    `columns` are the columns of the candidate; the query must join its search.
     """
     return and_(
         columns.state.in_(SETTLED),

@@ -32,7 +32,7 @@ DEFAULT_FLAT_POPULATIONS: Final = 4
 """The default of `flat_steps` is this many times the size of the population."""
 
 FIRST_BIRTHS: Final = 4
-"""The births that the first statement reads. Each further statement reads `GROWTH` times as many."""
+"""The number of births that the first statement reads. Each further statement reads `GROWTH` times as many."""
 GROWTH: Final = 8
 
 _BIRTH_SECONDS: Final = select(func.sum(attempt.c.device_seconds)).where(attempt.c.candidate_id == candidate.c.id)

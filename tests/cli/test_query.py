@@ -57,7 +57,7 @@ def test_candidate_shows_its_inherited_share(eatnas, engine, small):
     assert (row["share_inherited"], row["lineage_epochs"]) == (0.75, 9)
     assert asked(eatnas, "population", "small")[0]["share_inherited"] == 0.75
     assert asked(eatnas, "lineage", "small")[0]["lineage_epochs"] == 9
-    assert ", 75% inherited, 9 epochs behind it" in eatnas("query", "lineage", "small")
+    assert ", 75% inherited, 9 epochs in total" in eatnas("query", "lineage", "small")
     for question in ("best", "population"):
         assert "share inherited   lineage epochs" in eatnas("query", question, "small")
     output = eatnas("candidate", "show", "3")

@@ -169,7 +169,11 @@ EPOCHS = "for epoch in range(recipe.epochs): report.epoch(epoch, error=1)"
         ("report.epoch(0, error=1)", FailureKind.INVALID_REPORT, "ended after 1 of 3 epochs"),
         ("report.epoch(1, error=1)", FailureKind.INVALID_REPORT, "report.epoch(1): the next epoch is number 0"),
         ("report.epoch(True, error=1)", FailureKind.INVALID_REPORT, "the next epoch is number 0"),
-        (f"{EPOCHS}\nreport.epoch(3, error=1)", FailureKind.INVALID_REPORT, "the recipe has 3 epochs"),
+        (
+            f"{EPOCHS}\nreport.epoch(3, error=1)",
+            FailureKind.INVALID_REPORT,
+            "all epochs of the recipe are already reported (3)",
+        ),
         ("report.epoch(0, loss=1)", FailureKind.INVALID_REPORT, "epoch 0 has no error, the objective.metric"),
         ("report.epoch(0, error='low')", FailureKind.INVALID_REPORT, "error of epoch 0 is 'low', not a number"),
         ("report.epoch(0, error=[1])", FailureKind.INVALID_REPORT, "error of epoch 0 is [1], not a number"),

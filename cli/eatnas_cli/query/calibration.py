@@ -56,7 +56,7 @@ def _describe(summary: Calibration, sources: Sequence[str]) -> str:
     """Return the summary as a sentence; `sources` are the names of the sources in the order of the slopes."""
     slopes = f"; slopes of {', '.join(sources)}" if sources else ""
     if not summary.scored:
-        return f"{summary.predicted} births were predicted; none of them has a fitness yet{slopes}"
+        return f"no predicted birth has a fitness yet (predicted births: {summary.predicted}){slopes}"
     correlation = "" if summary.correlation is None else f"; correlation {summary.correlation:.2f}"
     return (
         f"{summary.share_within:.0%} of {summary.scored} fitness values lie between low and high "

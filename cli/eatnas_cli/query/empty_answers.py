@@ -27,7 +27,7 @@ def explain_progress(connection: Connection, search: SearchRecord) -> str:
         return ""
     counts = {"waiting": counters.pending, "in training": counters.leased, "failed": counters.failed}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    cause = f"none of its {counters.born} candidates has a score ({states})" if states else "it has no candidates"
+    cause = f"none of its candidates has a score ({states})" if states else "it has no candidates"
     if counters.failed:
         return f"{cause}; `eatnas-db query failures {search.name}` shows why they failed"
     if counters.leased or search.finished_at is not None or search.wish != DesiredState.RUN:

@@ -113,7 +113,7 @@ def _print_family(
     rung = rung_column(rows)
     measured = ("fitness", *rung, "gain")
     columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", *measured, "changes")
-    empty = f"none of the {len(rows)} candidates of this family meets the conditions {', '.join(page.where)}"
+    empty = f"no candidate of this family meets the conditions {', '.join(page.where)}"
     default = ("id", "search", "generation", "birth", "origin", *measured, "changes")
     selected = select_page(rows, page, row_type=LineageEntry)
     show(selected, (*columns, *optional, "code"), format, layout=layout, default=default, empty=empty)

@@ -9,6 +9,7 @@ import typer
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import PlannedSlots, SpecChanges, SpecFile
 from eatnas_cli.sentences import print_note, print_sentence
+from eatnas_cli.values import count_of
 from eatnas_daemon.search_creation import create_search_from_spec, parse_overrides, read_spec_file
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.searches import get_search
@@ -38,7 +39,7 @@ def print_created(settings: Settings, name: str, slots: int | None) -> None:
     with read_connection(settings.database_url) as connection:
         row = get_search(connection, name)
     if row.spec["evolution"]["lag"] is None:
-        slot_text = f"{slots} slots" if slots else "this machine"
+        slot_text = count_of(slots, "slot") if slots else "this machine"
         print_sentence(
             f"at most {row.lag} of its candidates train at the same time, because its evolution.lag is {row.lag} "
             f"(chosen for {slot_text} and a population of {row.population}); a different lag gives a different history"

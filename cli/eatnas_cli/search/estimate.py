@@ -144,11 +144,12 @@ def _describe_durations(estimated: _Durations, spec: SearchSpec, measured_on: st
     if spec.evolution.fidelity is not None:
         yield (
             f"rungs: a candidate is trained for {_epochs_with_rungs(spec):.1f} of {spec.training.epochs} "
-            f"epochs on average, if {spec.evolution.fidelity.keep:.0%} continue at each rung"
+            f"epochs on average, if {spec.evolution.fidelity.keep:.0%} of the candidates continue at each rung"
         )
     if estimated.reevaluation_trainings:
+        trainings = count_of(estimated.reevaluation_trainings, "training")
         yield (
-            f"re-evaluation of the best {spec.reevaluation.top}, {estimated.reevaluation_trainings} trainings: "
+            f"re-evaluation of the best {spec.reevaluation.top}, {trainings}: "
             f"{_describe_hours(estimated.reevaluation_hours)}; together "
             f"{_describe_hours(estimated.hours + estimated.reevaluation_hours)}"
         )

@@ -58,7 +58,7 @@ def list_csv(data: Mapping[str, Any], *, train: bool) -> ImageFolder:
     part = TRAIN if train else TEST
     chosen = [row for row in rows if row.part == part]
     if not chosen:
-        raise DataError(f"{file} has no test part: no row has {TEST!r} in a column split")
+        raise DataError(f"{file} has no test part: no row has {TEST!r} in a column named split")
     numbers = {label: number for number, label in enumerate(class_names)}
     for row in chosen:
         if row.label not in numbers:

@@ -23,7 +23,7 @@ from eatnas_training.data.folder_content import FileTimes
 
 FORMAT: Final = 1
 MIN_FILES: Final = 200_000
-"""Every worker lists folders with fewer files itself, which takes at most a second."""
+"""Listings of smaller data sets are not cached, because each worker needs at most a second to list the files."""
 SETTLED_SECONDS: Final = 2.0
 """If a folder changed less than this time before it was listed, a later change may have the same time stamp."""
 _SEPARATOR: Final = b"\0"

@@ -171,7 +171,7 @@ class TrainingReport:
     def _require_next(self, number: int) -> None:
         expected, epochs = len(self._epochs), self._recipe.epochs
         if expected >= epochs:
-            reason = f"the recipe has {epochs} epochs, and all of them are already reported"
+            reason = f"all epochs of the recipe are already reported ({epochs})"
             raise InvalidReportError(f"report.epoch({number!r}): {reason}")
         if isinstance(number, bool) or number != expected:
             raise InvalidReportError(f"report.epoch({number!r}): the next epoch is number {expected}")
