@@ -19,7 +19,7 @@ from eatnas_db.atomic_files import atomic_write, final_name
 DIGEST_BYTES: Final = 32
 _CHUNK_BYTES: Final = 1 << 20
 _NUMBER: Final = "(0|[1-9][0-9]{0,17})"
-"""A number of at most 18 digits. An id of a database has no more."""
+"""A number of at most 18 digits, which fits into an integer column."""
 _NAME: Final = re.compile(rf"c{_NUMBER}-a{_NUMBER}-e{_NUMBER}-b{_NUMBER}\.ckpt")
 
 

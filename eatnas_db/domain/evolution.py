@@ -17,7 +17,7 @@ from eatnas_db.domain.transfer import PerturbationLimits, perturb
 from eatnas_db.errors import SpaceExhaustedError
 
 GUIDED_RANDOM_BIRTHS: Final = 8
-"""The number of initial births that a guided search without sources draws at random."""
+"""The number of initial births of a guided search from scratch; they are random samples."""
 GUIDED_MIN_SCORES: Final = 4
 """With fewer visible births, a guided search without sources leaves births to evolution."""
 
