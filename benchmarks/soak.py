@@ -30,7 +30,7 @@ class SoakStep:
 
     name: str
     arguments: Sequence[str]
-    """After the interpreter."""
+    """The arguments after the interpreter."""
     environment: dict[str, str] = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from timing import synchronize
 from torch import Tensor, nn
 
 MOMENTUM_BYTES = 5 * 4
-"""Per weight in a step: weight, gradient and momentum are read, weight and momentum written, in float32."""
+"""The bytes per weight in a step, in float32: weight, gradient, momentum are read; weight, momentum are written."""
 
 
 def count_step_bytes(code: str, space: str, batch_size: int, precision: str) -> int:

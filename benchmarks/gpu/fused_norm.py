@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 TILE_VALUES = 2048
-"""The values that a program holds at a time, of each tensor."""
+"""The number of values of each tensor that a program holds at a time."""
 CHANNEL_BLOCKS = (64, 32, 16)
-"""The numbers of channels that a tile may have. The one with the least padding is used, on a tie the largest."""
+"""The numbers of channels that a tile may have. The one with the least padding is used, or the largest of several."""
 MAX_PARTS = 512
 FINISH_PARTS, FINISH_CHANNELS = 64, 16
 """The tile of the second stage."""

@@ -11,7 +11,7 @@ from typing import Any
 NO_TIME_LEFT = "no time left"
 RUNNING = "running"
 PAGE_LINES = 25
-"""The last lines of a step's output that the page shows, unless the step has passed."""
+"""The number of last lines that the page shows of the output of a step that has not passed."""
 
 
 class Results:

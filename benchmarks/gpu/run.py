@@ -35,9 +35,9 @@ INSTALL_SECONDS = 60.0
 REHEARSAL_FACTOR = 4.0
 """The factor by which steps on a processor get more time, because it may be slow and busy."""
 OUTPUT_LINES = 60
-"""The last lines of a step's output that the JSON keeps."""
+"""The number of last lines of a step's output that the JSON keeps."""
 OUTPUT_BYTES = 1 << 16
-"""The end of a step's output in which these lines are. Reading all of it would take time if a step prints endlessly."""
+"""The number of last bytes of a step's output that are read for these lines, because a step may print endlessly."""
 POLL_SECONDS = 0.5
 MARK = "EATNAS_GPU_RUN"
 """The variable by which the processes of a run are found, because workers leave the session of their step."""

@@ -13,7 +13,7 @@ PART_SECONDS = 240.0
 KILL_SECONDS = 2.0
 """The longest wait for the end of a killed process. A process in a system call may not end."""
 RESERVE_SECONDS = 10.0
-"""The end of a part, in which no step runs: for the kill of the last step, and for the removal of the files."""
+"""The seconds at the end of a part in which no step runs: the last step is killed, and the files are removed."""
 LEAST_SECONDS = 5.0
 """A step that has less time left is not started: on a GPU, a step takes seconds to begin."""
 
@@ -57,7 +57,7 @@ STEPS = (
     Step(TRAINING, "pipeline", 45, "images/s: our loop, and a DataLoader with PIL"),
     Step(TRAINING, "processes", 50, "several processes on one GPU, without MPS and with it"),
 )
-"""The steps in the order of their importance: the limits of a part add up to more than its time."""
+"""The steps in the order of their importance, because the limits of a part add up to more than its time."""
 
 
 class Budget:

@@ -25,7 +25,7 @@ from storm.states import DaemonState, Token
 from storm.storm import Storm
 
 FREEZE_SECONDS = 4.0
-"""Longer than every timeout of the daemon under attack."""
+"""The seconds of a freeze. They exceed every timeout of the daemon under attack."""
 ORPHAN_SECONDS = 20.0
 """The seconds for which workers may outlive their daemon."""
 

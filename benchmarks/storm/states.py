@@ -31,7 +31,7 @@ class DaemonState:
     """All slots at one moment."""
 
     at: float = 0.0
-    """Monotonic seconds of this machine."""
+    """The time of the report, in seconds of this machine's monotonic clock."""
     problem: str | None = None
     """The reason why the daemon makes no progress."""
     slots: tuple[SlotState, ...] = ()

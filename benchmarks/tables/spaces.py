@@ -19,7 +19,7 @@ from eatnas_db.domain.space_definition import Primitives, SpaceDefinition
 from tables.tables import Code, Table
 
 CELL_TABLE: Final = "nb201_"
-"""The names of the tables of NAS-Bench-201 begin with this."""
+"""The names of the tables of NAS-Bench-201 begin with this prefix."""
 CELL_SPACE: Final = CELL_PRESETS["nasbench201-cifar"]
 CELL_TASK: Final = Task(resolution=32, channels=3, classes=10)
 _CELL_VALUES: Final = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
