@@ -39,6 +39,9 @@ def test_database_is_lent_again_without_its_rows(databases):
         "REVOKE CREATE ON SCHEMA public FROM pg_database_owner",
         "UPDATE eatnas_record SET created_at = 0",
         "ANALYZE eatnas_record",
+        "UPDATE pg_index SET indisvalid = false WHERE indrelid = 'eatnas_host'::regclass",
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+        "ALTER TABLE eatnas_record RENAME TO mine",
     ],
 )
 def test_database_is_dropped_after_any_other_change(databases, statement):
@@ -56,9 +59,10 @@ def test_database_is_dropped_after_many_uses(databases):
     assert databases.lend() != url
 
 
-def test_clients_that_a_test_leaves_are_disconnected(databases):
+@pytest.mark.parametrize("table", ["eatnas_host", "eatnas_record"])
+def test_clients_that_a_test_leaves_are_disconnected(databases, table):
     with psycopg.connect(databases.lend().replace("+psycopg", "")) as left:
-        left.execute("LOCK TABLE eatnas_host")
+        left.execute(f"LOCK TABLE {table}")
         databases.take_back()
         with pytest.raises(psycopg.OperationalError):
             left.execute("SELECT 1")
