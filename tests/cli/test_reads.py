@@ -56,7 +56,11 @@ def test_every_reading_command_has_three_formats(tiny, eatnas_within, spec, read
 
 @pytest.mark.slow
 def test_estimate_is_written_as_json(tiny, eatnas_within, spec):
-    assert json.loads(eatnas_within("search", "estimate", spec(), "--samples", "1", "--format", "json"))
+    answer = json.loads(eatnas_within("search", "estimate", spec(), "--samples", "1", "--format", "json"))
+    assert answer["device"].startswith("CPU")
+    assert answer["hours"] == answer["search_hours"] + answer["reevaluation_hours"]
+    assert min(answer["seconds_per_candidate"], answer["images_per_second"], answer["hours"]) > 0
+    assert answer["paper_search_hours"] is None
 
 
 @pytest.mark.slow
