@@ -73,7 +73,7 @@ def _run_on_sqlite(file: Path, query: str, limit: int, seconds: float) -> QueryR
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise ConflictError(_describe_sqlite_error(str(error), seconds)) from None
         if cursor.description is None:
-            raise ConflictError("the query is empty; write a SELECT statement, see docs/queries.md for examples")
+            raise ConflictError("the query is empty; write a SELECT statement over the views")
         return _build_result([name for name, *_ in cursor.description], rows, limit)
 
 

@@ -182,7 +182,8 @@ def discard_progress(connection: Connection, candidate_id: int) -> None:
 def last_attempt_to_ignore(earlier: Sequence[EndedAttempt], memory_fallback: MemoryFallback) -> int:
     """Return the last attempt whose checkpoints the next attempt must not use, or 0 if it may use all checkpoints.
 
-    The first attempt with split batches begins from scratch, because split batches change the results bit by bit.
+    The first attempt with split batches begins from scratch, because results with split batches are not
+    bit-identical to results with whole batches.
     """
     if memory_fallback != MemoryFallback.HALVED:
         return 0

@@ -248,7 +248,7 @@ def _import_table(
 
 
 def _require_file(file: Path) -> None:
-    """Raise `RecordError` if a file is missing or no regular file: reading a device or a pipe may never end."""
+    """Raise `RecordError` unless the file is a regular file: a read from a device or a pipe may never end."""
     if not file.exists():
         raise RecordError(f"{file} is missing; export the record again")
     if not file.is_file():

@@ -164,7 +164,9 @@ def _require_host_name(host: str) -> None:
             "set EATNAS_HOST to a shorter one"
         )
     if not host.isprintable():
-        raise RecordError(f"the host name (EATNAS_HOST) {host!r} cannot be printed; set EATNAS_HOST to another name")
+        raise RecordError(
+            f"the host name (EATNAS_HOST) {host!r} contains unprintable characters; set EATNAS_HOST to another name"
+        )
 
 
 def _require_text(value: str, name: str) -> None:

@@ -141,7 +141,7 @@ def _parse(query: str, dialect: Dialect) -> exp.Query:
     except SqlglotError as error:
         raise ConflictError(f"the query is invalid: {_first_line(error)}") from None
     if not statements:
-        raise ConflictError("the query is empty; write a single SELECT statement, see docs/queries.md for examples")
+        raise ConflictError("the query is empty; write a single SELECT statement over the views")
     if len(statements) > 1:
         raise ConflictError(REFUSED.format(f"there are {len(statements)} statements"))
     (statement,) = statements
@@ -211,7 +211,10 @@ def _check_function(function: exp.Func) -> None:
     names = list(_names(function))
     if not any(name in _FUNCTIONS for name in names):
         raise ConflictError(
-            REFUSED.format(f"function {names[0]} is not one of the allowed functions, which docs/queries.md lists")
+            REFUSED.format(
+                f"function {names[0]} is not one of the allowed functions, which the page `Querying the record` of the "
+                "documentation lists"
+            )
         )
 
 

@@ -44,7 +44,11 @@ def trust_power(dbapi_connection: DBAPIConnection, _record: object, _proxy: obje
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="also run the sweeps, which take too long for CI")
+    parser.addoption(
+        "--soak",
+        action="store_true",
+        help="also run the tests marked `soak`, which take too long for CI, and try more examples of each property",
+    )
 
 
 # Use the same examples each time, and no time limit, so that a busy machine never fails a property.

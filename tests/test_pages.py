@@ -32,7 +32,7 @@ def test_command_reference_is_up_to_date():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_stand_in_blocks_that_tests_run(page):
     text = page.read_text()
-    # No test runs a command in an indented line.
+    # Tests run only the commands in fenced blocks, so no command may stand in an indented line.
     outside = BLOCK.sub("", text)
     assert not re.findall(r"^    (?:\w+=\S+ )?(?:eatnas-db|python|pip) .*", outside, re.MULTILINE)
     fences = re.findall(r"^```(\w*)$", text, re.MULTILINE)

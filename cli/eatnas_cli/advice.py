@@ -33,7 +33,7 @@ def advise_on(
 ) -> SearchAdvice:
     """Return the advice about a planned search. Without a record, it comes from the spec alone.
 
-    `file` and `changes` are arguments of this command. The commands that the advice suggests repeat them.
+    `file` and `changes` are the spec file and the changes to it that the user gave. Suggested commands repeat them.
     """
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     with ExitStack() as stack:

@@ -67,7 +67,10 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
         require_candidate(connection, candidate)
     file = ctx.obj.logs / f"candidate-{candidate}.log"
     if not file.is_file():
-        raise NotFoundError(f"no log of candidate {candidate} at {file}; no worker of this home has trained it")
+        raise NotFoundError(
+            f"no log of candidate {candidate} at {file}: no worker of this home has trained it, or the log was deleted "
+            "to free space"
+        )
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             typer.echo(line, nl=False)

@@ -203,7 +203,7 @@ def copy(
 def _database_file(settings: Settings) -> Path:
     if settings.database_file is None:
         raise ConflictError("the database is on a server; back it up and restore it with pg_dump and pg_restore")
-    # A symbolic link to the file remains a link.
+    # Return the file itself: `db restore` replaces it, and a symbolic link to it must remain a link.
     return settings.database_file.resolve()
 
 

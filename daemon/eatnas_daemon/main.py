@@ -84,7 +84,7 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
 
     While another daemon works on the database, only show the progress. Raises `EatnasError`.
     """
-    # Until the supervisor handles signals, no training runs that would need a checkpoint, so exit at once.
+    # Before the supervisor handles signals, no training runs, so the process can exit without a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
     collect_as_usual()
     engine = open_record(settings.database_url)
@@ -366,11 +366,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--slots", type=_positive, help="number of candidates to train at the same time; default: as many as fit"
     )
-    parser.add_argument("--devices", action="append", default=[], help="devices to use; default: all")
-    parser.add_argument("--exclude", action="append", default=[], help="devices not to use")
-    parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")
-    parser.add_argument("--lanes", type=_positive, help="number of lanes of a process on a GPU")
-    parser.add_argument("--allow", action="append", default=[], help="users and programs to share a GPU with")
+    parser.add_argument(
+        "--devices",
+        action="append",
+        default=[],
+        help="index or UUID of a GPU to use, or `cpu`; repeatable; default: all GPUs, or the CPU if there is no GPU",
+    )
+    parser.add_argument(
+        "--exclude", action="append", default=[], help="device not to use, in the format of --devices; repeatable"
+    )
+    parser.add_argument(
+        "--max-per-device", type=_positive, help="maximum number of workers on one GPU; default: as many as fit"
+    )
+    parser.add_argument(
+        "--lanes", type=_positive, help="number of candidates that one worker process on a GPU trains at the same time"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], help="user or program to share GPUs with; repeatable; default: none"
+    )
     parser.add_argument("--launcher", choices=LAUNCHERS, help="launcher of the workers; default: local")
     parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")
     parser.add_argument("--cpus-per-worker", type=float, help="number of CPUs that each worker gets in a Ray cluster")

@@ -26,7 +26,7 @@ def forward_of(model: nn.Module, assign: Assign, precision: str) -> Forward:
 
 
 class CastNetwork:
-    """Computes a built-in network under autocast, with the bits of autocast.
+    """Computes a built-in network with results that are bit-identical to those under autocast.
 
     The network keeps its float32 weights, and their gradients are float32. Each call casts the weights again, to new
     tensors. The classifier is not cast, because it computes in float32.

@@ -186,8 +186,8 @@ def _decide_initial_birth(
 def select_removed(population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int) -> Member | None:
     """Return the member to remove from a population larger than `limit`, otherwise None.
 
-    `removal` is `oldest` (the first that joined), `worst` (ties go against the younger) or `mixed` (one of the two at
-    random in each step).
+    `removal` is `oldest` (the member that joined first), `worst` (the last member by `rank`) or `mixed` (the oldest or
+    the worst member, chosen at random in each step).
     """
     if len(population) <= limit:
         return None

@@ -104,5 +104,6 @@ class SpaceDefinition(ABC):
         """Raise `InvalidArchitectureError` unless the architecture has as many blocks as the space."""
         if len(architecture.blocks) != len(self.blocks):
             raise InvalidArchitectureError(
-                f"space {self.name} has {len(self.blocks)} blocks, but the architecture has {len(architecture.blocks)}"
+                f"the number of blocks is {len(self.blocks)} in space {self.name} and {len(architecture.blocks)} in "
+                "the architecture"
             )

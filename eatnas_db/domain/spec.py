@@ -168,7 +168,7 @@ class ObjectiveSpec(SpecSection):
     max_params: int | None = Field(None, ge=1, le=MAX_BIGINT)
     max_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
     metrics: tuple[MetricSpec, ...] | None = Field(
-        None, description="several objectives; docs/several-objectives.md explains them"
+        None, description="several objectives; the page `Several objectives` of the documentation explains them"
     )
 
     @model_validator(mode="after")
@@ -187,7 +187,9 @@ class BudgetSpec(SpecSection):
     candidates: int = Field(100, ge=1, le=100_000_000)
     device_hours: float | None = Field(None, gt=0, le=1e9)
     candidate_seconds: float | None = Field(None, gt=0, le=1e9)
-    slots: int | None = Field(None, ge=1, le=100_000, description="candidates in training at a time, over all hosts")
+    slots: int | None = Field(
+        None, ge=1, le=100_000, description="maximum number of candidates in training at a time, over all hosts"
+    )
     equal_failures: int = Field(
         10,
         ge=0,

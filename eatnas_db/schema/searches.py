@@ -100,10 +100,10 @@ transfer_source = define_table(
 )
 """A source of a search with `transfer.start: model`: a search whose scores are the prior of the model.
 
-The source's model knows the `scores` best and latest scored births among its first `births`. These births were settled
-when the search was created, so they never change. `digest` is the SHA-256 of their numbers, codes and scores. `kernel`
-and `noise` belong to the source's model. `device_seconds` are the device seconds that the source and its re-evaluations
-had used when the search was created.
+The source's model is fitted to the best and the latest scored births, `scores` in all, among the source's first
+`births` births. These births were settled when the search was created, so they never change. `digest` is the SHA-256 of
+their numbers, codes and scores. `kernel` and `noise` belong to the source's model. `device_seconds` are the device
+seconds that the source and its re-evaluations had used when the search was created.
 """
 
 Index("ix_eatnas_transfer_source_source", transfer_source.c.source_id)

@@ -82,8 +82,8 @@ def require_block_count(architecture: Architecture, label: str, space: Space) ->
     """Raise `ConflictError` unless the architecture has as many blocks as the space."""
     if len(architecture.blocks) != len(space.macro.blocks):
         raise ConflictError(
-            f"{label} has {len(architecture.blocks)} blocks, but space {space.macro.name} has "
-            f"{len(space.macro.blocks)}; choose a space with as many blocks"
+            f"the number of blocks is {len(architecture.blocks)} in {label} and {len(space.macro.blocks)} in space "
+            f"{space.macro.name}; choose a space with the same number of blocks"
         )
 
 

@@ -42,8 +42,9 @@ def pause_after_equal_failures(connection: Connection, state: AdvanceState, now:
     if len({(row.failure, _NUMBER.sub("0", _first_line(row.message))) for row in rows}) > 1:
         return False
     kind, message = rows[-1].failure.replace("_", " "), _first_line(rows[-1].message)
+    failed = "a birth failed" if needed == 1 else f"{needed} births in a row failed for the same reason"
     reason = (
-        f"{needed} births in a row failed for the same reason ({kind}: {message[:MAX_REASON_LENGTH]}); "
+        f"{failed} ({kind}: {message[:MAX_REASON_LENGTH]}); "
         f"remove the cause, then run `eatnas-db search resume {record.name}`"
     )
     values = {"wish": DesiredState.PAUSED, "pause_reason": reason, "streak_start": state.settled}

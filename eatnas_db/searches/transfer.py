@@ -117,7 +117,7 @@ def _require_no_basic_architecture(spec: SearchSpec, source_name: str) -> None:
 def _require_weights(spec: SearchSpec, source: SearchRecord) -> None:
     """Raise `ConflictError` if the new search cannot inherit weights: the source has none, or used another arithmetic.
 
-    With another arithmetic, a parent whose weights are lost could not be trained again bit by bit.
+    With another arithmetic, a parent whose weights are lost could not be trained again with a bit-identical result.
     """
     if spec.transfer.weights == INHERITED and source.kind == SearchKind.IMPORTED:
         raise ConflictError(

@@ -122,8 +122,8 @@ def _require_same_primitives(source: SearchRecord, space: Space) -> None:
     theirs, ours = read_space(source.macro).blocks, space.macro.blocks
     if len(theirs) != len(ours):
         raise ConflictError(
-            f"search {source.name!r} has {len(theirs)} blocks, but space {space.macro.name} has {len(ours)}; choose a "
-            "source with as many blocks"
+            f"the number of blocks is {len(theirs)} in search {source.name!r} and {len(ours)} in space "
+            f"{space.macro.name}; choose a source with the same number of blocks"
         )
     for number, (before, after) in enumerate(zip(theirs, ours, strict=True), 1):
         if (difference := describe_difference(before, after)) is not None:

@@ -81,7 +81,7 @@ def test_tables_equal_the_stored_drawings(large, typed, width):
 @pytest.mark.parametrize("command", [*SAME_EVERYWHERE, *CHANGING])
 def test_table_fits_and_breaks_no_word(large, typed, command):
     def words(text):
-        # Figures such as the free memory change between two commands.
+        # Replace all numbers, because some of them, such as the free memory, differ between two commands.
         return {re.sub(r"\d+(\.\d+)?", "0", word) for word in text.split() if "…" not in word and "─" not in word}
 
     wide = words(typed(command, 4000) + typed(f"{command} --wide", 80))

@@ -320,7 +320,12 @@ def test_sources_that_do_not_fit_are_refused(engine, finished, search_factory, r
             ConflictError,
             "has the objective minimize val_loss, but this spec has",
         ),
-        ("small", {"transfer.sources": ["cells"]}, ConflictError, "'cells' has 6 blocks, but space eatnas-small has 7"),
+        (
+            "small",
+            {"transfer.sources": ["cells"]},
+            ConflictError,
+            "blocks is 6 in search 'cells' and 7 in space eatnas-small",
+        ),
         ("small", {"transfer.sources": ["two"]}, ConflictError, "'two' has several objectives, but a model predicts"),
         ("small.reevaluation", {}, ConflictError, "measures candidates of another search"),
     ):

@@ -39,7 +39,7 @@ def test_long_host_name_and_its_processor_are_stored(engine, length):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("n" * 256, "has 256 characters, and at most 255"), ("a\nb", "cannot be printed")]
+    ("name", "words"), [("n" * 256, "has 256 characters, and at most 255"), ("a\nb", "contains unprintable characters")]
 )
 def test_unusable_host_name_is_refused_at_the_start(name, words):
     with pytest.raises(RecordError, match=f"{words}.*EATNAS_HOST"):

@@ -280,7 +280,7 @@ def test_search_starts_from_an_imported_network(engine, search_factory):
 def test_unsuitable_imported_network_is_refused(engine, search_factory):
     with pytest.raises(InvalidSpecError, match=r"transfer\.basic: block 1: cannot parse 'mobilenet'"):
         search_factory("own", transfer__basic="mobilenet")
-    with pytest.raises(ConflictError, match="has 1 blocks, but space eatnas-tiny has 7"):
+    with pytest.raises(ConflictError, match=r"the number of blocks is 1 in .* and 7 in space eatnas-tiny"):
         search_factory("own", transfer__basic="mb6_k3_d1_w1.0")
     with pytest.raises(SpaceExhaustedError, match="the basic architecture has"):
         search_factory("own", transfer__basic=MOBILENET, objective__max_mult_adds=1_000_000)
@@ -302,7 +302,7 @@ def test_unsuitable_imported_network_is_refused(engine, search_factory):
         (
             {"space": {"name": "two", "stem_channels": 4, "strides": [1, 2], "base": [4, 8], "head_channels": 8}},
             {},
-            "has 7 blocks, but space two has 2",
+            "and 2 in space two",
         ),
     ],
 )

@@ -22,7 +22,11 @@ app = new_app()
 def sql(
     ctx: typer.Context,
     question: Annotated[
-        str, typer.Argument(metavar="SELECT", help="A SELECT statement; docs/queries.md lists the views.")
+        str,
+        typer.Argument(
+            metavar="SELECT",
+            help="A SELECT statement. The page `Querying the record` of the documentation lists the views.",
+        ),
     ],
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of rows.")] = 1000,
     timeout: Annotated[float, typer.Option(min=0.001, max=86400, help="Time limit in seconds.")] = 30.0,

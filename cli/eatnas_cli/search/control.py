@@ -10,6 +10,7 @@ import typer
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_cli.sentences import print_sentence
+from eatnas_cli.values import count_of
 from eatnas_db.database.engine import write_record
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.searches.control import extend_search, set_desired_state
@@ -62,7 +63,7 @@ def extend(
         ),
     )
     limit = "" if seconds is None else f" in {seconds / 3600:g} device hours"
-    print_sentence(f"search {name} now has a budget of {budget} candidates{limit}")
+    print_sentence(f"search {name} now has a budget of {count_of(budget, 'candidate')}{limit}")
 
 
 def _set_state(settings: Settings, name: str, state: DesiredState) -> None:

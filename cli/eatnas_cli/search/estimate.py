@@ -47,7 +47,12 @@ def estimate(
     spec: SpecFile,
     changes: SpecChanges = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Number of slots of the search. Default: the slots of this machine.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of slots of the search; on GPUs, a number above the slots of this machine is reduced to them. "
+            "Default: the slots of this machine.",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Number of architectures to measure.")] = 3,
     format: FormatOption = Format.TABLE,  # noqa: A002

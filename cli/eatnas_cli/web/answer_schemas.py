@@ -88,7 +88,10 @@ ANSWERS: Final[Mapping[str, AnswerFields]] = {
             "test_looks": {**INTEGER, "description": "The number of evaluations on the test set."},
             "lag": INTEGER,
             "data_digest": TEXT,
-            "spec": {"type": "object", "description": "The spec; `docs/search-spec.md` lists its fields."},
+            "spec": {
+                "type": "object",
+                "description": "The spec; the page `The search spec` of the documentation lists its fields.",
+            },
             "rungs": [RungCount],
             "holds": [RecordedHold],
         },

@@ -175,7 +175,7 @@ class ClusterScheduler:
 
 
 def _gpu_statuses(slots: Sequence[Slot], paused: Collection[str]) -> list[DeviceStatus]:
-    """Return the status of the workers' GPUs, as last reported by their nodes."""
+    """Return the status of each GPU that a worker trains on, as last reported by the node of the GPU."""
     statuses: dict[str, DeviceStatus] = {}
     for slot in slots:
         if slot.worker is not None and slot.on_gpu and slot.device.uuid != UNPLACED_UUID:

@@ -36,9 +36,10 @@ def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
 
 
 def draw_shifts(key: BatchKey, count: int, height: int) -> Tensor | None:
-    """Draw vertical shifts, horizontal shifts and mirrorings: int64 `[3, count, 1]`; None if there are no changes.
+    """Draw the vertical shift, the horizontal shift and the mirroring (0 or 1) of each of `count` images.
 
-    The draws are made on the CPU, so that every device gets the same draws, and are copied in one piece.
+    Return an int64 tensor `[3, count, 1]`, or None if `augment` is `none`. The draws are made on the CPU, so that every
+    device gets the same draws, and are copied in one piece.
     """
     if key.augment == "none":
         return None
