@@ -1,4 +1,4 @@
-"""Compare searches under seeded storms of faults with the same searches without faults, to the bit.
+"""Check that searches under seeded storms of faults are bit-identical to the same searches without faults.
 
 For each search, a daemon runs in a new process. This program kills and freezes the daemon's processes, fills its disks,
 damages its files and moves its clock. Every fault and every round becomes a JSON line of `--out`. With an existing

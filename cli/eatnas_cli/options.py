@@ -31,7 +31,7 @@ PlannedSlots = Annotated[
         "--slots",
         min=1,
         help="Number of slots that the search will use. Unless the spec sets evolution.lag, this number determines how "
-        "many births train at the same time. Default: the slots of this machine.",
+        "many births may train at the same time. Default: the slots of this machine.",
     ),
 ]
 

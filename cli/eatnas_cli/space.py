@@ -72,7 +72,7 @@ def list_spaces(format: FormatOption = Format.TABLE, layout: Layout = FITTING) -
 def sample(
     space: SpaceName = DEFAULT_SPACE,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random number generator.")] = 0,
-    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of different architectures.")] = 1,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of different architectures to sample.")] = 1,
     resolution: Resolution = DEFAULT_TASK["resolution"],
     channels: Channels = DEFAULT_TASK["channels"],
     classes: Classes = DEFAULT_TASK["classes"],

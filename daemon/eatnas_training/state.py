@@ -60,7 +60,7 @@ class TrainingState:
         self.sums.zero_()
 
     def to_checkpoint(self, identity: str) -> dict[str, Any]:
-        """Return the complete state from which a process can resume this training with the same bits."""
+        """Return the complete state from which a process can resume this training with a bit-identical result."""
         content = {
             "identity": identity,
             "model": self.model.state_dict(),

@@ -27,7 +27,7 @@ class StepGraph:
     """Computes a step repeatedly. The first steps are calls; on a GPU, later steps replay the captured graph.
 
     The step must read all inputs from tensors at fixed addresses, and must not wait for the GPU. If the step cannot be
-    captured, it is called each time, with the same bits.
+    captured, it is called each time; the results are bit-identical.
     """
 
     def __init__(self, device: str) -> None:

@@ -82,7 +82,7 @@ class TrainingSpec(SpecSection):
         "auto", description="auto: bfloat16 on a CUDA device with hardware support for it, float32 elsewhere"
     )
     arithmetic: Literal["native", "portable"] = Field(
-        "native", description="portable: slower, with the same bits on all x86-64 processors with AVX2"
+        "native", description="portable: slower, with bit-identical results on all x86-64 processors with AVX2"
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values give other results")
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400)

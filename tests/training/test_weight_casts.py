@@ -1,4 +1,4 @@
-"""Weights that are cast together give the bits of autocast, with fewer operations."""
+"""Weights that are cast together give results bit-identical to those of autocast, with fewer operations."""
 
 from __future__ import annotations
 

@@ -56,7 +56,9 @@ def reevaluate(
     ctx: typer.Context,
     name: SearchName,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Number of best candidates to train.")] = 4,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Number of trainings of each candidate.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with another seed.")
+    ] = 3,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Number of epochs of each training. Default: as in the search.")
     ] = None,
@@ -102,7 +104,9 @@ def final(
             "random weights. Default: `final.from` of the spec.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Number of trainings of each candidate.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with another seed.")
+    ] = 3,
     again: Annotated[
         bool,
         typer.Option("--again", help="Also train candidates that were already tested with the same settings."),
