@@ -48,6 +48,12 @@ def test_equal_failures_in_a_row_pause_a_search(tmp_path, home, supervise, fast)
     assert pauses[0].words.startswith("the search was paused: 4 births in a row failed for the same reason (diverged: ")
 
 
+def test_pause_after_a_single_failure_names_one_birth(tmp_path, home, supervise, fast):
+    settings = home(tmp_path / "home", budget__candidates=6, budget__equal_failures=1)
+    supervise(settings, program=(*fast, "--diverge"), timeouts=QUICK)
+    assert record_of(settings).status.startswith("paused: a birth failed (diverged: the loss is nan in epoch 0); ")
+
+
 def test_search_without_a_score_prints_the_last_failure(tmp_path, home, supervise, fast, capsys):
     settings = home(tmp_path / "home", budget__candidates=6)
     supervise(settings, program=(*fast, "--diverge"), timeouts=QUICK)
