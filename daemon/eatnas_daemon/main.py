@@ -372,9 +372,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="index or UUID of a GPU to use, or `cpu`; repeatable; default: all GPUs, or the CPU if there is no GPU",
     )
-    parser.add_argument(
-        "--exclude", action="append", default=[], help="device not to use, in the format of --devices; repeatable"
-    )
+    parser.add_argument("--exclude", action="append", default=[], help="device not to use; otherwise like --devices")
     parser.add_argument(
         "--max-per-device", type=_positive, help="maximum number of workers on one GPU; default: as many as fit"
     )
