@@ -35,7 +35,7 @@ from eatnas_training.export.model_files import open_model_file
 from eatnas_training.export.prediction import PredictionRequest, predict
 from eatnas_training.export.preprocessing import ImageTransform, crop_and_resize
 from eatnas_training.export.python_module import write_module
-from eatnas_training.export.validation_images import ValidationImages
+from eatnas_training.export.validation_images import ValidationImages, load_validation
 from eatnas_training.export.verification import require_recorded_accuracy, verify_file
 from eatnas_training.network import Network
 from support.exports import export_request
@@ -140,6 +140,19 @@ def test_streamed_preprocessing_equals_the_decoder(tmp_path: Path, size: tuple[i
     settings = Preprocessing("RGB", 24, 0.875, "bilinear", "pillow", (0.0,) * 3, (1.0,) * 3)
     decoded = decode_image(str(path), 24, None).transpose(2, 0, 1)
     assert np.array_equal(crop_and_resize(Image.open(path), settings), decoded)
+
+
+def test_transform_gives_the_streamed_input_of_the_training(tmp_path: Path) -> None:
+    image = Image.fromarray(np.arange(3 * 256, dtype=np.uint8).reshape(3, 16, 16).transpose(1, 2, 0))
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(4):  # equal images, because their order in a part is random
+            image.save(tmp_path / "train" / name / f"{number}.png")
+    data = {"name": "ImageNet", "root": str(tmp_path), "resolution": 16}  # a folder with this name is always streamed
+    loaded = load_data(data, "cpu")
+    images = load_validation(data, task=loaded.task, digest=loaded.digest, final=False)
+    assert images.preprocessing.rounding == "pillow"
+    assert torch.equal(ImageTransform(images.preprocessing)(image), next(images.batches())[0])
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])

@@ -22,9 +22,11 @@ class ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        # Multiply by the same two float32 numbers as the training, to get the same bits.
+        # Use the same float32 mean and scale of each channel as the training, to get the same bits. Streamed data sets,
+        # whose values Pillow rounds, compute both in float32; the scale may then differ in its last bit.
+        computed = torch.float32 if preprocessing.rounding == "pillow" else torch.float64
         self._mean, self._scale = (
-            (torch.tensor(values, dtype=torch.float64) * 255).pow(power).to(torch.float32).reshape(-1, 1, 1)
+            (torch.tensor(values, dtype=computed) * 255).pow(power).to(torch.float32).reshape(-1, 1, 1)
             for values, power in ((preprocessing.mean, 1), (preprocessing.deviation, -1))
         )
 
