@@ -58,7 +58,7 @@ class BrokenPageError(Exception):
 
 @contextlib.contextmanager
 def server(url: str) -> Iterator[tuple[str, int]]:
-    """Serve a record in a new process. Yield its URL and its pid."""
+    """Serve a record in a new process. Yield the URL of the server and the pid of the process."""
     command = [sys.executable, "-m", "eatnas_cli", "serve", "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "EATNAS_DB_URL": url}

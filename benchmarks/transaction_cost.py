@@ -121,7 +121,13 @@ def compare(histories: Sequence[int], measured: int, folder: Path, busy_cores: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--histories", type=int, nargs="+", default=[1_000, 100_000], help="numbers of candidates")
+    parser.add_argument(
+        "--histories",
+        type=int,
+        nargs="+",
+        default=[1_000, 100_000],
+        help="sizes of the records to compare, in candidates",
+    )
     parser.add_argument("--pairs", type=int, default=300, help="number of candidates to measure")
     parser.add_argument(
         "--busy",

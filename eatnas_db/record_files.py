@@ -114,10 +114,13 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     try:
         if not folder.exists():
-            raise RecordError(f"{folder} does not exist; choose a folder of `db export`, or a file of scores")
+            raise RecordError(
+                f"{folder} does not exist; choose a folder that `db export` has written, or a file of scores"
+            )
         if not file.exists():
             raise RecordError(
-                f"{folder} is not an exported record: it has no {MANIFEST}; choose a folder of `db export`"
+                f"{folder} is not an exported record: it has no {MANIFEST}; choose a folder that `db export` has "
+                "written"
             )
         content = json.loads(read_input(file, most_megabytes=MANIFEST_MEGABYTES).decode("utf-8"))
         tables = [TableContents(**table) for table in content["tables"]]
@@ -141,7 +144,9 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if manifest.format != FORMAT:
         found = str(manifest.format)[:MAX_SHOWN]
-        raise RecordError(f"{file} has the format {found!r}, expected {FORMAT!r}; choose a folder of `db export`")
+        raise RecordError(
+            f"{file} has the format {found!r}, expected {FORMAT!r}; choose a folder that `db export` has written"
+        )
     if manifest.revision != REVISION:
         raise RecordError(
             f"{folder} was exported from schema version {manifest.revision[:MAX_SHOWN]}, but this program reads "

@@ -128,5 +128,8 @@ def _load_space(plugin: Plugin) -> SpaceDefinition:
     if not isinstance(space, SpaceDefinition) or getattr(space, "name", None) != plugin.name:
         raise PluginError(f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; correct its package")
     if not isinstance(getattr(space, "network", None), str):
-        raise PluginError(f"{plugin} has no reference `network`, which builds its networks; correct its package")
+        raise PluginError(
+            f"the `network` of {plugin} must be the name of the function that builds a network, as 'module:name'; "
+            "correct its package"
+        )
     return space

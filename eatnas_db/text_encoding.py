@@ -103,6 +103,6 @@ def _ascii_form(sign: str) -> str:
         return "?"
     if sign in _ASCII_FORMS:
         return _ASCII_FORMS[sign]
-    if "\u2800" <= sign <= "\u28ff":  # the dots of a curve
+    if "\u2800" <= sign <= "\u28ff":  # Braille patterns, the dots of a curve
         return " " if sign == "\u2800" else "*"
     return sign.encode("unicode_escape").decode("ascii")

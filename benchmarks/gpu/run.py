@@ -1,4 +1,4 @@
-"""Try eatnas-db on a machine with a GPU and without a network: everything of one part in at most four minutes.
+"""Test eatnas-db on a machine with a GPU and no network access. Each part (`--part`) takes at most four minutes.
 
     python3 run.py --part product --out FOLDER      # doctor, devices, tests, searches
     python3 run.py --part training --out FOLDER     # bits and speed of the training
@@ -6,7 +6,7 @@
 It installs from the folder that `prepare.py` made, which is the folder of this file or `--bundle`. Each step is a
 process with a time limit; if one fails, the next runs. A step for which no time is left does not run. `gpu-PART.json`
 and the page `gpu-PART.md` in the output folder hold all results so far, also those of the running step. `--device cpu`
-rehearses everything with tiny sizes on a machine without a GPU, and gives each step more time.
+rehearses everything with tiny sizes on a machine without a GPU, and gives each part and step four times as long.
 """
 
 from __future__ import annotations

@@ -141,7 +141,11 @@ def main() -> None:
     parser.add_argument("--births", nargs="+", choices=sorted(METHODS), default=["mutation", "guided"])
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--lag", type=int, default=8)
-    parser.add_argument("--keep", type=float, help="share that continues after a short training; default: none")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        help="share of the candidates that continue after a short training; default: no short trainings",
+    )
     parser.add_argument("--slots", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file to which the JSON lines are appended")

@@ -107,7 +107,10 @@ def read_spec_file(path: Path) -> Any:
 
 
 def parse_overrides(assignments: Sequence[str], form: str = "section.key=value") -> dict[str, Any]:
-    """Return the values of assignments of the form `form`, parsed as YAML, by key. Raises `InvalidSpecError`."""
+    """Parse assignments of a key and a YAML value. Return the values by key. Raises `InvalidSpecError`.
+
+    If an assignment has no `=`, the error shows `form` as the form to write.
+    """
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

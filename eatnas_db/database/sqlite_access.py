@@ -113,7 +113,7 @@ def _parameters(file: Path) -> str:
         return "mode=ro"
     log, memory = _log_of(file), file.with_name(f"{file.name}-shm")
     if memory.exists() and log.exists():
-        return "mode=ro"  # The programs that write share their memory with this one.
+        return "mode=ro"  # `-shm` holds the index of the log, so this process can read without write permission.
     if _size(log):
         raise RecordError(
             f"{file} was not closed properly, and its recovery needs write permission on its folder; ask its owner to "

@@ -33,7 +33,7 @@ class Fingerprint:
 
 
 class _RowsByBirth:
-    """The rows of a table by candidate, read in parallel to the candidates in order of birth."""
+    """The rows of a table by candidate, read in step with the candidates, in order of birth."""
 
     def __init__(self, connection: Connection, query: Select[Any]) -> None:
         rows = connection.execute(query).yield_per(_BATCH)

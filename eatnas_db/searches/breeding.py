@@ -98,7 +98,8 @@ def _decide_guided_birth(
 ) -> Iterator[Birth]:
     """Yield the next birth, which the model decides; if the model decides none, evolution decides it.
 
-    If the birth was not prepared, or the record has changed since then, yield nothing and set a flag in the state.
+    If `prepared` is given but lacks this birth, or the record has changed since it was prepared, yield nothing and set
+    `state.awaits_model`. If it is None, decide the birth here.
     """
     # Import only here, because the model loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs

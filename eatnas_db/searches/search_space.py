@@ -31,6 +31,9 @@ def feasible_space(spec: SearchSpec, task: Task) -> Space:
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     inherits = INHERITED in (spec.inheritance.weights, spec.transfer.weights)
     if inherits and space.macro.inheritance is None:
-        raise ConflictError(f"space {space.macro.name} has no way to inherit weights; use weights: fresh")
+        raise ConflictError(
+            f"space {space.macro.name} has no way to inherit weights; use fresh for inheritance.weights and "
+            "transfer.weights"
+        )
     space.require_feasible()
     return space

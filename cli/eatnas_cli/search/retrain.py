@@ -57,7 +57,8 @@ def reevaluate(
     name: SearchName,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Number of best candidates to train.")] = 4,
     seeds: Annotated[
-        int, typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with another seed.")
+        int,
+        typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with a different, new seed."),
     ] = 3,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Number of epochs of each training. Default: as in the search.")
@@ -105,7 +106,8 @@ def final(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with another seed.")
+        int,
+        typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with a different, new seed."),
     ] = 3,
     again: Annotated[
         bool,

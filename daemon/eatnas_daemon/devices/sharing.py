@@ -57,7 +57,7 @@ class DeviceSharing:
         self._suspected: set[str] = set()
         """Devices on which the last probe has indicated another process."""
         self._backoffs: dict[str, tuple[int, float]] = {}
-        """By device, the number of times in a row that it was yielded, and the monotonic time of its next use."""
+        """By device, the number of times in a row that it was yielded, and the earliest time of its next use."""
 
     def statuses(
         self,

@@ -94,7 +94,10 @@ class Handover:
     def require_own_turn(self) -> None:
         """Raise `InvalidReportError` for a call that would get no answer, so that the caller does not wait forever."""
         if os.getpid() != self._process:
-            raise InvalidReportError("a child process calls report; only the process of the training may")
+            raise InvalidReportError(
+                "a child process calls a method of report; only the process of the training may call report.resume, "
+                "report.epoch, report.checkpoint and report.progress"
+            )
         if threading.get_ident() == self._consumer:
             raise InvalidReportError("the function that is given to report.checkpoint calls report; return the state")
 
