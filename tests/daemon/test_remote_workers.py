@@ -94,12 +94,15 @@ def test_a_stopped_worker_dies_with_its_actor(tmp_path):
         "import sys, json; from eatnas_daemon.ray_cluster.remote_worker import RemoteWorker\n"
         "worker = RemoteWorker(); print(worker.start(json.loads(sys.argv[1]))['pid'], flush=True); sys.stdin.read()"
     )
-    request = json.dumps(request_for(tmp_path, program=["-c", "import time; time.sleep(600)"]))
+    started = tmp_path / "started"
+    program = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(600)"
+    request = json.dumps(request_for(tmp_path, program=["-c", program]))
     actor = subprocess.Popen(
         [sys.executable, "-c", code, request], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert actor.stdout is not None
     pid = int(actor.stdout.readline())
+    eventually(started.exists)  # the process asks the kernel for the signal before it runs the program
     os.kill(pid, signal.SIGSTOP)
     actor.kill()
     actor.communicate()
