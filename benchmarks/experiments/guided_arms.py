@@ -1,10 +1,11 @@
 """Compare guided births, from scratch and with a small search as the source, with the other arms, seed by seed.
 
-    python benchmarks/experiments/arms.py arms --arms guided learnt --seeds 1 2 3 --out docs/experiments/guided
+    python benchmarks/experiments/arms.py arms --arms guided learnt --seeds 1 2 3 4 5 --out docs/experiments/guided
+    python benchmarks/experiments/arms.py arms --arms scratch --seeds 4 5 --out docs/experiments/guided
     python benchmarks/experiments/guided_arms.py    # prints a table, and writes guided/quality.png
 
 Compute is relative to the whole search from scratch with the same seed. The file guided/timing.csv has the seconds of
-an epoch of every network of these arms, measured in one run.
+an epoch of every network of these arms. One machine measured all networks of a seed.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ Runs = Mapping[str, Mapping[int, ArmRun]]
 
 
 def read_all(folder: Path) -> Runs:
-    """Return the runs of all compared arms with the timings of one measurement."""
-    timing = folder / "guided/timing.csv"
-    runs = read_runs(folder, OTHERS, timing) | read_runs(folder / "guided", GUIDED, timing)
-    return {arm: {run.seed: run for run in own} for arm, own in runs.items()}
+    """Return the runs of all compared arms. The folder `guided` has the later seeds of the other arms."""
+    own, others = folder / "guided", read_runs(folder, OTHERS, folder / "guided/timing.csv")
+    later = read_runs(own, COMPARED, own / "timing.csv")
+    return {arm: {run.seed: run for run in [*others.get(arm, ()), *later.get(arm, ())]} for arm in COMPARED}
 
 
 def summarize(runs: Runs) -> list[str]:
