@@ -19,21 +19,15 @@ from pathlib import Path
 from typing import Final
 
 import optuna
-from sqlalchemy import insert
 
-from eatnas_db import provenance, transitions
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db import transitions
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
-from eatnas_db.domain.macro import Task
-from eatnas_db.domain.spec import parse_spec
-from eatnas_db.schema.hosts import device, host, worker
-from eatnas_db.searches.create import create_search
-from eatnas_migrations import commands
+from scaling.candidates import PROVENANCE, new_record
 
 TRIALS: Final = 300
 PROCESSES: Final = 8
 STUDY: Final = "waiting"
-PROVENANCE: Final = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
 
 
 @dataclass(frozen=True)
@@ -74,20 +68,8 @@ def take_trials(url: str) -> list[int]:
 
 
 def create_candidates(url: str) -> None:
-    """Create a record with a search whose initial population waits, and a worker for each process."""
-    commands.upgrade(create_engine_for(url))
-    engine = open_record(url)
-    with transaction(engine) as connection:
-        connection.execute(insert(host).values(name="here", seen_at=0))
-        connection.execute(insert(device).values(host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
-        for slot in range(PROCESSES):
-            connection.execute(insert(worker).values(device_id=1, slot=slot, pid=slot + 1, started_at=0))
-        spec = parse_spec(
-            {"name": STUDY, "space": "eatnas-tiny", "data": {"name": "digits"}, "reevaluation": {"top": 0}},
-            {"evolution.population": TRIALS, "budget.candidates": TRIALS},
-        )
-        create_search(connection, spec, task=Task(8, 1, 10), data_digest="data", slots=PROCESSES, now=0.0)
-    engine.dispose()
+    """Create a record with a search whose initial population waits."""
+    new_record(url, TRIALS, {"evolution.population": TRIALS}).dispose()
 
 
 def lease_candidates(url: str) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, insert
@@ -27,15 +29,18 @@ SPEC: Final[dict[str, Any]] = {
 }
 
 
-def new_record(url: str, candidates: int) -> Engine:
-    """Create a database with one search, its initial population and one worker. `candidates` is its budget."""
+def new_record(url: str, candidates: int, changes: Mapping[str, Any] = MappingProxyType({})) -> Engine:
+    """Create a database with one search, its initial population and one worker.
+
+    `candidates` is the budget of the search, and `changes` are further values of its spec, by key.
+    """
     commands.upgrade(create_engine_for(url))
     engine = open_record(url)
     with transaction(engine) as connection:
         connection.execute(insert(host).values(name="here", seen_at=0))
         connection.execute(insert(device).values(host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(device_id=1, slot=0, pid=1, started_at=0))
-        spec = parse_spec(SPEC, {"budget.candidates": candidates, "evolution.lag": 4})
+        spec = parse_spec(SPEC, {"budget.candidates": candidates, "evolution.lag": 4, **changes})
         create_search(connection, spec, task=Task(8, 1, 10), data_digest="data", slots=2, now=0.0)
     return engine
 
