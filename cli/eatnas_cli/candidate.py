@@ -16,7 +16,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import CandidateId, FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show_one
-from eatnas_cli.query.page_options import Conditions
+from eatnas_cli.query.page_options import Conditions, describe_conditions
 from eatnas_cli.sentences import print_sentence
 from eatnas_cli.values import count_of
 from eatnas_db.database.engine import read_connection, write_record
@@ -115,8 +115,7 @@ def _retry_one(settings: Settings, candidate: int) -> None:
 def _retry_failed(settings: Settings, name: str, page: Page) -> None:
     from eatnas_db.searches.retry import Retry, list_retried, retry_candidates
 
-    asked = " ".join(f"--where {condition}" for condition in page.where)
-    of_search = f"search {name}{' with ' if asked else ''}{asked}"
+    of_search = f"search {name}{describe_conditions(page)}"
 
     def write(connection: Connection) -> tuple[list[int], set[int], Sequence[Retry]]:
         failures = list_failures(connection, get_search(connection, name).id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from eatnas_cli.query.page_options import describe_conditions
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.paging import EVERYTHING, Page
@@ -13,9 +14,8 @@ from eatnas_db.queries.searches import SearchRecord
 
 def explain_empty(connection: Connection, search: SearchRecord, what: str, page: Page = EVERYTHING) -> str:
     """Explain in a sentence why the search has no `what` that the page selects."""
-    asked = [f"--where {condition}" for condition in page.where]
-    asked += [f"--offset {page.offset}"] if page.offset else []
-    sentence = f"search {search.name!r} has no {what}{' with ' if asked else ''}{' '.join(asked)}"
+    asked = describe_conditions(page, *([f"--offset {page.offset}"] if page.offset else []))
+    sentence = f"search {search.name!r} has no {what}{asked}"
     cause = explain_progress(connection, search)
     return f"{sentence}: {cause}" if cause else sentence
 

@@ -9,7 +9,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import Format, Layout, show
-from eatnas_cli.query.page_options import page_options
+from eatnas_cli.query.page_options import describe_conditions, page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.failures import list_failures
 from eatnas_db.queries.paging import Page
@@ -32,7 +32,6 @@ def failures(
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         rows = list_failures(connection, search.id, page)
-        asked = f" with {' '.join(f'--where {condition}' for condition in page.where)}" if page.where else ""
-        empty = f"search {name!r} has no failed or lost attempt{asked}"
+    empty = f"search {name!r} has no failed or lost attempt{describe_conditions(page)}"
     columns = ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at")
     show(rows, columns, format, layout=layout, empty=empty)

@@ -31,3 +31,9 @@ Conditions = Annotated[
 def page_options(limit: Limit = None, offset: Offset = 0, sort: SortColumn = None, where: Conditions = None) -> Page:
     """Return the rows to show and their order."""
     return Page(limit=limit, offset=offset, sort=sort, where=tuple(where or ()))
+
+
+def describe_conditions(page: Page, *others: str) -> str:
+    """Return the conditions of a page, and other options, as the end of a phrase; empty if there are none."""
+    options = [*(f"--where {condition}" for condition in page.where), *others]
+    return f" with {' '.join(options)}" if options else ""
