@@ -25,7 +25,7 @@ FAST_MATH: Final = (
     *("DNNL_DEFAULT_FPMATH_MODE", "MKL_BLAS_COMPUTE_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"),
     *("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_CUDNN_ALLOW_TF32"),
 )
-"""Workers start without these variables, which let libraries compute float32 values in a lower precision."""
+"""The daemon removes these variables for workers. They let libraries compute float32 values in a lower precision."""
 
 SETTINGS: Final = (
     *PORTABLE_SETTINGS,

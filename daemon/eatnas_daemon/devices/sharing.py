@@ -100,7 +100,7 @@ class DeviceSharing:
             self._suspected.discard(device.uuid)
         wait_seconds = self._backoffs.get(device.uuid, (0, now))[1] - now
         if device.uuid in self._yielding:
-            # Workers that were told to leave must leave, even if the other process has ended meanwhile.
+            # The daemon evicts the workers even if the other process has ended by now.
             availability = replace(availability, free=False)
         elif availability.free and wait_seconds > 0:
             reason = f"yielded to another process; used again {_within(wait_seconds)}"
