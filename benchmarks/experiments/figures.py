@@ -120,7 +120,7 @@ def summarize(runs: Runs) -> str:
         "# All tables of the arms",
         "",
         "Written by `benchmarks/experiments/figures.py` from the rows of each arm. "
-        "[The main page](index.md) discusses them.",
+        "[The main page](index.md) discusses the tables.",
         "",
         "| arm | seeds | compute, core minutes | images x mult-adds, 10^12 "
         "| best 8 at the end | population mean | winner by the re-evaluation |",
@@ -137,7 +137,7 @@ def summarize(runs: Runs) -> str:
         )
     arms = "".join(compare_compute(runs, labels, unit) for unit in UNITS)
     variations = "".join(compare_compute(runs, VARIATIONS, unit) for unit in UNITS)
-    heading = "\n## Transfers with one change each\n\nAll but the first end after 20 candidates.\n"
+    heading = "\n## Transfers with one change each\n\nAll transfers except the first one ended after 20 candidates.\n"
     return "\n".join(lines) + "\n" + arms + heading + variations
 
 

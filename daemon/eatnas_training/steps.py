@@ -204,12 +204,12 @@ class StepRunner:
         state.optimizer.step()
 
     def _train_part(self) -> DataPart:
-        """Return the training images in the resolution of the current epoch."""
+        """Return the training images at the resolution of the current epoch."""
         at_end = self.state.epoch >= self.recipe.epochs - self.recipe.end_epochs
         return (self._end_data if self._end_data is not None and at_end else self.data).train
 
     def _change(self, images: Tensor, labels: Tensor, key: BatchKey) -> tuple[Tensor, Mix | None]:
-        """Apply the recipe's changes to a whole batch, and draw the parts of the network to drop."""
+        """Apply the recipe's erasing and mixing to a whole batch, and draw which parts of the network to drop."""
         recipe = self.recipe
         if recipe.random_erasing:
             images = erase(images, key, recipe.random_erasing)
@@ -221,7 +221,7 @@ class StepRunner:
         return images.contiguous(memory_format=torch.channels_last), mixed
 
     def _add_gradients(self, images: Tensor, labels: Tensor, mixed: Mix | None, part: slice, sums: Tensor) -> None:
-        """Add the gradients of a part of the batch, and its loss and predictions to the sums."""
+        """Accumulate the gradients of `part` of the batch, and add its loss and correct predictions to `sums`."""
         batch_size = min(self.recipe.batch_size, len(self.data.train.labels))
         if self._drops is not None:
             self._drops.part = part
@@ -239,7 +239,8 @@ class StepRunner:
         weights, smoothing = self._class_weights, self.recipe.label_smoothing
         if weights is None:
             return cross_entropy(logits, labels, label_smoothing=smoothing)
-        # Divide by the number of images instead of the sum of their weights, so that half a batch counts as half.
+        # Divide by the number of images instead of the sum of their weights, so that each part of a split batch counts
+        # by its size.
         total = cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="sum")
         return total / len(labels)
 
@@ -265,7 +266,7 @@ class StepRunner:
 
     @property
     def held_out(self) -> DataPart:
-        """The validation or test images, in the resolution of the last epoch."""
+        """The validation or test images, at the resolution of the last epoch."""
         return (self._end_data or self.data).held_out
 
     def learning_rate(self, step: int) -> float:
@@ -273,7 +274,7 @@ class StepRunner:
         return recipe_rate(step, self.recipe, self.batches)
 
     def read_sums(self, sums: Tensor) -> list[float]:
-        """Return the sums as numbers. On a GPU, wait for the steps and count the time as device seconds."""
+        """Return the sums as numbers. On a GPU, wait for the queued steps, and count the wait as device seconds."""
         started = self._monotonic()
         values: list[float] = sums.tolist()
         if self.device != "cpu":
@@ -281,7 +282,7 @@ class StepRunner:
         return values
 
     def require_finite_loss(self) -> None:
-        """Raise `DivergedError` if the loss of the current epoch is not finite. On a GPU, wait for the steps."""
+        """Raise `DivergedError` if the loss of the current epoch is not finite. On a GPU, wait for the queued steps."""
         require_finite(self.read_sums(self.state.sums)[0], self.state.epoch)
 
     def _add_seconds(self, started: float) -> None:
@@ -303,7 +304,7 @@ def require_unchanged(assign: Assign, at_creation: DataState, now: DataState) ->
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """Return the weight of each class: float32 `[classes]`, inverse to its share, with mean 1 over the images.
+    """Return class weights, float32 `[classes]`: inversely proportional to a class's share, with mean 1 over images.
 
     Raises `DataError` if a class has no image.
     """

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An average over the networks after each step of a training. Older networks count less.
+    """An average of a network's states after each training step. Older states count less.
 
     torch's `AveragedModel` is not used, because its first update waits for the GPU and its decay cannot grow.
     """
@@ -21,7 +21,7 @@ class WeightAverage:
         self._decay = decay
 
     def update(self, model: nn.Module, step: int) -> None:
-        """Add the network after `step`, counted from 0. The first networks decay faster, because they are worse."""
+        """Add the state of `model` after `step`, counted from 0. Early states decay faster, because they are worse."""
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
         averages, values = _tensors(self.model), _tensors(model)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Cast all convolution weights of a network together. Autocast starts a kernel for each weight and each gradient."""
+"""Cast all convolution weights of a network together, because autocast starts a kernel for each weight and gradient."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from eatnas_protocol.messages import Assign
 from eatnas_training.network import Convolution
 
 Forward = Callable[[Tensor], Tensor]
-"""Computes logits `[N, classes]` from images."""
+"""A forward pass: computes logits `[N, classes]` from images."""
 
 
 def forward_of(model: nn.Module, assign: Assign, precision: str) -> Forward:
-    """Return the function with which the training of an assignment computes a network.
+    """Return the forward pass that the training of an assignment uses.
 
-    In bfloat16, this function casts the weights together. The code of packages decides for itself which weights it
-    casts, so in spaces with plug-ins autocast casts each weight separately.
+    In bfloat16, the forward pass of a built-in network casts the weights together. The code of a plug-in may use its
+    weights in other ways, so in spaces with plug-ins autocast casts each weight separately.
     """
     return CastNetwork(model) if precision == "bfloat16" and "plugins" not in assign.macro else model
 
 
 class CastNetwork:
-    """Computes a built-in network with results that are bit-identical to those under autocast.
+    """Runs a built-in network with the weights cast together. The results are bit-identical to those under autocast.
 
     The network keeps its float32 weights, and their gradients are float32. Each call casts the weights again, to new
     tensors. The classifier is not cast, because it computes in float32.
@@ -47,7 +47,7 @@ class CastNetwork:
 
 
 class _Cast(torch.autograd.Function):
-    """Casts float32 tensors to bfloat16, and the gradients back."""
+    """Casts float32 tensors to bfloat16, and their gradients back to float32."""
 
     @staticmethod
     def forward(ctx: Any, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -62,7 +62,7 @@ class _Cast(torch.autograd.Function):
 
 
 def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    # Give the copies the strides of the originals. Otherwise torch would copy each tensor by a kernel of its own.
+    # Give the copies the strides of the originals. Otherwise torch would copy each tensor with a separate kernel.
     copies = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
     torch._foreach_copy_(copies, tensors)
     return copies

@@ -27,7 +27,7 @@ from eatnas_training.programs import training as programs_training
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 MARKER_BYTES: Final = 256 << 20
-"""Bytes of the marker, large enough to distinguish it from memory that the driver itself uses."""
+"""The size of the marker in bytes, large enough to distinguish it from memory that the driver itself uses."""
 
 
 def versions(device: str) -> dict[str, str]:
@@ -54,7 +54,7 @@ class MemoryMarker:
 
     @property
     def bytes(self) -> int:
-        """The size of the block in bytes; 0 after it was freed."""
+        """The size of the block in bytes; 0 after `free`."""
         return 0 if self._block is None else self._block.numel()
 
     def free(self) -> None:
@@ -75,9 +75,9 @@ def train(
     *,
     count_trainings: Callable[[], int] | None = None,
 ) -> Iterator[Report | None]:
-    """Train one candidate. On a GPU, also measure the peak of memory, and free the memory afterwards.
+    """Train one candidate. On a GPU, also measure the peak memory use, and free the memory afterwards.
 
-    `count_trainings` returns the number of trainings in this process, if it has several lanes. The peak is then not
+    If this process has several lanes, `count_trainings` returns the number of its trainings. The peak is then not
     measured, because it belongs to no single training.
     """
     if device == "cpu":
@@ -86,7 +86,7 @@ def train(
     if count_trainings is not None:
         yield from train_beside(_trainer_of(assign)(assign, stop_request, device=device), count_trainings)
         with contextlib.suppress(RuntimeError):
-            torch.cuda.current_stream(device).synchronize()  # another lane may get the memory
+            torch.cuda.current_stream(device).synchronize()  # before another lane gets the memory
             torch.cuda.empty_cache()
         return
     images_bytes = 0
@@ -109,14 +109,14 @@ def train(
 
 
 def train_beside(reports: Iterator[Report | None], count_trainings: Callable[[], int]) -> Iterator[Report | None]:
-    """Yield the reports of one training of several, with an equal share of the memory that they hold together.
+    """Yield the reports of one of several trainings in this process, each with an equal share of the process's memory.
 
-    The shares add up to the whole. The supervisor attributes any further memory to another user's process. CUDA reports
-    an error at the next call of any training, so with several trainings the error may belong to any of them.
+    The shares add up to the whole, because the supervisor attributes any other memory to another user's process. CUDA
+    reports an error at the next call of any training, so with several trainings the error may belong to any of them.
     """
     for report in reports:
         if isinstance(report, Failed) and report.fatal and count_trainings() > 1:
-            message = f"another training of the process may be the cause: {report.message}"
+            message = f"another training in the same process may be the cause: {report.message}"
             yield replace(report, kind=FailureKind.LOST, message=message)
         elif isinstance(report, Progress):
             yield replace(report, memory_bytes=report.memory_bytes // max(1, count_trainings()))
@@ -137,7 +137,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--turn-fd", type=int, help="descriptor of the file with the number of the lane whose turn it is"
     )
-    parser.add_argument("--device", default="cpu", help="device to train on, cpu or cuda:N")
+    parser.add_argument("--device", default="cpu", help="device to train on: cpu (the default) or cuda:N")
     return parser.parse_args()
 
 

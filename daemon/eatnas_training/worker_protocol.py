@@ -38,7 +38,7 @@ from eatnas_protocol.messages import (
 
 POLL_SECONDS: Final = 0.5
 PROGRESS_SECONDS: Final = 0.5
-"""The shortest time between two `Progress` reports of a training."""
+"""The shortest time between two `Progress` reports of a training, in seconds."""
 CHUNK_BYTES: Final = 65536
 
 
@@ -85,7 +85,7 @@ class WorkerProtocol:
     def turns(self, ready: Ready, trainer: Trainer) -> Iterator[bool]:
         """Do the same as `run`, and yield whenever another lane may have its turn.
 
-        The value is true while this lane has a training.
+        The yielded value is true while this lane has a training.
         """
         self._send(ready)
         while not self._exiting:
@@ -224,7 +224,7 @@ def handle_signals(*protocols: WorkerProtocol) -> None:
 class _TrainingLog:
     """The log file of a candidate, to which stdout and stderr of this process go while it trains.
 
-    `streams`: each stream with a copy of its descriptor.
+    `streams` pairs each stream with a duplicate of its original descriptor.
     """
 
     def __init__(self, log: int, streams: Sequence[tuple[TextIO, int]]) -> None:
@@ -243,7 +243,7 @@ class _TrainingLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave stdout and stderr to other trainings."""
+        """Leave stdout and stderr to other trainings inside the `with` block."""
         self.end()
         yield
         self.begin()
