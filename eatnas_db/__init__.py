@@ -4,7 +4,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: quick commands import this package, too.
+    # Load it on first use, because quick commands import this package, too.
     if name == "load_model":
         from eatnas_db.models import load_model
 

@@ -24,7 +24,7 @@ from eatnas_db.sql_guard import REFUSED, Dialect, check_query, to_sql
 DEFAULT_LIMIT: Final = 10_000
 DEFAULT_SECONDS: Final = 30.0
 MAX_VALUE_BYTES: Final = 10_000_000
-"""The largest string or blob on SQLite; a larger one could exhaust the memory."""
+"""The size in bytes of the largest string or blob on SQLite; a larger one could exhaust the memory."""
 
 _TIMED_OUT: Final = "the query took longer than {:g} seconds; narrow it down, or raise --timeout"
 _UNKNOWN_TABLE: Final = f"{{}}; the views are {', '.join(VIEWS)}"
@@ -121,8 +121,8 @@ def _run_on_postgresql(engine: Engine, query: str, limit: int, seconds: float) -
         statement = f"WITH {_view_queries(connection)} SELECT * FROM (\n{query}\n) AS user_query LIMIT {limit + 1}"  # noqa: S608
         driver: Any = connection.connection.driver_connection
         try:
-            # Prepare the statement, because the server then refuses several statements in one text. A COMMIT would end
-            # READ ONLY.
+            # Prepare the statement, because the server then refuses several statements in one string. A COMMIT among
+            # them would end the read-only transaction.
             cursor = driver.execute(statement.encode(), prepare=True)
             rows = cursor.fetchall()
         except (Error, UnicodeEncodeError) as error:

@@ -39,8 +39,8 @@ from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_db.settings import Settings, load_settings
 
 ENDINGS: Final = {0: "finished", 3: "stopped", 4: "failed", 75: "interrupted"}
-"""What `Search.run` returns, by the exit status of the supervisor."""
-# Started as programs: this package must not import the daemon.
+"""The value that `Search.run` returns for each exit status of the supervisor."""
+# Programs to start, because this package must not import the daemon.
 CREATION_PROGRAM: Final = "eatnas_daemon.search_creation"
 SUPERVISOR_PROGRAM: Final = "eatnas_daemon.main"
 Spec = str | Path | Mapping[str, Any]

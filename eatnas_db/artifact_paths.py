@@ -16,7 +16,7 @@ def is_artifact_path(stored: str) -> bool:
 
 
 def find_artifact(artifacts: Path, stored: str) -> Path | None:
-    """Return the path of a file whose path in the record is relative to `artifacts`. The file need not exist.
+    """Return the path of the file that the record stores as `stored`, relative to `artifacts`. It need not exist.
 
     Return None if the path leads out of the folder, by its text or through a symbolic link. `artifacts` itself may be a
     link.

@@ -203,12 +203,12 @@ def has_progressed(connection: Connection, token: LeaseToken) -> bool:
 
 
 def count_known_seconds(connection: Connection, token: LeaseToken, reported: float) -> float:
-    """Return the seconds in steps of an attempt whose daemon can no longer report them.
+    """Return the seconds that an attempt has spent in steps, if its daemon can no longer report them.
 
-    They are the larger of two sums: the seconds of all epochs that the attempt recorded, and `reported`, the seconds at
+    Return the larger of two sums: the seconds of all epochs that the attempt recorded, and `reported`, the seconds at
     the last heartbeat, which include an unfinished epoch. The first epoch of a later attempt does not count, because an
     earlier attempt may have begun it. The seconds of such an epoch include the seconds before the checkpoint, which
-    count for the earlier attempt.
+    belong to the earlier attempt.
     """
     of_attempt = (epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt)
     seconds = connection.execute(select(epoch.c.seconds).where(*of_attempt).order_by(epoch.c.number)).scalars().all()

@@ -67,7 +67,7 @@ def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
 
 
 def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = EXCLUSIVE_SECONDS) -> RestoreResult:
-    """Replace a record by a backup, and keep the previous record under another name.
+    """Replace a record with a backup, and keep the previous record under another name.
 
     The leases in the backup are released, because no daemon holds them any longer. The caller must hold the daemon's
     lock. If this raises `NotFoundError`, `RecordError` or `ConflictError`, the record is unchanged.
@@ -114,7 +114,7 @@ def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
             closing(_open_source(source)) as old,
             closing(sqlite3.connect(copy)) as new,
         ):
-            # In one step: a copy in several steps starts over whenever another program writes in between.
+            # Copy in one step, because a copy in several steps starts over whenever another program writes in between.
             old.backup(new)
             if isinstance(old, ReadingConnection):
                 old.require_unchanged()
@@ -129,7 +129,7 @@ def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
 def _open_source(source: Path) -> sqlite3.Connection:
     if not may_write(source):
         return connect_for_reading(source, BUSY_SECONDS)
-    # Open it for writing, because SQLite must first recover a database that was not closed properly.
+    # Open the database for writing, because SQLite must first recover a database that was not closed properly.
     return sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
 
 

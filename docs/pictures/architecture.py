@@ -38,7 +38,7 @@ def package_of(module: str) -> str | None:
 
 
 def modules_of(package: str) -> list[Path]:
-    """Return the modules of a package that belong to no smaller drawn one."""
+    """Return the modules of a package, without those of its subpackages that have boxes of their own."""
     folder = ROOT / PACKAGES[package][0]
     others = [ROOT / PACKAGES[name][0] for name in PACKAGES if name.startswith(f"{package}.")]
     return [path for path in folder.rglob("*.py") if not any(path.is_relative_to(other) for other in others)]
@@ -52,7 +52,7 @@ def imports_of(module: Path) -> set[str]:
 
 
 def edges() -> dict[tuple[str, str], int]:
-    """Return the number of modules of one package that import another package."""
+    """Return, for each pair of packages, the number of modules of the first that import the second."""
     counts = dict.fromkeys(product(PACKAGES, PACKAGES), 0)
     for package in PACKAGES:
         for module in modules_of(package):
@@ -80,7 +80,7 @@ def draw() -> None:
         axes.text(middle, low + 0.15, f"{len(modules)} modules, {lines:,} lines", fontsize=7, color=GREY, **text_style)
     for (source, target), count in edges().items():
         if PACKAGES[source][2] < PACKAGES[target][2]:
-            continue  # The errors, which every package may raise.
+            continue  # Omit imports of the errors, which every package may raise.
         arrow = {"arrowstyle": "-|>", "color": GREY, "linewidth": 0.6 + count / 30, "shrinkA": 0, "shrinkB": 2}
         ends = {"patchA": boxes[source], "patchB": boxes[target]}
         centres = [

@@ -1,4 +1,4 @@
-"""Put the output of `eatnas-db demo` into the README, shortened, and store its fingerprint beside the pictures.
+"""Put the shortened output of `eatnas-db demo` into the README, and store the demo's fingerprint beside the pictures.
 
 eatnas-db demo | python docs/pictures/transcript.py
 """
@@ -34,7 +34,7 @@ def shorten(output: str) -> str:
 
 
 def narrow_images(text: str) -> str:
-    """Narrow the column of images: its paths were absolute when the command chose the width."""
+    """Narrow the column of images, because its paths were absolute when the command chose the width."""
     lines = text.split("\n")
     for start, line in enumerate(lines):
         if re.match(r"  image +rank ", line):
