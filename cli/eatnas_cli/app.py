@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "init": LazyCommand("eatnas_cli.init", "Create the home folder and the database; existing data is kept."),
     "doctor": LazyCommand(
         "eatnas_cli.doctor",
-        "Check whether searches can run on this machine and advise on problems; exit with status 1 if none can run.",
+        "Check whether searches can run on this machine and advise on problems; exit with status 1 if a check fails.",
     ),
     "demo": LazyCommand(
         "eatnas_cli.demo",
@@ -30,7 +30,7 @@ COMMANDS: Final = {
     "run": LazyCommand("eatnas_cli.run", "Train one search in the foreground until it ends."),
     "transfer": LazyCommand(
         "eatnas_cli.transfer",
-        "Create a search from the best candidate of another search and perturbations of this candidate (EAT-NAS).",
+        "Create a search that starts with the best candidate of another search and its perturbations (EAT-NAS).",
     ),
     "query": LazyCommand("eatnas_cli.query.app", "Query the database."),
     "candidate": LazyCommand("eatnas_cli.candidate", "Show, retry or cancel a candidate."),
@@ -101,12 +101,12 @@ def root(
 
 
 def _require_text(arguments: list[str]) -> None:
-    """Raise `EatnasError` if an argument is not valid text, because it could be neither printed nor stored."""
+    """Raise `EatnasError` for an argument that is not valid text: it could be neither printed nor stored."""
     for argument in arguments:
         if not is_storable(argument):
             encoding = sys.getfilesystemencoding()
             way_out = "rename the file, or type the text in UTF-8" if encoding == "utf-8" else "set PYTHONUTF8=1"
-            raise EatnasError(f"the argument {escape_unstorable(argument)} is not text in {encoding}; {way_out}")
+            raise EatnasError(f"the argument {escape_unstorable(argument)} is not valid text in {encoding}; {way_out}")
 
 
 def _print_error(*lines: str) -> None:
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         _require_text(sys.argv[1:] if arguments is None else arguments)
         app(arguments)
     except InvalidSpecError as error:
-        _print_error(*str(error).split("\n"))  # one line for each error of the spec
+        _print_error(*str(error).split("\n"))  # print each error of the spec on its own line
         sys.exit(1)
     except EatnasError as error:
         _print_error(str(error))

@@ -1,4 +1,4 @@
-"""`candidate …`: show, retry and cancel one candidate."""
+"""`candidate …`: show, retry and cancel candidates, and print their logs."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ def show_candidate(
 
 
 def _with_metric_columns(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a candidate, with each metric of its epochs as a column."""
+    """Return the fields of a candidate. Each metric of its epochs becomes a column in the table of the epochs."""
     epochs = [{**epoch, **(epoch["metrics"] or {}), "metrics": None} for epoch in record["epochs"]]
     names = dict.fromkeys(name for epoch in epochs for name in epoch)
     used = [name for name in names if any(epoch.get(name) is not None for epoch in epochs)]
-    # A user's own training function leaves columns empty, and final models have no validation metrics.
+    # Leave out empty columns: a user's own training function does not fill every column, and final models have no
+    # validation metrics.
     of_program = any(epoch["metrics"] is not None for epoch in record["epochs"])
     kept = used if of_program else [name for name in names if name != "metrics"]
     return {**record, "epochs": tuple({name: epoch.get(name) for name in kept} for epoch in epochs)}
@@ -84,14 +85,14 @@ def retry(
     ] = None,
     search: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name of a search, all of whose failed candidates are retried."),
+        typer.Option(metavar="NAME", help="Retry all failed candidates of this search."),
     ] = None,
     where: Conditions = None,
 ) -> None:
     """Train failed candidates again from scratch, as new candidates of a separate search.
 
-    Give the id of one candidate, or --search. With --search, --where selects candidates by the columns of
-    `query failures`, for example `failure=hang`. Only the last failure of each candidate counts.
+    Give the id of one candidate, or --search. With --search, --where selects candidates by the columns of their last
+    failure, which `query failures` shows, for example `failure=hang`.
     """
     if (candidate is None) == (search is None) or (where and search is None):
         raise typer.BadParameter("give the id of a candidate, or --search NAME with or without --where")
@@ -109,7 +110,7 @@ def _retry_one(settings: Settings, candidate: int) -> None:
         return retry_candidates(connection, (candidate,), time.time())[0]
 
     retry = write_record(settings.database_url, write)
-    print_sentence(f"candidate {retry.retry_id} of search {retry.search} will train candidate {candidate} again")
+    print_sentence(f"candidate {candidate} will train again as candidate {retry.retry_id} of search {retry.search}")
 
 
 def _retry_failed(settings: Settings, name: str, page: Page) -> None:
@@ -128,7 +129,7 @@ def _retry_failed(settings: Settings, name: str, page: Page) -> None:
     for target, count in Counter(retry.search for retry in retries).items():
         print_sentence(f"search {target} will train {count_of(count, 'failed candidate')} of {of_search} again")
     if earlier:
-        print_sentence(f"skipped {count_of(len(earlier), 'failed candidate')} of {of_search}, retried before")
+        print_sentence(f"skipped {count_of(len(earlier), 'failed candidate')} of {of_search}: already retried")
     if not ids:
         print_sentence(f"nothing to retry: no failed candidate of {of_search}")
 

@@ -14,7 +14,7 @@ _captures = 0
 
 
 class _ThreadOutput(io.TextIOBase):
-    """A text stream that writes to the stream of the calling thread, or else to the original stream."""
+    """A text stream that writes to the calling thread's own stream or, if it has none, to the original stream."""
 
     def __init__(self, original: TextIO) -> None:
         self.original = original

@@ -1,6 +1,7 @@
-"""Offer the reading commands as tools. Each tool has a JSON schema of its arguments and answers with JSON.
+"""Offer the read-only commands as tools.
 
-A tool runs the command of the same name with `--format json` and returns its output. All tools only read.
+Each tool has a JSON schema of its arguments. It runs the command of the same name with `--format json` and returns the
+JSON output.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TOOLS: Final = (
 )
 """The commands that become tools."""
 LEFT_OUT: Final = frozenset({"columns", "curve", "format", "over", "picture", "watch", "wide"})
-"""Parameters that tools lack, because they change the look of an answer or write files."""
+"""Parameters that tools leave out, because these parameters change the look of an answer or write files."""
 ONE_OBJECT: Final = frozenset(
     {
         ("query", "utilisation"),
@@ -44,7 +45,7 @@ Parameter = TyperOption | TyperArgument
 
 
 class ArgumentError(EatnasError):
-    """An argument of a tool is unknown, missing or wrong; `argument` is its name if it is known."""
+    """An argument of a tool is unknown, missing or wrong. `argument` is its name, or None if the name is not known."""
 
     def __init__(self, message: str, argument: str | None) -> None:
         super().__init__(message)
@@ -53,7 +54,7 @@ class ArgumentError(EatnasError):
 
 @dataclass(frozen=True, slots=True)
 class CommandTool:
-    """A command of the command line, as a tool."""
+    """A command that is offered as a tool."""
 
     path: tuple[str, ...]
     help: str
@@ -83,7 +84,9 @@ class CommandTool:
         }
 
     def command_line(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Return the command-line arguments. Raises `ArgumentError` for an unknown, missing or wrong argument."""
+        """Return the command-line arguments that run the tool. Raises `ArgumentError` for an unknown, missing or wrong
+        argument.
+        """
         unknown = sorted(set(arguments) - set(self.parameters))
         if unknown:
             known = f"it has: {', '.join(self.parameters)}" if self.parameters else "it has none"
@@ -110,7 +113,7 @@ def list_tools() -> list[CommandTool]:
 
 
 def run_tool(root: TyperGroup, settings: Settings, tool: CommandTool, arguments: Mapping[str, Any]) -> str:
-    """Run the command of a tool and return its output. Raises `EatnasError` with one line for every mistake."""
+    """Run the command of a tool and return its output. Raises `EatnasError` with a one-line message for any mistake."""
     line = tool.command_line(arguments)
     where = ["--home", str(settings.home), "--db", settings.database_url]
     try:
@@ -133,8 +136,8 @@ def run_tool(root: TyperGroup, settings: Settings, tool: CommandTool, arguments:
 
 
 def root_command() -> TyperGroup:
-    """Return the program's command, which holds all others."""
-    from eatnas_cli.app import app as root_app  # it imports this module
+    """Return the root command, which contains all other commands."""
+    from eatnas_cli.app import app as root_app  # imported here, because `app` imports this module
 
     root = get_command(root_app)
     assert isinstance(root, TyperGroup)
@@ -184,7 +187,7 @@ def _texts(name: str, parameter: Parameter, value: Any) -> list[str]:
 
 def _text(name: str, value: Any) -> Iterator[str]:
     if not isinstance(value, str | int | float):
-        raise ArgumentError(f"{name} must be a text or a number, got {json.dumps(value)[:80]}", name)
+        raise ArgumentError(f"{name} must be a string or a number, got {json.dumps(value)[:80]}", name)
     text = value if isinstance(value, str) else json.dumps(value)
     if not is_storable(text):
         raise ArgumentError(f"{name} is {escape_unstorable(text)[:80]}, which is not valid text", name)

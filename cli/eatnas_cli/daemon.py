@@ -71,7 +71,7 @@ def _start(settings: Settings, options: DaemonOptions, foreground: bool = False)
 def _detached(settings: Settings, options: DaemonOptions) -> int:
     """Start a daemon in the background, and return its pid when it is ready.
 
-    Raises `ConflictError` with the daemon's error.
+    Raises `ConflictError` with the daemon's error if the daemon does not start.
     """
     command = python_command("-m", "eatnas_daemon.main", "--home", str(settings.home), *options.arguments())
     settings.logs.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _detached(settings: Settings, options: DaemonOptions) -> int:
 
 @app.command()
 def stop(ctx: typer.Context, now: Now = False) -> None:
-    """Stop the daemon after it has checkpointed its trainings, which takes seconds.
+    """Stop the daemon. It first checkpoints its trainings, which takes seconds.
 
     With --now, the daemon kills its workers at once. The next daemon continues from their last checkpoints.
     """
@@ -184,7 +184,7 @@ def status(
 @app.command()
 def logs(
     ctx: typer.Context,
-    lines: Annotated[int, typer.Option(min=1, help="Number of entries to print, the newest ones.")] = 50,
+    lines: Annotated[int, typer.Option(min=1, help="Number of lines to print, counted from the end.")] = 50,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new lines as they are written, until Ctrl-C.")
     ] = False,

@@ -1,4 +1,4 @@
-"""Read and show the answer of `daemon status`: the daemon, its trainings, and reasons why searches wait."""
+"""Read and show the answer of `daemon status`: the daemon, its trainings, and the reasons why searches wait."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DaemonStatus:
 
 
 def read_status(settings: Settings) -> DaemonStatus:
-    """Read the status from the lock file and from the record, in one transaction. Raises `EatnasError`."""
+    """Read the status from the lock file and, in one transaction, from the record. Raises `EatnasError` on failure."""
     user = find_record_user(settings.lock_file)
     daemon = user.process if user is not None and user.is_daemon else None
     with read_connection(settings.database_url) as connection:
@@ -63,7 +63,7 @@ def read_status(settings: Settings) -> DaemonStatus:
             supervised=supervised,
             hosts=list_hosts(connection) if is_postgresql(connection) else (),
             devices=list_devices(connection),
-            # Candidates whose leases a killed daemon has left are not in training.
+            # A killed daemon leaves leases in the record, although their candidates are no longer in training.
             work=list_training_activity(connection) if supervised else (),
             held_up=list_blocked_searches(connection) if supervised else (),
             holds=list_holds(connection) if supervised else (),
@@ -94,14 +94,14 @@ def show_status(status: DaemonStatus, format: Format, layout: Layout) -> None:  
 def describe_waits(status: DaemonStatus) -> Iterator[str]:
     """Yield a sentence for each reason why searches or devices wait."""
     if status.problem is not None:
-        yield f"MLflow, since {format_time(status.problem.since_at)}: {status.problem.message}"
+        yield f"MLflow has had a problem since {format_time(status.problem.since_at)}: {status.problem.message}"
     for hold in status.holds:
         yield describe_hold(hold)
     for search in status.held_up:
         yield (
             f"search {search.name} leaves workers idle: one of its trainings ({search.in_training} now) must end "
             f"before the next can start, because its evolution.lag is {search.lag}; `search create --set "
-            "evolution.lag=N` creates a search for more slots"
+            "evolution.lag=N` creates a search that can use more slots"
         )
 
 
@@ -136,7 +136,7 @@ def _show_devices(
     supervised: bool,
     layout: Layout,
 ) -> None:
-    """Print the GPUs, and paused CPUs, with their state."""
+    """Print the devices with their states, unless all are CPUs that are not paused."""
     if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
         busy = Counter(row.device for row in work)
         records = [

@@ -41,7 +41,7 @@ BUDGET_STYLE: Final = "#0072B2"
 
 @dataclass(frozen=True, slots=True)
 class DashboardView:
-    """The state of a search at one moment. `births_per_second` is None if too little is known."""
+    """The state of a search at one moment. `births_per_second` is None if there are too few births."""
 
     name: str
     status: str
@@ -54,7 +54,7 @@ class DashboardView:
 
 
 def draw(view: DashboardView, now: float, width: int, height: int) -> RenderableType:
-    """Draw a search so that it fits a terminal of the usual size."""
+    """Draw a search for a terminal with `width` columns and `height` lines."""
     slots = view.work[:MAX_SLOTS]
     room = height - 15 - len(view.leaders) - max(1, len(slots))
     parts: list[RenderableType] = [_headline(view), _budgets(view), Text()]
@@ -209,7 +209,7 @@ class Dashboard:
             if self._view is None or self._view.name != row.name:
                 self._steps = []
             progress = get_progress(connection, row.id)
-            # Read an even sample of a long history first, and then every new birth.
+            # At first, read an evenly spaced sample of a long history. Later, read every new birth.
             if self._steps:
                 self._steps += list_steps(connection, row.id, self._steps[-1].number)
             else:
@@ -234,14 +234,14 @@ class Dashboard:
 
 
 def pace(steps: Sequence[PopulationStep], started_at: float | None = None) -> float | None:
-    """Return the births per second among the latest births; None if too little is known."""
+    """Return the rate of the latest births, in births per second; None if there are too few births."""
     recent = steps[-RECENT_STEPS:]
     if not recent:
         return None
     first, last = recent[0], recent[-1]
     start_number, start_at = first.number, first.at
     if len(recent) < FEW_STEPS and started_at is not None and first.number == 1:
-        # Count from the start of the search, because the first candidates end almost at the same time, one per slot.
+        # Measure from the start of the search: its first candidates, one per slot, end almost at the same time.
         start_number, start_at = 0, started_at
     if last.at <= start_at or last.number <= start_number:
         return None

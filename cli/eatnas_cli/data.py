@@ -1,4 +1,4 @@
-"""`data …`: the data sets."""
+"""`data …`: list, download and verify data sets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def list_data(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """List the known data sets. A number that is missing depends on the files."""
+    """List the known data sets. A number is left empty if it depends on the files of the data set."""
     rows = list_data_sets()
     if format is Format.TABLE:
         rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
@@ -68,18 +68,20 @@ class OnUnreadable(StrEnum):
 def prepare_data(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set, as listed by `data list`.")],
-    root: Annotated[str | None, typer.Option(help="Folder of the files. Default: the data folder of the home.")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder of the data set's files. Default: the data folder of the home.")
+    ] = None,
     resolution: Annotated[
         int | None,
         typer.Option(
             min=4,
             max=1024,
-            help="Side of the images in pixels: the data.resolution of your searches. With it, the command also prints "
-            "the digest and fills the image cache.",
+            help="Side of the images in pixels, as in data.resolution of your searches. With it, the command also "
+            "prints the digest and fills the image cache.",
         ),
     ] = None,
     on_unreadable: Annotated[
-        OnUnreadable, typer.Option(help="Reaction to an unreadable image: the data.on_unreadable of your searches.")
+        OnUnreadable, typer.Option(help="Reaction to an unreadable image, as in data.on_unreadable of your searches.")
     ] = OnUnreadable.FAIL,
     stratify: Annotated[
         bool, typer.Option("--stratify", help="Print the digest for searches with data.stratify: true.")
@@ -166,7 +168,7 @@ def _parse_options(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not key or not equals:
             raise typer.BadParameter(
-                f"{assignment!r} is not KEY=VALUE; write for example channels=3", param_hint="--option"
+                f"{assignment!r} is not KEY=VALUE; write, for example, channels=3", param_hint="--option"
             )
         try:
             options[key] = plain_values(parse_yaml(value))
@@ -176,7 +178,9 @@ def _parse_options(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _refuse_changed_searches(settings: Settings, data: Mapping[str, Any]) -> None:
-    """Raise `DataError` if an unfinished search uses the files of a data set and they have changed."""
+    """Raise `DataError` if the files of a data set have changed since the creation of an unfinished search that uses
+    them.
+    """
     if not settings.home.is_dir() or (settings.database_file is not None and not settings.database_file.exists()):
         return
     try:

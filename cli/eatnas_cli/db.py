@@ -56,7 +56,8 @@ def upgrade(ctx: typer.Context) -> None:
         with _revision_errors():
             commands.upgrade(engine)
     print_sentence(
-        f"the database has schema version {REVISION}" + ("" if found == REVISION else f"; before: {found or 'none'}")
+        f"the database has schema version {REVISION}"
+        + ("" if found == REVISION else f"; the previous version was {found or 'none'}")
     )
 
 
@@ -73,7 +74,7 @@ def downgrade(
         found = current_revision(engine)
         if found != REVISION:
             raise RecordError(
-                f"only a database with this program's schema version ({REVISION}) can be downgraded, and this one has "
+                f"only a database with this program's schema version ({REVISION}) can be downgraded, but this one has "
                 f"{found or 'none'}; run `eatnas-db db upgrade` first"
             )
         with read_transaction(engine) as connection:
@@ -174,7 +175,8 @@ def copy(
         str | None,
         typer.Argument(
             metavar="POSTGRES",
-            help="URL of the PostgreSQL database. Default: the variable EATNAS_DB_URL, which other users cannot read.",
+            help="URL of the PostgreSQL database. Default: EATNAS_DB_URL. Other users can read arguments, but not this "
+            "variable.",
         ),
     ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002
@@ -186,7 +188,9 @@ def copy(
     new = ctx.obj if target is None else load_settings({}, str(ctx.obj.home), target)
     open_record(old.database_url).dispose()
     if new.database_file is not None:
-        raise ConflictError("the target is a file; `eatnas-db db backup FILE` copies into a file")
+        raise ConflictError(
+            "the target must be a PostgreSQL database, not a file; `eatnas-db db backup FILE` copies into a file"
+        )
     server = create_engine_for(new.database_url)
     if current_revision(server) is None:
         commands.upgrade(server)
@@ -203,7 +207,7 @@ def copy(
 def _database_file(settings: Settings) -> Path:
     if settings.database_file is None:
         raise ConflictError("the database is on a server; back it up and restore it with pg_dump and pg_restore")
-    # Return the file itself: `db restore` replaces it, and a symbolic link to it must remain a link.
+    # Resolve symbolic links: `db restore` replaces the file, and a link to the file must remain a link.
     return settings.database_file.resolve()
 
 

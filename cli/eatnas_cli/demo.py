@@ -67,7 +67,7 @@ DIGIT: Final = (
     "00845e90",
     "007dd900",
 )
-"""A digit 3 from scikit-learn's data set, in 16 shades of grey."""
+"""An image of a 3 from scikit-learn's digits. Each character is a pixel in one of 16 shades of grey."""
 
 
 @app.command()
@@ -108,7 +108,7 @@ def demo(ctx: typer.Context) -> None:
 
 
 def _export_best(settings: Settings, name: str) -> None:
-    """Export the best network of a search into the home, and classify a digit with the files."""
+    """Export the best network of a search into the home, and classify a digit with the exported network."""
     output, image = settings.home / name, settings.home / "digit.png"
     typer.echo(
         "\nThe best network for other programs, read back and verified:\n"

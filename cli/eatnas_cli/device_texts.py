@@ -7,7 +7,7 @@ from eatnas_report.formats import GIB, format_gib, format_time
 
 
 def describe_memory(device: RecordedDevice) -> str:
-    """Return the used and the total memory as text; empty if they are unknown."""
+    """Return the used and the total memory as text, or an empty string if either is unknown."""
     if device.used_bytes is None or not device.total_bytes:
         return ""
     return f"{device.used_bytes / GIB:.1f} of {format_gib(device.total_bytes)}"

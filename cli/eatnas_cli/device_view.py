@@ -66,7 +66,7 @@ def watch_devices(settings: Settings) -> None:
 
 
 def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
-    """Draw the trainings as a table that fits the width, and below it a line for each state of the other devices."""
+    """Draw the trainings as a table of at most `width` columns, and then a line for each state of the other devices."""
     from rich.console import Group
     from rich.text import Text
 
@@ -104,9 +104,9 @@ def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
 
 
 def _short_names(uuids: Sequence[str]) -> dict[str, str]:
-    """Return the beginning of each UUID if all beginnings differ, otherwise whole UUIDs.
+    """Map each UUID to its beginning if all beginnings differ, and otherwise to the whole UUID.
 
-    `devices pause` accepts both.
+    `devices pause` accepts either.
     """
     short = {uuid: "-".join(uuid.split("-")[:2]) for uuid in uuids}
     are_unique = len(set(short.values())) == len(short)

@@ -46,7 +46,7 @@ def devices(
 ) -> None:
     """List the GPUs and the CPU, and whether each is free for one more worker now.
 
-    The command accepts the options of `daemon start` and shows their effect.
+    The command accepts the device options of `daemon start` and shows their effect.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -75,7 +75,7 @@ def devices(
 
 @app.command()
 def pause(ctx: typer.Context, device: Device) -> None:
-    """Stop using a device. Trainings on it write a checkpoint within seconds and continue elsewhere, or later."""
+    """Stop using a device. Its trainings write a checkpoint within seconds and continue on another device, or later."""
     _set_paused(ctx.obj, device, paused=True)
 
 
@@ -122,7 +122,7 @@ def _row(entry: InventoryEntry) -> dict[str, Any]:
 
 
 def _with_units(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with the texts of the table, in addition to the fields of the JSON output."""
+    """Add the formatted values that the table shows to a row of the JSON output."""
     percent = "" if row["busy_percent"] is None else f"{row['busy_percent']}%"
     return {
         **row,

@@ -32,7 +32,7 @@ class _DirectOption(TyperOption):
     """An option whose simple values are converted without pydantic."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        """Return the converted value, like the method of typer."""
+        """Return the converted value, as typer's method does."""
         try:
             converted = _converted(self, value)
         except _NotSimpleError:
@@ -44,7 +44,7 @@ class _DirectArgument(TyperArgument):
     """An argument whose simple values are converted without pydantic."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        """Return the converted value, like the method of typer."""
+        """Return the converted value, as typer's method does."""
         try:
             converted = _converted(self, value)
         except _NotSimpleError:
@@ -53,7 +53,7 @@ class _DirectArgument(TyperArgument):
 
 
 def convert_directly(command: TyperCommand | TyperGroup) -> None:
-    """Change the parameters of a command and of its subcommands to the classes above, and add the option `-h`."""
+    """Convert the parameters of a command and its subcommands to the classes above, and add the option `-h`."""
     command.context_settings.setdefault("help_option_names", HELP_OPTIONS)
     for parameter in (*command.params, command.get_help_option(typer.Context(command, **command.context_settings))):
         # Older versions of typer convert without pydantic anyway.

@@ -50,7 +50,7 @@ app = new_app()
 ENOUGH_BYTES: Final = 1_000_000_000
 MLFLOW_SECONDS: Final = 3.0
 TORCH_SECONDS: Final = 120.0
-"""The time limit is long, because loading torch and the driver's libraries from a slow disk takes long."""
+"""The time limit for the test of torch. Loading torch and the driver's libraries from a slow disk takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def doctor(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Check whether searches can run on this machine and advise on problems; exit with status 1 if none can run."""
+    """Check whether searches can run on this machine and advise on problems; exit with status 1 if a check fails."""
     rows = list(_examine(ctx.obj, os.environ))
     columns = ["what", "ok", "found"]
     if format is not Format.TABLE or any(row.advice for row in rows):
@@ -93,7 +93,7 @@ def _examine(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
         yield from _storage(settings, environment)
     yield _mlflow(settings, environment)
     if (problem := read_problem(settings)) is not None:
-        # Searches run without MLflow.
+        # The check passes, because searches run without MLflow.
         found, _, advice = problem.message.partition("; ")
         found = f"since {format_time(problem.since_at)}: {found}"
         yield Finding("MLflow runs", True, found, advice)
@@ -104,7 +104,7 @@ def _examine(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
 
 def _platform() -> Iterator[Finding]:
     name = platform.system()
-    advice = "" if name in ("Linux", "Darwin") else "use Linux or macOS; on Windows, WSL2"
+    advice = "" if name in ("Linux", "Darwin") else "use Linux, macOS, or WSL2 on Windows"
     yield Finding("system", not advice, f"{name} {platform.release()}, {platform.machine()}", advice)
     old = sys.version_info < (3, 11)
     advice = "install Python 3.11 or newer and create a new environment with it" if old else ""
@@ -134,7 +134,7 @@ def _dependencies(distribution: str) -> Iterator[Finding]:
         if not needed.specifier.contains(found, prereleases=True):
             yield Finding(needed.name, False, f"{found}; needed: {needed.specifier}", f"pip install --upgrade '{line}'")
         elif needed.name in ("torch", "torchvision", "mlflow", "sqlalchemy"):
-            # Check all dependencies, but show only these if they are fine.
+            # Of the dependencies without a problem, show only these.
             yield Finding(needed.name, True, found)
 
 
@@ -215,7 +215,7 @@ def _disk(home: Path) -> Finding:
     advice = (
         ""
         if enough
-        else f"free disk space: training stops when the disk is full; {format_size(ENOUGH_BYTES)} should be free"
+        else f"free some disk space: training stops when the disk is full; {format_size(ENOUGH_BYTES)} should be free"
     )
     return Finding("free disk", enough, f"{format_size(free)} in {home}", advice)
 
@@ -279,8 +279,8 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), MLFLOW_SECONDS).close()
     except OSError as error:
-        # Searches run without MLflow.
-        advice = "start the server or correct MLFLOW_TRACKING_URI; searches run without it and are written to it later"
+        # The check passes, because searches run without MLflow.
+        advice = "start the server or correct MLFLOW_TRACKING_URI; until then, searches run and are written to it later"
         return Finding("MLflow", True, f"{shown} does not answer: {error.strerror or error}", advice)
     return Finding("MLflow", True, f"{shown} answers")
 
@@ -314,7 +314,7 @@ def _hooks(settings: Settings) -> Finding:
 
 
 def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
-    """Check the digits, which need no files, and the data sets of all unfinished searches."""
+    """Check the data set `digits`, which needs no files, and the data sets of all unfinished searches."""
     wanted = {"digits": {"name": "digits", "root": str(settings.data)}}
     holds: Sequence[RecordedHold] = ()
     if searches:

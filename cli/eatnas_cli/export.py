@@ -27,8 +27,8 @@ def export(
         str,
         typer.Argument(
             metavar="CANDIDATE|SEARCH",
-            help="Id of a candidate, or name of a search. A name selects the best final model, or else the best "
-            "candidate.",
+            help="Id of a candidate, or name of a search. A name selects the best final model of the "
+            "search or, if it has none, its best candidate.",
         ),
     ],
     output: Annotated[
@@ -45,7 +45,7 @@ def export(
         typer.Option(
             "--format",
             metavar="/".join(FORMATS),
-            help="Format of the file. Repeatable. Default: the format that the suffix of PATH names, or safetensors.",
+            help="Format of the file. Repeatable. Default: the format with the suffix of PATH, or safetensors.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,

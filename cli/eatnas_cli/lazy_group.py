@@ -22,7 +22,7 @@ def new_app(**settings: Any) -> typer.Typer:
 
 
 class FullHelpGroup(TyperGroup):
-    """A group whose help shows the first paragraph about each command. Typer would cut it to one line."""
+    """A group whose help shows the first paragraph about each command. Typer would cut the paragraph to one line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the names of the commands and their help."""
@@ -72,7 +72,7 @@ class LazyGroup(TyperGroup):
         self.commands: Any = _LoadedOnAccess(self.lazy_commands)
 
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
-        """Return the context of a call. First convert the options that Typer has added after `__init__`."""
+        """Convert the options that Typer has added after `__init__`, and return the context of a call."""
         convert_directly(self)
         return super().make_context(*arguments, **settings)
 

@@ -12,11 +12,11 @@ from eatnas_db.queries.lineage import LineageEntry
 from eatnas_db.text_encoding import escape_controls
 
 SMALLEST_WIDTH: Final = 32
-"""The minimum number of columns that a candidate needs, in addition to its branches."""
+"""The minimum number of columns for the description of a candidate, without the branches in front of it."""
 
 
 def print_lineage_tree(entries: Sequence[LineageEntry], width: int | None = None) -> bool:
-    """Print a family as a tree from its oldest member, with the changes and the gain of each branch.
+    """Print a family as a tree that starts with its oldest member. Each member shows its changes and its gain.
 
     Lines are folded to `width`. If the family has too many generations for this width, print nothing and return False.
     """

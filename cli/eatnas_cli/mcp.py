@@ -1,6 +1,6 @@
-"""`mcp`: serve the queries as tools over stdin and stdout, by the Model Context Protocol.
+"""`mcp`: serve the queries as tools over stdin and stdout, according to the Model Context Protocol.
 
-A tool runs the command of the same name with `--format json` and returns its output. All tools only read.
+A tool runs the command of the same name with `--format json` and returns its output. All tools are read-only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eatnas_protocol.long_texts import shorten_words
 
 INSTRUCTIONS: Final = (
     "The record of neural architecture searches: candidates, their lineage, scores and failures. Begin with "
-    "search_list. All tools only read."
+    "search_list. All tools are read-only."
 )
 
 app = new_app()

@@ -43,7 +43,7 @@ def sync_runs(
         bool, typer.Option("--yes", help="With --rebuild: rename the store even if it is outside the home.")
     ] = False,
 ) -> None:
-    """Write the runs that MLflow does not have yet; safe to repeat."""
+    """Write the runs that MLflow does not have yet. You can repeat the command safely."""
     require_module("mlflow")
     uri = mlflow_tracking_uri(ctx.obj)
     if rebuild:
@@ -62,13 +62,13 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Sync, then start MLflow's user interface and print links to the runs of the newest searches; Ctrl-C ends it."""
+    """Write missing runs, start MLflow's user interface, and print links to the newest searches; Ctrl-C stops it."""
     require_module("mlflow")
     uri = mlflow_tracking_uri(ctx.obj)
     if uri.startswith(("http://", "https://")):
         raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")
     _require_free(host, port)
-    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING")  # a sync changes the variable
+    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING")  # `_sync` changes the variable
     _sync(ctx.obj, uri)
     _print_views(ctx.obj, uri, f"http://{f'[{host}]' if ':' in host else host}:{port}")
     sys.stdout.flush()
@@ -79,7 +79,7 @@ def ui(
         "MLFLOW_ARTIFACTS_DESTINATION": (ctx.obj.home / "mlflow-artifacts").as_uri(),
         "MLFLOW_LOGGING_LEVEL": level,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # MLflow starts its server in a process with its own options, so set this as a variable.
+        # MLflow does not pass Python's option -P on to its server, so set the variable.
         "PYTHONSAFEPATH": "1",
     }
     program = python_command("-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1")

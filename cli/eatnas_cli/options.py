@@ -1,4 +1,4 @@
-"""Options and arguments of several commands."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from eatnas_cli.printing import Format
 
 MAX_BLOCK: Final = 1000
 MAX_ROWS: Final = 1_000_000_000
-"""The largest number of rows or entries.
+"""The largest value of an option that counts rows or entries.
 
-A larger number is a mistake, and SQLite's driver raises an error for very large ones.
+A larger value is a mistake, and SQLite's driver raises an error for very large values.
 """
 
 SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a search.")]
 CandidateId = Annotated[int, typer.Argument(help="Id of a candidate; `query best` lists ids.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="Spec of the search, a YAML file.")]
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="YAML file with the spec of the search.")]
 SpecChanges = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a value of the spec. Repeatable."),

@@ -28,7 +28,9 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns to show (empty: the default columns of the command), and whether they are shown in full width."""
+    """The columns to show (empty: the default columns of the command), and whether the table may be wider than the
+    terminal.
+    """
 
     columns: tuple[str, ...] = ()
     wide: bool = False
@@ -54,10 +56,11 @@ def show(
     default: Sequence[str] = (),
     empty: str = "",
 ) -> None:
-    """Print dataclasses or mappings: a table, a CSV of `columns`, or a JSON list with all fields.
+    """Print dataclasses or mappings as a table, as CSV with `columns`, or as a JSON list with all fields.
 
-    On a terminal, a table shows the columns `default` if they are given, and elsewhere all `columns`. `empty` is
-    printed instead of a table without rows. Raises `ConflictError` for a column of the layout that does not exist.
+    A table shows all `columns`. On a terminal, it shows only the columns in `default`, unless `default` is empty.
+    `empty` is printed instead of a table without rows. Raises `ConflictError` for a column of the layout that does not
+    exist.
     """
     records = [_record(row) for row in rows]
     _require_columns(layout.columns, [*columns, *(records[0] if records else ())])
@@ -90,7 +93,7 @@ def _require_columns(names: Sequence[str], known: Sequence[str]) -> None:
 def show_one(row: Any, format: Format = Format.TABLE, *, layout: Layout = FITTING) -> None:  # noqa: A002
     """Print a dataclass or mapping as lines with a name and a value, as one JSON object, or as a CSV of fields.
 
-    On the terminal, lists are printed below as tables, and nested values have their path as name.
+    Otherwise, the name of a nested value is its path. In a table, lists follow as tables of their own.
     """
     record = _record(row)
     if format is Format.JSON:
@@ -118,7 +121,7 @@ def _record(row: Any) -> dict[str, Any]:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON that any reader accepts: infinities become text."""
+    """Print a value as JSON that every reader accepts: infinities and NaN become strings."""
     sys.stdout.write(json.dumps(to_json(value), indent=2, ensure_ascii=not _is_utf8()) + "\n")
 
 

@@ -42,7 +42,7 @@ def export_files(
     engine = open_record(ctx.obj.database_url)
     _show(export_record(engine, folder.absolute(), files, print_row_progress), format, layout)
     if format is Format.TABLE:
-        print_sentence(f"wrote {folder}; the files of checkpoints are not in it")
+        print_sentence(f"wrote {folder}; the folder does not contain the checkpoint files")
 
 
 @takes_options(scores=score_options, layout=layout_options)
@@ -55,7 +55,7 @@ def import_files(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Import an exported folder into an empty database, or a CSV of codes and scores as a search to start from.
+    """Import an exported folder into an empty database, or a CSV file of codes and scores as a search to transfer from.
 
     If the database does not exist, the command creates it. After importing a folder, it compares every row. The first
     line of a CSV file names its columns: code and score, and optionally seed and epochs.
@@ -112,7 +112,7 @@ def _import_scores(
 
 
 def _list_names(names: Sequence[str]) -> str:
-    """Return the names of columns as a text of at most a few lines."""
+    """Return the names of columns as a text, with long names shortened and at most `MOST_NAMES` names."""
     shown = [shorten(name, LONGEST_NAME) or "(no name)" for name in dict.fromkeys(names)]
     more = len(shown) - MOST_NAMES
     return ", ".join(shown[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

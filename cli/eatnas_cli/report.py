@@ -37,7 +37,7 @@ def report(
 
 
 def _write_whole(file: Path, text: str, force: bool) -> None:
-    """Write the file atomically, so that no reader sees half a page. Raises `ConflictError`."""
+    """Write the file atomically, so that no reader sees half a page. Raises `ConflictError` if the file exists."""
     with atomic_write(file) as opened:
         opened.write(text.encode())
         # Another program may have written the file while this one read the record.

@@ -1,4 +1,4 @@
-"""The options of commands that train: the resources of the machine that they may use."""
+"""The options of commands that train: the resources that the trainings may use."""
 
 from __future__ import annotations
 

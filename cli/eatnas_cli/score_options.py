@@ -33,7 +33,9 @@ def score_options(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", help="Name of your choice for the data set. Default: the name of the file."),
+        typer.Option(
+            "--task", help="A name that you choose for the data set of the scores. Default: the name of the file."
+        ),
     ] = None,
     metric: Annotated[str, typer.Option("--metric", help="Metric of the scores.")] = VALIDATION_ACCURACY,
     direction: Annotated[
@@ -46,5 +48,5 @@ def score_options(
     channels: Channels = DEFAULT_TASK["channels"],
     classes: Classes = DEFAULT_TASK["classes"],
 ) -> ScoreOptions:
-    """Collect the options."""
+    """Return the values of the options."""
     return ScoreOptions(space, name, task, metric, direction, Task(resolution, channels, classes))

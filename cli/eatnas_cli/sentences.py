@@ -1,4 +1,4 @@
-"""Print sentences. A terminal gets them folded to its width; other output gets one line for each sentence."""
+"""Print sentences. On a terminal, they are folded to its width. Other output has one line for each sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INDENT, _CONTINUED = "  ", "      "
 
 
 def print_sentence(text: str, *, error: bool = False) -> None:
-    """Print a sentence on stdout, or on stderr if `error` is true. Control characters become escapes."""
+    """Print a sentence on stdout, or on stderr if `error` is true. Control characters are escaped."""
     stream = sys.stderr if error else sys.stdout
     width = terminal_width(stream)
     line = escape_controls(text)
@@ -30,7 +30,7 @@ def print_note(text: str) -> None:
 
 
 def print_command(command: str) -> None:
-    """Print a command that a shell reads, indented, on stdout."""
+    """Print an indented shell command on stdout."""
     width = terminal_width()
     line = escape_controls(command)
     sys.stdout.writelines(f"{part}\n" for part in ([_INDENT + line] if width is None else fold_command(line, width)))
@@ -38,7 +38,7 @@ def print_command(command: str) -> None:
 
 
 def fold_command(command: str, width: int) -> list[str]:
-    """Return the indented lines of a command, continued by backslashes; quoted words stay whole."""
+    """Return the indented lines of a command, joined by backslashes at their ends. Quoted words stay whole."""
     kept = _QUOTED.sub(lambda match: match[0].replace(" ", _KEPT_SPACE), command)
     first, *others = fold_sentence(kept, width - len(f"{_CONTINUED} \\"))
     lines = [_INDENT + first, *(_CONTINUED + line for line in others)]
@@ -46,7 +46,7 @@ def fold_command(command: str, width: int) -> list[str]:
 
 
 def fold_sentence(text: str, width: int) -> list[str]:
-    """Return the lines of a text, folded at spaces. A word that is too long, and a command in backticks, stay whole."""
+    """Return the lines of a text, folded at spaces. Words, and commands in backticks that fit in a line, stay whole."""
     kept = _COMMAND.sub(
         lambda match: match[0].replace(" ", _KEPT_SPACE) if text_width(match[0]) <= width else match[0], text
     )

@@ -37,7 +37,11 @@ def serve(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Another host name that requests may use. Repeatable."),
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Additional host name under which the server answers requests. Repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends the server."""
@@ -63,7 +67,7 @@ def serve(
 
 
 def _describe_address(host: str, port: int, token: str | None) -> str:
-    """Return the URL to open.
+    """Return the line with the URL to open.
 
     If there is a token, the URL contains it, and opening the URL stores a cookie in the browser.
     """

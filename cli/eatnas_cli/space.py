@@ -97,7 +97,7 @@ def sample(
 def compute_costs(
     file: Annotated[
         str,
-        typer.Argument(help="File of JSON lines with code, resolution and classes. Default: `-`, which reads stdin."),
+        typer.Argument(help="File of JSON lines with `code` and `classes`. Default: `-`, which reads stdin."),
     ] = "-",
     space: SpaceName = DEFAULT_SPACE,
     format: LinesOption = Format.TABLE,  # noqa: A002
@@ -105,8 +105,8 @@ def compute_costs(
 ) -> None:
     """Compute the parameters and mult-adds of architectures without building networks.
 
-    Each line of FILE is an object with `code` (a list or the readable text) and `classes`. `resolution` (default 32)
-    and `channels` (default 3) are optional. The output contains all other fields unchanged.
+    Each line of FILE is an object with `code` (a list, or its readable form as a string) and `classes`. `resolution`
+    (default 32) and `channels` (default 3) are optional. The output contains all other fields unchanged.
     """
     searched = find_space(space)
     rows = [_compute_row(number, line, searched) for number, line in enumerate(_lines(file), 1) if line.strip()]
@@ -128,7 +128,7 @@ def _compute_row(number: int, line: bytes, space: SpaceDefinition) -> dict[str, 
     try:
         fields = parse_json(line)
         if not isinstance(fields, dict):
-            raise InvalidArchitectureError("not an object with code, resolution and classes")
+            raise InvalidArchitectureError("not an object with `code` and `classes`")
         if "code" not in fields:
             raise InvalidArchitectureError("code is missing")
         task = {name: _read_positive(fields, name) for name in DEFAULT_TASK}

@@ -1,4 +1,4 @@
-"""Lay out tables that fit the width of a terminal, and that break no word and no number.
+"""Lay out tables that fit the width of a terminal. Line breaks never split a word or a number.
 
 A table that is too wide becomes narrower in steps: the widest texts are folded between words, words that are longer
 than their column lose their middle, and finally columns are left out. Output that is not a terminal has no width,
@@ -19,7 +19,7 @@ from eatnas_cli.values import as_text, is_number
 from eatnas_report.formats import format_time
 
 AS_GIVEN: Final = ("width", "multiplier", "learning_rate")
-"""Columns whose numbers are printed unchanged, as are the numbers of a spec, whose names contain dots."""
+"""Columns whose numbers are printed unchanged. The numbers of a spec, whose names contain dots, also stay unchanged."""
 LARGE: Final = 1e12
 """Numbers from this size on are printed with an exponent."""
 SHORTENED: Final = ("code", "digest", "sha256", "uuid")
@@ -54,9 +54,10 @@ class _Column:
     smallest: int
 
     def leave_out_rank(self, position: int) -> tuple[int, int]:
-        """Return the rank of a column: empty ones come first, then `FIRST_LEFT_OUT`, others, and `LAST_LEFT_OUT`.
+        """Return the position of a column in the order in which columns are left out.
 
-        Columns of the same kind are left out from the right.
+        Empty columns come first, then `FIRST_LEFT_OUT`, others, and `LAST_LEFT_OUT`. Of each kind, the rightmost column
+        is left out first.
         """
         if not any(self.texts):
             return 0, -position
@@ -78,7 +79,7 @@ def print_table(
 ) -> tuple[str, ...]:
     """Print records as a table of `columns`, and return the columns that did not fit.
 
-    With `keep_all`, leave out none.
+    With `keep_all`, leave out no column.
     """
     table = lay_out(records, columns, width, keep_all=keep_all)
     sys.stdout.writelines(f"{line}\n" for line in table.lines)
@@ -86,7 +87,7 @@ def print_table(
 
 
 def terminal_width(stream: TextIO | None = None) -> int | None:
-    """Return the width of the terminal, or the value of `COLUMNS`; None if stdout or `stream` is not a terminal."""
+    """Return the width of the terminal, or the value of `COLUMNS`; None if the stream is not a terminal."""
     return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
@@ -142,7 +143,7 @@ def _total(widths: Sequence[int], gap: int) -> int:
 
 
 def _narrow(columns: Sequence[_Column], width: int, gap: int) -> None:
-    """Take characters from the widest columns until the table fits."""
+    """Make the widest columns narrower until the table fits."""
     excess = _total([column.width for column in columns], gap) - width
     while excess > 0:
         wide = [column for column in columns if column.width > column.smallest]
@@ -205,7 +206,7 @@ def text_width(text: str) -> int:
 
 
 def cell_text(column: str, value: Any) -> str:
-    """Return a value as text for a cell of this column, with suitable precision and units."""
+    """Return a value as text for a cell of this column: times are formatted, and numbers are rounded or get commas."""
     if isinstance(value, float) and (column == "at" or column.endswith("_at")):
         return format_time(value)
     if isinstance(value, float):

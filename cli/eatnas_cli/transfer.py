@@ -1,4 +1,4 @@
-"""`transfer`: a search that starts with the best candidate of another."""
+"""`transfer`: create a search that starts with the best candidate of another search."""
 
 from __future__ import annotations
 
@@ -38,20 +38,22 @@ def transfer(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of the source search.")],
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="Spec of the new search.")],
     candidate: Annotated[
-        int | None, typer.Option(help="Id of the candidate to start with. Default: the best of SOURCE.")
+        int | None, typer.Option(help="Id of the candidate to start with. Default: the best candidate of SOURCE.")
     ] = None,
     changes: SpecChanges = None,
     force: Annotated[bool, typer.Option("--force", help="Accept a SOURCE that is not finished.")] = False,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Create nothing. Print the first candidates and the possible sources."),
+        typer.Option(
+            "--plan", help="Print the first candidates and the possible sources, without creating the search."
+        ),
     ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002
     slots: PlannedSlots = None,
 ) -> None:
-    """Create a search from the best candidate of another search and perturbations of this candidate (EAT-NAS)."""
+    """Create a search that starts with the best candidate of another search and its perturbations (EAT-NAS)."""
     if format is not Format.TABLE and not plan:
-        raise ConflictError("--format is for --plan; add --plan, or remove --format")
+        raise ConflictError("--format works only with --plan; add --plan, or remove --format")
     origin, overrides = TransferSource(source, candidate, force), parse_overrides(changes or ())
     if plan:
         planned = plan_transfer(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots, source=origin)

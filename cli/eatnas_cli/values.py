@@ -8,7 +8,7 @@ from typing import Any
 
 
 def as_text(value: Any) -> str:
-    """Return a value as the text of a cell: None becomes empty, lists of texts are joined, structures become JSON."""
+    """Return a value as the text of a cell: empty for None, joined for a list of strings, JSON for other structures."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -19,7 +19,7 @@ def as_text(value: Any) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Return a value that every JSON reader accepts: infinities and NaN become text."""
+    """Return a value that every JSON reader accepts: infinities and NaN become strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

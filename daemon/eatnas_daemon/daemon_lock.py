@@ -24,7 +24,7 @@ DAEMON: Final = "a daemon"
 
 
 class LinkedRecordError(ConflictError):
-    """A daemon works on this database file, which it has opened under another name (a hard link)."""
+    """Another daemon works on this database file, which it has opened through another path (a link or a mount)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class RecordUser:
 
     @property
     def is_daemon(self) -> bool:
-        """Return whether the process is a daemon or the command `run`, and not a command that changes the database."""
+        """Whether the process is a daemon or the command `run`, rather than a command that changes the database."""
         return self.program == DAEMON
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ def find_record_user(lock_file: Path) -> RecordUser | None:
             return None
         if user is not None:
             return user
-        # The process has the lock, but may not have written its name yet.
+        # The process holds the lock, but has possibly not written its name yet.
         time.sleep(RETRY_SECONDS)
     return RecordUser(UNKNOWN_PROCESS, "an unknown process")
 

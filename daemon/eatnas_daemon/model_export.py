@@ -39,7 +39,7 @@ class ExportedFile:
 def parse_formats(names: Sequence[str], output: Path) -> list[str]:
     """Return the formats in `names`, each of which may be a list with commas.
 
-    Without names, return the format that the suffix of `output` names, or safetensors.
+    Without names, return the format whose suffix `output` has, or safetensors if there is none.
 
     `python` includes `safetensors`, because the Python module loads such a file. Raises `ConflictError`.
     """

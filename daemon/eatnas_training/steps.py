@@ -107,7 +107,7 @@ class StepRunner:
             )
         batch_size = min(self.recipe.batch_size, len(self.data.train.labels))
         if self.recipe.devices > 1 and self.device != "cpu":
-            raise DataError(f"final.devices: {self.recipe.devices} works on CPUs only; use 1 on a GPU")
+            raise DataError(f"final.devices={self.recipe.devices} works on CPUs only; use 1 on a GPU")
         if batch_size < 2 * self.recipe.devices:
             raise DataError(
                 f"{self.recipe.devices} devices need batches of at least {2 * self.recipe.devices} images, and there "

@@ -62,7 +62,7 @@ def test_doctor_reports_a_bad_folder_and_a_full_disk(tmp_path, home, monkeypatch
     assert "is not a folder" in doctor._home(load_settings({}, str(home))).found
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     found = doctor._disk(tmp_path)
-    assert (found.ok, found.advice.split(":")[0]) == (False, "free disk space")
+    assert (found.ok, found.advice.split(":")[0]) == (False, "free some disk space")
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_json_is_exact_on_every_terminal(on_terminal, tiny, encoding):
 def test_arguments_that_are_no_text_are_refused(eatnas_within, tiny, arguments):
     message = eatnas_within(*arguments, expect=1)
     assert "caf\\udce9" in message
-    assert "is not text in utf-8; rename the file, or type the text in UTF-8" in message
+    assert "is not valid text in utf-8; rename the file, or type the text in UTF-8" in message
 
 
 def test_a_c_locale_is_used_or_refused_with_advice(home, tiny, tmp_path):

@@ -116,7 +116,7 @@ def test_page_of_an_unknown_search_names_the_known_ones(client: TestClient) -> N
         ("/live/candidate?candidate=best", 422, "candidate", "whole number"),
         ("/live/candidate?candidate=" + 5000 * "9", 404, None, "5000 digits"),
         ("/live/candidate", 422, "candidate", "needs the parameter candidate"),
-        ("/live/nothing", 404, None, "/docs lists all of them"),
+        ("/live/nothing", 404, None, "/docs lists the paths of the API"),
     ],
 )
 def test_mistake_in_an_address_is_reported_in_one_line(

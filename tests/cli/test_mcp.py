@@ -27,7 +27,7 @@ MISTAKES = [
     ("query_best", {}, "query_best needs the argument name"),
     ("query_best", {"name": "small", "picture": "x.png"}, "has no argument picture"),
     ("query_best", {"name": "small", "top": "many"}, "valid integer"),
-    ("query_best", {"name": {"a": 1}}, "must be a text or a number"),
+    ("query_best", {"name": {"a": 1}}, "must be a string or a number"),
     ("query_compare", {"names": ["small", "small"], "alone": "yes"}, "alone must be true or false, got 'yes'"),
     ("query_sql", {"question": "DELETE FROM searches"}, "SELECT"),
     ("query_lineage", {"name_or_id": "--help"}, "--help"),

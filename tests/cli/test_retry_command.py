@@ -41,7 +41,7 @@ def test_one_command_retries_all_failed_candidates_of_a_search(flaky, eatnas_wit
     rest = eatnas_within("candidate", "retry", "--search", "flaky")
     assert rest == (
         "search flaky.retry will train 1 failed candidate of search flaky again\n"
-        "skipped 2 failed candidates of search flaky, retried before\n"
+        "skipped 2 failed candidates of search flaky: already retried\n"
     )
     nothing = eatnas_within("candidate", "retry", "--search", "flaky", "--where", "failure=lost")
     assert nothing == "nothing to retry: no failed candidate of search flaky with --where failure=lost\n"
@@ -49,7 +49,7 @@ def test_one_command_retries_all_failed_candidates_of_a_search(flaky, eatnas_wit
         "search", "delete", "flaky", "--yes", expect=1
     )
     eatnas_within("search", "delete", "flaky.retry", "--yes")
-    assert "will train candidate" in eatnas_within("candidate", "retry", str(hung))
+    assert f"candidate {hung} will train again as candidate" in eatnas_within("candidate", "retry", str(hung))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_unchanged_answer_is_not_sent_again(client: TestClient) -> None:
         ("query/best?name=%00", 422, "name", "not valid text"),
         ("space/show?name=nothing", 404, "name", "nothing"),
         ("search/list?name=small", 422, "name", "it has none"),
-        ("query/nothing", 404, None, "/docs lists all of them"),
+        ("query/nothing", 404, None, "/docs lists the paths of the API"),
     ],
 )
 def test_mistake_is_reported_in_one_line_with_its_field(

@@ -191,7 +191,7 @@ def test_daemon_with_gpus_sets_the_search_aside(tmp_path, home, supervise, gpu_s
             supervisor.stop()
 
     supervise(settings, 0, only=name, gpu_scheduler=gpu_scheduler, on_tick=stop_with_a_hold, **options)
-    assert holds[0].reason.startswith("final.devices: 2 works on CPUs only, but this daemon uses GPUs;")
+    assert holds[0].reason.startswith("final.devices=2 works on CPUs only, but this daemon uses GPUs;")
     with read_transaction(engine) as connection:
         assert get_search(connection, name).born == 1
         of_final = select(attempt.c.number).join(candidate).where(candidate.c.origin == "final")

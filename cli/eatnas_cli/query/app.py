@@ -47,7 +47,7 @@ COMMANDS: Final = {
     "failures": LazyCommand("eatnas_cli.query.failures", "List failed and lost attempts with their reasons."),
     "fingerprint": LazyCommand(
         "eatnas_cli.query.fingerprint",
-        "Print the fingerprint of a search, which is equal for equal histories on all machines.",
+        "Print the fingerprint of a search: a digest that is equal on all machines if the histories are equal.",
     ),
 }
 

@@ -54,7 +54,7 @@ def calibration(
 
 def _describe(summary: Calibration, sources: Sequence[str]) -> str:
     """Return the summary as a sentence; `sources` are the names of the sources in the order of the slopes."""
-    slopes = f"; slopes of {', '.join(sources)}" if sources else ""
+    slopes = f"; the slopes belong to the sources {', '.join(sources)}" if sources else ""
     if not summary.scored:
         return f"no predicted birth has a fitness yet (predicted births: {summary.predicted}){slopes}"
     correlation = "" if summary.correlation is None else f"; correlation {summary.correlation:.2f}"
@@ -65,4 +65,4 @@ def _describe(summary: Calibration, sources: Sequence[str]) -> str:
 
 
 def _explain_absence(name: str) -> str:
-    return f"search {name!r} has no predictions: its births are mutations (evolution.births: guided uses a model)"
+    return f"search {name!r} has no predictions: it was created without `evolution.births: guided`"

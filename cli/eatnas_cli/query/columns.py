@@ -1,4 +1,4 @@
-"""Columns of several answers."""
+"""Columns that several answers share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MayInherit(Protocol):
 
 
 def inheritance_columns(rows: Sequence[MayInherit], format: Format) -> tuple[str, ...]:  # noqa: A002
-    """Return the columns about inherited weights. For a table without inherited weights, return none."""
+    """Return the columns about inherited weights. Return no columns for a table in which no weights are inherited."""
     shown = format is not Format.TABLE or any(row.share_inherited is not None for row in rows)
     return ("share_inherited", "lineage_epochs") if shown else ()
 

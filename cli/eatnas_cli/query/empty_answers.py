@@ -21,7 +21,7 @@ def explain_empty(connection: Connection, search: SearchRecord, what: str, page:
 
 
 def explain_progress(connection: Connection, search: SearchRecord) -> str:
-    """Explain why a search has no results yet, and what to do; empty if it has results."""
+    """Explain why a search has no results yet, and what to do. Return an empty string if the search has results."""
     counters = get_progress(connection, search.id)
     if counters.scored:
         return ""

@@ -30,10 +30,10 @@ def events(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Kind of the events to show, such as `failed`. An unknown kind is an error that lists all kinds."
+            help="Kind of the events to show, such as `failed`. The error message for an unknown kind lists all kinds."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of events to show, the newest ones.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of events to show.")] = 50,
     offset: Annotated[int, typer.Option(min=0, max=MAX_ROWS, help="Number of the newest events to skip.")] = 0,
     *,
     layout: Layout,

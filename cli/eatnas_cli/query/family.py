@@ -38,7 +38,9 @@ TREE_LIMIT: Final = 500
 @takes_options(page=page_options, layout=layout_options)
 def lineage(
     ctx: typer.Context,
-    name_or_id: Annotated[str, typer.Argument(help="Id of a candidate, or name of a search, for its best candidate.")],
+    name_or_id: Annotated[
+        str, typer.Argument(help="Id of a candidate, or name of a search, which selects its best candidate.")
+    ],
     *,
     picture: PlotFile = None,
     page: Page,

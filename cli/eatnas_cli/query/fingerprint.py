@@ -18,7 +18,7 @@ app = new_app()
 
 @app.command()
 def fingerprint(ctx: typer.Context, name: SearchName, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """Print the fingerprint of a search, which is equal for equal histories on all machines."""
+    """Print the fingerprint of a search: a digest that is equal on all machines if the histories are equal."""
     print_fingerprint(ctx.obj, name, format)
 
 

@@ -23,17 +23,17 @@ Conditions = Annotated[
         "--where",
         metavar="CONDITION",
         help="Condition that rows must meet: COLUMN, an operator (=, !=, <, <=, >, >=) and a value. `COLUMN=` selects "
-        "the rows without a value. Repeatable.",
+        "the rows in which COLUMN has no value. Repeatable.",
     ),
 ]
 
 
 def page_options(limit: Limit = None, offset: Offset = 0, sort: SortColumn = None, where: Conditions = None) -> Page:
-    """Return the rows to show and their order."""
+    """Return the selection and the order of the rows to show."""
     return Page(limit=limit, offset=offset, sort=sort, where=tuple(where or ()))
 
 
 def describe_conditions(page: Page, *others: str) -> str:
-    """Return the conditions of a page, and other options, as the end of a phrase; empty if there are none."""
+    """Return the end of a sentence that names the conditions of a page and other options, or an empty string."""
     options = [*(f"--where {condition}" for condition in page.where), *others]
     return f" with {' '.join(options)}" if options else ""

@@ -50,7 +50,7 @@ def pareto(
     cost: Annotated[
         CostMetric | None,
         typer.Option(
-            help="Cost to compare with the metric. Default: mult_adds, or for a search with several objectives, all "
+            help="Cost to compare with the metric. Default: mult_adds; for a search with several objectives, all its "
             "objectives."
         ),
     ] = None,
@@ -115,7 +115,7 @@ def _show_objectives(
 
 
 def _with_column(page: Page, column: str) -> Page:
-    """Return the page with the name of the field instead of the name of the shown column."""
+    """Replace `column`, the name under which the metric is shown, by the name of its field in the options of a page."""
     if column == ACCURACY:
         return page
     sort = page.sort

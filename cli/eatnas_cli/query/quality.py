@@ -46,8 +46,10 @@ def quality(
     name: SearchName,
     *,
     picture: PlotFile = None,
-    curve: Annotated[bool, typer.Option("--curve", help="Plot the mean and the best on the terminal.")] = False,
-    over: Annotated[Over, typer.Option(help="Horizontal axis of the plot: births or device seconds.")] = Over.BIRTHS,
+    curve: Annotated[bool, typer.Option("--curve", help="Plot the mean and the best fitness on the terminal.")] = False,
+    over: Annotated[
+        Over, typer.Option(help="Horizontal axis of the plot: births, or device seconds (compute).")
+    ] = Over.BIRTHS,
     page: Page,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
@@ -77,7 +79,7 @@ def quality(
         else:
             print_sentence(empty)
     else:
-        # A file has the same columns for every search.
+        # JSON and CSV have the same columns for every search.
         volume = ("hypervolume",) if search.objectives or format is not Format.TABLE else ()
         show(
             steps,
@@ -95,7 +97,7 @@ def quality(
 def compare(
     ctx: typer.Context,
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME…", help="Names of searches. Ratios are relative to the first one.")
+        list[str], typer.Argument(metavar="NAME…", help="Names of searches. Ratios are relative to the first search.")
     ],
     *,
     level: Annotated[
@@ -104,7 +106,7 @@ def compare(
     ] = None,
     by: Annotated[Measure, typer.Option(help="Metric to compare.")] = Measure.QUALITY,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Leave out the device seconds that the source of a transferred search used.")
+        bool, typer.Option("--alone", help="For a transferred search, do not count the device seconds of its source.")
     ] = False,
     picture: PlotFile = None,
     page: Page,
@@ -134,5 +136,5 @@ def compare(
     for cause in causes if any(curve.points for curve in curves) else ():
         print_note(cause)
     rows = select_page(list_levels_reached(curves, level or ()), page, row_type=LevelReached)
-    empty = empty or f"no level meets {' '.join(page.where) or 'the page'}"
+    empty = empty or f"no level meets {' '.join(page.where) or 'the given options'}"
     show(rows, ("level", "search", "device_seconds", "ratio"), format, layout=layout, empty=empty)

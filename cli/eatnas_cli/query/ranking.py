@@ -78,7 +78,7 @@ def print_best(
     started = ("test_weights_from",) if any(row.test_weights_from for row in rows) else ()
     inherited = inheritance_columns(rows, format)
     deviating = ("deviation",) if not for_table or any(row.deviation for row in rows) else ()
-    # The fitness of a metric to minimize is negative, so show the metric itself too.
+    # If the metric is minimized, the fitness is the negated metric, so also show the metric itself.
     own = () if metric == VALIDATION_ACCURACY else (metric,)
     others = tuple(objective for objective in objectives if objective not in (metric, PARAMS, MULT_ADDS))
     values_first = ("id", "birth", *own, "fitness", *rung_column(rows), *others)

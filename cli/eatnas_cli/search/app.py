@@ -17,7 +17,7 @@ COMMANDS: Final = {
     ),
     "estimate": LazyCommand(
         "eatnas_cli.search.estimate",
-        "Measure a few sampled architectures on this machine and estimate the duration of a search; write nothing.",
+        "Estimate the duration of a search by measuring a few sampled architectures on this machine.",
     ),
     "pause": LazyCommand(
         "eatnas_cli.search.control",

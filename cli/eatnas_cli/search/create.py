@@ -1,4 +1,4 @@
-"""`search create`: a search from a spec."""
+"""`search create`: create a search from a spec."""
 
 from __future__ import annotations
 

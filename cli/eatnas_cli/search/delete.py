@@ -1,4 +1,4 @@
-"""`search delete`: a search with its checkpoints and logs."""
+"""`search delete`: delete a search with its checkpoints and logs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _confirm(what: str) -> None:
 
 
 def _delete_files(settings: Settings, deleted: DeletedSearch) -> None:
-    """Delete the files of a deleted search on this host."""
+    """Delete the files of a deleted search that are on this host."""
     folder = find_artifact(settings.artifacts, checkpoint_folder(deleted.id))
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -50,16 +50,17 @@ def estimate(
         int | None,
         typer.Option(
             min=1,
-            help="Number of slots of the search; on GPUs, a number above the slots of this machine is reduced to them. "
+            help="Number of slots of the search. On GPUs, the number of slots of this machine is the maximum. "
             "Default: the slots of this machine.",
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Number of architectures to measure.")] = 3,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Measure a few sampled architectures on this machine and estimate the duration of a search; write nothing.
+    """Estimate the duration of a search by measuring a few sampled architectures on this machine.
 
-    The command measures on the first free GPU, or on the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty.
+    The command measures on the first free GPU, or on the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty. It
+    does not change the database.
     """
     tree, overrides = read_spec_file(spec), parse_overrides(changes or ())
     parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
@@ -155,7 +156,7 @@ def _describe_durations(estimated: _Durations, spec: SearchSpec, measured_on: st
         trainings = count_of(estimated.reevaluation_trainings, "training")
         yield (
             f"re-evaluation of the best {spec.reevaluation.top}, {trainings}: "
-            f"{_describe_hours(estimated.reevaluation_hours)}; together "
+            f"{_describe_hours(estimated.reevaluation_hours)}; with the search "
             f"{_describe_hours(estimated.hours + estimated.reevaluation_hours)}"
         )
     yield _describe_final(estimated.final)
@@ -228,23 +229,25 @@ def _describe_hours(hours: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The speed of the sampled network with the median time. `paper_hours` is None unless the space is the paper's."""
+    """The speed of the sampled network with the median time. `paper_hours` is None unless the space is one of the
+    paper's and the images are large enough for it.
+    """
 
     setup_seconds: float
-    """The time before the first fast step of a training in a warm worker."""
+    """The time in a warm worker from the start of a training to its first step at full speed."""
     seconds_per_epoch: float
     images_per_second: float
     paper_hours: tuple[float, float] | None
 
     def seconds_of(self, trainings: float, epochs: float) -> float:
-        """Return the seconds of trainings with this number of epochs in all."""
+        """Return the seconds that this number of trainings takes with `epochs` epochs in total."""
         return self.setup_seconds * trainings + self.seconds_per_epoch * epochs
 
 
 def _measure_median(
     settings: Settings, spec: SearchSpec, task: Task, samples: int, device: DeviceSnapshot
 ) -> _Measured:
-    """Train sampled architectures on a device for a moment and return the speed of the median one."""
+    """Train sampled architectures briefly on a device, and return the speed of the one with the median time."""
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
     proposals = [space.sample(KeyedRng(spec.seed, "estimate", number), lambda _: False) for number in range(samples)]
@@ -271,12 +274,12 @@ def _measure_median(
 
 
 def _choose_device(slots: int | None) -> tuple[DeviceSnapshot, int]:
-    """Return the device to measure, and the number of slots that would train at its full speed."""
+    """Return the device to measure, and the number of slots that can train at its full speed."""
     devices = probe_once(Nvml())
     device = find_free_device(devices, os.environ)
     available = device.cores if device.kind == CPU else count_slots(devices, os.environ)
     if device.kind == CPU and not parse_options(devices, environment=os.environ).use_cpu:
-        print_note("measuring the CPU, because no GPU is available now (see `eatnas-db devices --explain`)")
+        print_note("measuring on the CPU, because no GPU is available now (see `eatnas-db devices --explain`)")
     if slots is None:
         return device, available
     return device, slots if device.kind == CPU else min(slots, available)

@@ -58,7 +58,7 @@ def reevaluate(
     top: Annotated[int, typer.Option(min=1, max=1000, help="Number of best candidates to train.")] = 4,
     seeds: Annotated[
         int,
-        typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with a different, new seed."),
+        typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with a new seed of its own."),
     ] = 3,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Number of epochs of each training. Default: as in the search.")
@@ -101,13 +101,13 @@ def final(
         typer.Option(
             "--from",
             metavar="SEARCH[/CANDIDATE]",
-            help="Start from the weights of this final model, which has the same architecture; `none` starts from "
-            "random weights. Default: `final.from` of the spec.",
+            help="Start from the weights of this final model, which must have the same architecture. With "
+            "`none`, start from random weights. Default: `final.from` of the spec.",
         ),
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with a different, new seed."),
+        typer.Option(min=1, max=100, help="Number of trainings of each candidate, each with a new seed of its own."),
     ] = 3,
     again: Annotated[
         bool,
@@ -173,11 +173,11 @@ def describe_shortage(devices: int, *, gpus: int, cores: int) -> str | None:
     """Return the reason why this machine cannot give each process of a training its own core, or None if it can."""
     if gpus:
         return (
-            f"final.devices: {devices} works on CPUs only, but a daemon on this machine uses its GPUs; start the "
+            f"final.devices={devices} works on CPUs only, but a daemon on this machine uses the GPUs; start the "
             "daemon with --devices cpu"
         )
     if cores < devices:
         return (
-            f"final.devices: {devices} needs {devices} cores, but this machine has {cores}; processes will share cores"
+            f"final.devices={devices} needs {devices} cores, but this machine has {cores}; processes will share cores"
         )
     return None

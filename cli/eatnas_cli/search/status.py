@@ -1,4 +1,4 @@
-"""`search show`: the status of a search."""
+"""`search show`: show the status of a search."""
 
 from __future__ import annotations
 

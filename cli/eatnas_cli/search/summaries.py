@@ -1,4 +1,4 @@
-"""`search list`: a line for each search."""
+"""`search list`: print a line for each search."""
 
 from __future__ import annotations
 

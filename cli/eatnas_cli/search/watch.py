@@ -1,4 +1,4 @@
-"""`search watch`: the progress of a search."""
+"""`search watch`: show the progress of a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decide which requests the server answers, by their Host header, the site that sends them, and their token."""
+"""Decide which requests the server answers, based on their Host header, the site that sends them, and their token."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def require_good_token(token: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """The names that a Host header may have, and the token that a request needs (None: no token)."""
+    """The host names that a Host header may contain, and the token that a request needs (None: no token)."""
 
     host: str
     port: int

@@ -1,4 +1,4 @@
-"""Keep the newest answers of the server, so that the record is read once for several readers of one version."""
+"""Keep the newest answers of the server, so that several readers of one version cause only one read of the record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 MAX_ANSWERS: Final = 48
-"""The number of answers that are kept; an answer has at most some hundreds of kilobytes."""
+"""The maximum number of answers that are kept. An answer takes at most a few hundred kilobytes."""
 
 
 class TaggedBody(NamedTuple):
@@ -26,7 +26,7 @@ class _Entry:
 
 
 class AnswerCache:
-    """The answers that were requested last, by their tags."""
+    """The most recently requested answers, keyed by their tags."""
 
     def __init__(self, size: int = MAX_ANSWERS) -> None:
         self._size = size
@@ -34,9 +34,9 @@ class AnswerCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def read(self, tag: str, build: Callable[[], TaggedBody]) -> str:
-        """Return the answer of a version. The first reader builds the answer, and concurrent readers wait for it.
+        """Return the answer for the version `tag`. The first reader builds it, and concurrent readers wait for it.
 
-        The record may have changed after its tag was read. An answer of another version is returned but not kept.
+        If the record has changed since `tag` was read, the answer shows a newer version. It is returned but not kept.
         """
         with self._lock:
             entry = self._entries.setdefault(tag, _Entry())

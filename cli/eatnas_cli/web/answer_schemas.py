@@ -42,7 +42,7 @@ INTEGER: Final[JsonSchema] = {"type": "integer"}
 
 @dataclass(frozen=True, slots=True)
 class AnswerFields:
-    """The fields of an object in an answer: the fields of a row type, with additions and omissions.
+    """The fields of an object in an answer: the fields of the row type `row`, and `more` fields.
 
     `optional` names fields that an object may lack. `others` is the schema of fields whose names depend on the search.
     """
@@ -117,7 +117,7 @@ ANSWERS: Final[Mapping[str, AnswerFields]] = {
     ),
     "space_show": AnswerFields(None, others={"description": "A property of a space, or of one of its blocks."}),
 }
-"""The fields by the name of the tool."""
+"""The fields of each tool's answer, by the name of the tool."""
 
 
 def describe_answer(tool: str) -> JsonSchema:

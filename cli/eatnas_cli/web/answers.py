@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/json"
 MAX_ECHO_CHARACTERS: Final = 80
-"""The length to which an error message shortens texts of the request."""
+"""The length to which an error message shortens the parts of the request that it quotes."""
 MAX_MESSAGE_CHARACTERS: Final = 1000
 RETRY_SECONDS: Final = 5
 STATUS_TITLES: Final = {
@@ -59,7 +59,7 @@ def status_of(error: EatnasError) -> int:
 def error_answer(
     scope: Scope, status: int, message: str, field: str | None = None, *, asks_token: bool = False
 ) -> Response:
-    """Return an error as one line: as JSON below `/api` and `/live`, elsewhere as a page."""
+    """Return a one-line error, as JSON for paths below `/api` and `/live`, and as a page for other paths."""
     headers = {"Cache-Control": "no-store"}
     message, field = shorten_echoes(scope, message), field and shorten_middle(field, MAX_ECHO_CHARACTERS)
     if scope["path"].startswith(("/api", "/live", "/openapi.json")):
@@ -68,7 +68,7 @@ def error_answer(
     from eatnas_report.live_page import render_error
 
     title = STATUS_TITLES.get(status, "Error")
-    if status == 503:  # the browser repeats the request until the record is back
+    if status == 503:  # the browser repeats the request until the record can be read
         headers["Refresh"] = str(RETRY_SECONDS)
         message = f"{message}. This page tries again by itself."
     return HTMLResponse(render_error(title, message, asks_token=asks_token), status, headers=headers)

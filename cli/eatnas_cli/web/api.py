@@ -53,7 +53,7 @@ def read_arguments(tool: CommandTool, items: list[tuple[str, str]]) -> dict[str,
         if name in tool.parameters and tool.is_list(name):
             arguments.setdefault(name, []).append(text)
         elif name in arguments:
-            raise ArgumentError(f"{name} is given twice; {tool.name} takes one", name)
+            raise ArgumentError(f"{name} is given twice; {tool.name} accepts it once", name)
         else:
             arguments[name] = text
     return arguments

@@ -32,7 +32,7 @@ def describe_api(tools: Sequence[CommandTool], version: str) -> dict[str, Any]:
             "title": "eatnas-db",
             "version": version,
             "description": "The record of neural architecture searches, read-only. Each path answers like the command "
-            "of the same name with `--format json`. An infinite number is the text `inf` or `-inf`.",
+            "of the same name with `--format json`. An infinite number is the string `inf` or `-inf`.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {path_of(tool): {"get": _describe_tool(tool)} for tool in tools},

@@ -1,4 +1,4 @@
-"""Serve the pages, and the parts that pages refresh."""
+"""Serve the pages, and the parts that the pages refresh."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from eatnas_report.quality_preview import PREVIEW_STEPS, preview_quality
 
 Data = TypeVar("Data", ReportData, CandidateData)
 CLOCK_SECONDS = 30
-"""The utilisation of a search changes with time alone, so it is read again after this time."""
+"""The utilisation of a search changes even while the record does not, so it is read again after this many seconds."""
 
 
 def page_routes(settings: Settings, version: str) -> list[Route]:
@@ -171,7 +171,7 @@ class _Pages:
 
 
 def _with_errors(answer: Callable[[Request], Response], names: Sequence[str]) -> Callable[[Request], Any]:
-    """Return the endpoint of a page with the parameters `names`, which sends errors as pages."""
+    """Return an endpoint that accepts the parameters `names` and answers errors with `error_answer`."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -200,7 +200,7 @@ def _require_known(request: Request, names: Sequence[str]) -> None:
             raise ArgumentError(f"{name} is {escape_unstorable(text)[:80]}, which is not valid text", name)
     for name, count in Counter(name for name, _ in given).items():
         if count > 1:
-            raise ArgumentError(f"{name} is given twice; {request.url.path} takes one", name)
+            raise ArgumentError(f"{name} is given twice; {request.url.path} accepts it once", name)
 
 
 def _parameter(request: Request, name: str) -> str:

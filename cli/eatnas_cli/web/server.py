@@ -39,7 +39,7 @@ SECURITY_HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
 )
 COMPRESSED_BYTES: Final = 10_000
-"""Answers from this size in bytes on are compressed, for readers on a slow network."""
+"""The smallest size in bytes of an answer that is compressed, for readers on a slow network."""
 
 
 class _WithSecurityHeaders:
@@ -63,7 +63,9 @@ def build_app(settings: Settings, rules: AccessRules, version: str) -> Starlette
     def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.url.path[:80]
-        message = f"there is no page {path}; /docs lists all of them" if error.status_code == 404 else error.detail
+        message = (
+            f"there is no page {path}; /docs lists the paths of the API" if error.status_code == 404 else error.detail
+        )
         if error.status_code == 405:
             message = f"{request.method} is not allowed; this server only reads; use GET"
         answer = error_answer(request.scope, error.status_code, message)
@@ -88,7 +90,7 @@ def build_app(settings: Settings, rules: AccessRules, version: str) -> Starlette
 def open_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens on the address.
 
-    Raises `ConflictError` if the address is taken or is not of this host.
+    Raises `ConflictError` if the address is in use or does not belong to this host.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -110,7 +112,7 @@ def run_server(app: ASGIApp, listener: socket.socket) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends at once. An open page would delay uvicorn's own end."""
+    """A server that ends at once. Uvicorn's own shutdown would wait for open pages."""
 
     def handle_exit(self, _signal: int, _frame: FrameType | None) -> None:
         """End the process on SIGINT and SIGTERM."""

@@ -189,7 +189,7 @@ class Dispatcher:
         if all(slot.on_gpu for slot in self._slots):
             if self._holds.max_leases(row.id, wall) != 0:
                 reason = (
-                    f"final.devices: {devices} works on CPUs only, but this daemon uses GPUs; start a daemon with "
+                    f"final.devices={devices} works on CPUs only, but this daemon uses GPUs; start a daemon with "
                     "--devices cpu, or create final models with devices=1"
                 )
                 self._holds.set_aside(connection, row.id, reason, wall)

@@ -50,11 +50,11 @@ def test_candidate_commands_print_logs_and_details(record):
 def test_a_retry_of_a_failed_candidate_can_be_cancelled(tmp_path, new_url):
     made = make_record(tmp_path, new_url)
     failed_id = FAILED_BIRTH + 1
-    expected = f"candidate 25 of search small.retry will train candidate {failed_id} again"
+    expected = f"candidate {failed_id} will train again as candidate 25 of search small.retry"
     assert expected in run_command(candidate_app, made.settings, "retry", failed_id)
     assert "cancelled" in run_command(candidate_app, made.settings, "cancel", 25)
     again = run_command(candidate_app, made.settings, "retry", failed_id)  # a cancelled retry does not count
-    assert f"candidate 26 of search small.retry will train candidate {failed_id} again" in again
+    assert f"candidate {failed_id} will train again as candidate 26 of search small.retry" in again
     for command in ("retry", "cancel"):
         with pytest.raises(ConflictError):
             run_command(candidate_app, made.settings, command, failed_id)
