@@ -184,7 +184,7 @@ def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
 
 
 def _keep_previous(database: Path, now: float) -> Path | None:
-    """Give the current record a second name and return that name. The file keeps its first name meanwhile."""
+    """Give the current record a second name and return that name. The file also keeps its first name."""
     if not any(file.exists() for file in (database, *_auxiliary_files(database))):
         return None
     stem = f"{database.name}.before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"

@@ -50,8 +50,8 @@ def _insert_batch(connection: Connection, search_id: int, births: Sequence[Birth
     ids: dict[int, int] = {row.birth: row.id for row in inserted}
     if len(ids) < len(births):
         raise CollisionError(
-            f"birth {births[0].number} or a later one already exists; try again, and run `eatnas-db db check` if "
-            "this repeats"
+            f"birth {births[0].number} or a later one already exists; try again, and if the error repeats, run "
+            "`eatnas-db db check`"
         )
     mutations = [row for birth in births for row in _mutation_rows(ids[birth.number], birth.proposal)]
     insert_rows(connection, mutation, mutations)

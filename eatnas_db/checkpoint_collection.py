@@ -42,7 +42,9 @@ class _CheckpointFile:
 
 
 def collect_checkpoints(engine: Engine, artifacts: Path, unchanged: UnchangedFiles, now: float) -> int:
-    """Delete the checkpoint files below `artifacts` that no row names and no training needs. Return their number.
+    """Delete the checkpoint files below `artifacts` that no row names and no training needs.
+
+    Return the number of deleted files.
 
     `unchanged` remembers the files from one call to the next; `now` comes from a monotonic clock.
     """

@@ -1,4 +1,6 @@
-"""Checkpoint files: folders, names and format. Standard library only, since workers import this module.
+"""Checkpoint files: folders, names and format.
+
+This module imports only the standard library, because workers import it.
 
 A checkpoint lies at `checkpoints/<search>/c<candidate>-a<attempt>-e<epoch>-b<batch>.ckpt` in the artifacts folder. The
 last 32 bytes of the file are the SHA-256 of the rest, so a file can be verified without its row in the database. The
@@ -112,7 +114,7 @@ def read_checkpoint(path: Path) -> bytes:
 
 
 def has_digest(path: Path, digest: str) -> bool:
-    """Return whether a file is undamaged and its content has this SHA-256; reads the file in chunks."""
+    """Return whether a file is undamaged and its content has this SHA-256. Read the file in chunks."""
     remaining = path.stat().st_size - DIGEST_BYTES
     content_hash = hashlib.sha256()
     with path.open("rb") as file:

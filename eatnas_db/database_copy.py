@@ -24,7 +24,7 @@ _MODULUS: Final = 1 << 256
 
 @dataclass(frozen=True, slots=True)
 class TableContents:
-    """The number of rows of a table, and the sum of their hashes, which does not depend on their order."""
+    """The number of rows of a table, and the sum of the hashes of its rows, which does not depend on their order."""
 
     table: str
     rows: int
@@ -32,7 +32,7 @@ class TableContents:
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with a table, the number of rows copied so far, and the number of all rows of the table."""
+"""A function that is called with a table's name, the number of rows copied so far, and the number of its rows."""
 
 
 def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = lambda *_: None) -> list[TableContents]:

@@ -1,6 +1,6 @@
 """The object that the data set of a plug-in returns.
 
-A package adds a data set by an entry point in the group `eatnas_db.datasets`.
+A package adds a data set with an entry point in the group `eatnas_db.datasets`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 class ImageDataset:
     """One part of a data set: its items, and a description of them.
 
-    `items`: a map-style data set of torch. `len(items)` is the number of images, and `items[index]` is an image and its
-    label, from 0 to `classes - 1`. An image is a Pillow image, or a tensor or an array `[channels, height, width]` or
-    `[height, width]`, of uint8, or of floats from 0 (black) to 1 (white). An item depends on its index alone.
-    `classes`: the names of the classes, or their number; None: the largest label plus 1. `channels`: 1 (grey) or 3
-    (RGB); None: as in the first image. `resolution`: the side of all images; None: sizes may differ. `digest`: a
-    further text that identifies the content, for example a version; it becomes part of the data digest.
+    - `items` is a map-style data set of torch. `len(items)` is the number of images, and `items[index]` is an image
+      and its label, from 0 to `classes - 1`. An image is a Pillow image, or a tensor or an array with the shape
+      `[channels, height, width]` or `[height, width]`, of uint8, or of floats from 0 (black) to 1
+      (white). An item must depend on its index alone.
+    - `classes` has the names of the classes or their number. If it is None, the number is the largest label plus 1.
+    - `channels` is 1 (grey) or 3 (RGB), or None for the number of channels of the first image.
+    - `resolution` is the side of all images in pixels, or None if their sizes may differ.
+    - `digest` is a string that also identifies the content, for example a version. It becomes part of the data digest.
     """
 
     items: Any

@@ -24,7 +24,7 @@ from eatnas_db.unchanged_files import UnchangedFiles
 def free_disk_space(
     engine: Engine, settings: Settings, limit: int, unchanged: UnchangedFiles, *, monotonic: float, wall: float
 ) -> int:
-    """Remove files until the home uses at most `limit` bytes. Return the number of bytes still over the limit.
+    """Remove files until the home uses at most `limit` bytes. Return the number of bytes that still exceed the limit.
 
     Only the supervisor of the home may call this function, because no other program inserts rows of checkpoints. The
     row of a checkpoint is deleted before its file. `unchanged` remembers the files from one call to the next.

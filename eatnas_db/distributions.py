@@ -27,7 +27,7 @@ INSTALLED_BY: Final = {
     "starlette": f"{CORE}[serve]",
     "uvicorn": f"{CORE}[serve]",
 }
-"""The modules that `eatnas-db-core` may lack, and the requirement that installs each."""
+"""The modules that `eatnas-db-core` may lack, and the requirement that installs each module."""
 
 
 def explain_missing_module(error: ModuleNotFoundError) -> MissingPackageError | None:

@@ -1,4 +1,4 @@
-"""The Python API for notebooks, and the examples of its page."""
+"""The Python API for notebooks works, and so do the examples of its page."""
 
 import os
 import re

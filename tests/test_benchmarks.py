@@ -12,7 +12,7 @@ PROGRAMS = sorted(
     file.relative_to(BENCHMARKS)
     for folder in ("", "experiments", "gpu")
     for file in (BENCHMARKS / folder).glob("*.py")
-    # Programs without options would start to measure.
+    # Leave out programs that parse no options, because they would start to measure.
     if "parse_args" in (text := file.read_text()) and "__main__" in text
 )
 

@@ -1,4 +1,4 @@
-"""The wheels of `eatnas-db-core` and `eatnas-db`, installed in a new environment."""
+"""The wheels of `eatnas-db-core` and `eatnas-db` work in a new environment."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ class Environment:
         subprocess.run([*pip, *python, "install", "--find-links", str(self.wheels), *arguments], check=True)
 
     def run(self, url: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        # The first line of the program may name the Python of another environment, of which this one is a copy.
+        # The first line of the script may name the Python of another environment, from which this environment was
+        # copied.
         program = [str(self.folder / "bin" / name) for name in ("python", "eatnas-db")]
         command = [*program, "--home", str(cwd), "--db", url, *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -144,7 +145,7 @@ def core(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
 
 
 def strip_ages(text: str) -> str:
-    """Remove the times until now, which differ between two runs of one command."""
+    """Remove the times and ages, which differ between two runs of a command."""
     return re.sub(r'"[a-z_]*(seconds|at|age)": [0-9.e+-]+', "", text)
 
 

@@ -1,4 +1,4 @@
-"""The container image and its compose files: checked without docker, and built where docker is available."""
+"""The container image and its compose files are checked without docker. The image is built if docker is available."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def compose(name: str) -> dict[str, Any]:
 
 
 def is_pinned(image: str) -> bool:
-    """Return whether the tag of an image names a whole version."""
+    """Return whether the tag of an image names a complete version."""
     return re.search(r":\d+\.\d+[\w.-]*$", image) is not None
 
 

@@ -1,4 +1,4 @@
-"""The fused batch norm and ReLU of the GPU benchmarks, on a processor by Triton's interpreter.
+"""The fused batch norm and ReLU of the GPU benchmarks agree with torch. Triton's interpreter runs them on a processor.
 
 The interpreter must be chosen before Triton is imported, so another process computes all results.
 """
@@ -29,7 +29,7 @@ TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 FAR_TOLERANCE = 2e-3
 """The mean is a float32 number, so a mean of 1000 has an error of 3e-5. Sums of squares would have an error of 1e-2."""
 SIZES = {
-    "parts of several tiles": {"MAX_PARTS": 3},  # the last part has fewer
+    "parts of several tiles": {"MAX_PARTS": 3},  # the last part has fewer tiles
     "many parts": {"FINISH_BLOCKS": {"block_parts": 8, "block_channels": 16}},
 }
 KERNELS = (
@@ -81,7 +81,7 @@ def train(module, norm, images, gradient):
 
 
 def compute_all(file):
-    """Compute the results of the fused module; runs in a process of its own."""
+    """Compute the results of the fused module. This function runs in its own process."""
     import fused_norm
 
     results = {}
@@ -122,7 +122,7 @@ def make_model():
 
 
 def compile_all():
-    """Compile every kernel for a Hopper GPU; needs no GPU."""
+    """Compile every kernel for a Hopper GPU. The compilation needs no GPU."""
     import fused_norm
     import triton
     from triton.backends.compiler import GPUTarget

@@ -1,4 +1,4 @@
-"""The run on a machine with a GPU: a step that fails or hangs stops no other, and a kill loses no result."""
+"""The run on a machine with a GPU: a step that fails or hangs stops no other step, and a kill loses no result."""
 
 import ast
 import json

@@ -75,7 +75,7 @@ def test_all_commands_work_next_to_files_named_like_modules(work, tmp_path):
     eatnas("data", "prepare", "digits")
     eatnas("search", "create", "spec.yaml")
     eatnas("daemon", "start", "--slots", "1")
-    eatnas("run", "tiny")  # next to a daemon, the command watches
+    eatnas("run", "tiny")  # while a daemon runs, this command only watches
     eatnas("daemon", "stop")
     eatnas("report", "tiny", "-o", str(tmp_path / "report.html"))
     eatnas("mlflow", "sync")

@@ -14,7 +14,7 @@ MAXIMUM_TEST_NAME_WORDS = 10
 
 
 def largest(sizes: dict[str, int]) -> str:
-    """Return the ten largest as lines, and print them."""
+    """Return the ten largest sizes, one on each line, and print them."""
     lines = [f"{size:5} {name}" for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:10]]
     print("\n".join(lines))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Check the fields of a report before the supervisor uses it, since a worker may be damaged or of another version."""
+"""Check the fields of a report before the supervisor uses it. A worker may be damaged or run another version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_protocol.messages import Message, Report
 MAX_INTEGER: Final = 2**63 - 1
 """The largest integer that the databases can store."""
 MAX_SECONDS: Final = 1e12
-"""The largest time, and the largest difference of two times."""
+"""The largest time in seconds, and the largest difference between two times."""
 Check = Callable[[Any], bool]
 
 

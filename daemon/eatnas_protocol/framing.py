@@ -1,4 +1,4 @@
-"""Encode messages as bytes on a pipe: four bytes of length, big-endian, then the JSON array `[class name, fields]`.
+"""Encode and decode messages on a pipe: a big-endian length of four bytes, then the JSON array `[class name, fields]`.
 
 Each worker has two pipes for messages, so that its stdout and stderr are free for the candidate's log.
 """

@@ -10,7 +10,7 @@ _LONG_WORD: Final = re.compile(rf"\S{{{MAX_CHARACTERS + 1},}}")
 
 
 def shorten_middle(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """Return a text of at most `limit` characters. Of a longer text, keep the beginning and the end."""
+    """Shorten a string to at most `limit` characters: keep its beginning and its end, with an ellipsis between them."""
     if len(text) <= limit:
         return text
     tail = (limit - 1) // 2

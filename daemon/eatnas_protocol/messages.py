@@ -18,19 +18,23 @@ DISK_FULL: Final = "disk full"
 class Assign:
     """Train this candidate, and resume from its newest valid checkpoint in `checkpoint_folder`.
 
-    `code`: the architecture in the notation of its space, which `macro` defines. `inherits`: start from the weights of
-    the parent, the last of `ancestors`. This list has the fields of an `Assign` for each ancestor, oldest first. If an
-    ancestor's checkpoint cannot be used, the worker trains that ancestor again, from the weights of the one before it.
-    The list is incomplete if its first entry itself has `inherits` set. `split_batches`: compute each batch as two
-    micro-batches, because memory ran out. `begins_after`: remove the checkpoints of the attempts up to this number
-    instead of resuming from them. `final_model`: train on the training and the validation images, and evaluate once,
-    after the last epoch, on the test images. No other training reads these. `objective_metric`: the metric that a
-    user's own training function must report. `data_state`: the digests of the images at the creation of the search; the
-    training fails if they differ now. `latency`: measure the latency of the trained network with these settings
-    (`domain.objectives.LatencySettings`). `initial_weights`: start from the weights of another final model, given by
-    the fields of `InitialWeights`. `stop_after`: finish after this many epochs of the recipe, with a checkpoint from
-    which a later attempt resumes. `recorded_cost`: the fields of the network's `Cost` in the record, if the code of a
-    package counts it.
+    - `code` is the architecture in the notation of its search space, and `macro` defines this space.
+    - If `inherits` is true, start from the weights of the parent, which is the last of `ancestors`. This list has the
+      fields of an `Assign` for each ancestor, oldest first. If an ancestor's checkpoint cannot be used, the worker
+      trains this ancestor again from the weights of the ancestor before it. The list is incomplete if its first entry
+      itself has `inherits` set.
+    - If `split_batches` is true, compute each batch as two micro-batches, because memory ran out before.
+    - Remove the checkpoints of the attempts up to the number `begins_after` instead of resuming from them.
+    - If `final_model` is true, train on the training and the validation images, and evaluate once, after the last
+      epoch, on the test images. No other training reads the test images.
+    - `objective_metric` is the metric that a user's own training function must report.
+    - `data_state` holds the digests of the images at the creation of the search. The training fails if they differ now.
+    - `latency` holds the settings (`domain.objectives.LatencySettings`) with which to measure the latency of the
+      trained network.
+    - `initial_weights` holds the fields of an `InitialWeights`, from which the training starts.
+    - Finish after `stop_after` epochs of the recipe, with a checkpoint from which a later attempt resumes.
+    - `recorded_cost` holds the fields of the `Cost` that the record has for the network, if the code of a package
+      counts the cost.
     """
 
     candidate: int
@@ -227,17 +231,21 @@ class AncestorRetrained:
 class Finished:
     """The training is complete.
 
-    `accuracy`, `loss`: after the last epoch, on the validation images, or on the test images of a final model.
-    `device_seconds`: seconds in steps since the assignment. `share_inherited`: the share of the parameters that come
-    from the parent. `logit_distance`: root mean square difference between the initial logits of child and parent on
-    validation images, in standard deviations of the parent's logits. Both are None if nothing was inherited. The
-    distance is also None if the tasks differ, if it is not finite, and for a final model. `precision`: the precision
-    used, `float32` or `bfloat16`; `mixed` if devices of both kinds took part. `peak_bytes`: the peak of GPU memory,
-    without the CUDA context; `images_bytes` of it hold the data set. `latency_ms`: the median of the latency, if it was
-    measured, between its quartiles `latency_low` and `latency_high`, on the device `latency_device`. `latency_quiet`:
-    whether the machine had little other work; None if unknown. `metrics`: the scores of a user's own training function,
-    in place of `accuracy` and `loss`. `versions`: the versions of that function's package and of the packages that it
-    requires. `left_behind`: see `Released`.
+    - `accuracy` and `loss` are measured after the last epoch, on the validation images or, for a final model, on the
+      test images.
+    - `device_seconds` is the time spent in steps since the assignment.
+    - `share_inherited` is the share of the parameters that come from the parent. `logit_distance` is the root mean
+      square difference between the initial logits of child and parent on validation images, in standard deviations of
+      the parent's logits. Both fields are None if nothing was inherited. `logit_distance` is also None if the tasks
+      differ, if it is not finite, and for a final model.
+    - `precision` is `float32` or `bfloat16`, or `mixed` if attempts used different precisions.
+    - `peak_bytes` is the peak of the GPU memory without the CUDA context, including `images_bytes` for the data set.
+    - `latency_ms` is the median latency, if it was measured on the device `latency_device`. `latency_low` and
+      `latency_high` are the quartiles. `latency_quiet` tells whether the machine had little
+      other work; None if unknown.
+    - `metrics` holds the scores of a user's own training function, in place of `accuracy` and `loss`.
+    - `versions` holds the versions of the package of that function and of the packages that it requires.
+    - `left_behind` is described in `Released`.
     """
 
     candidate: int

@@ -1,4 +1,4 @@
-"""Plot a candidate's ancestors among all candidates of their searches, with a table of the mutations below."""
+"""Plot a candidate's ancestors among all candidates of their searches, above a table of the mutations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_ANCESTORS: Final = 60
-"""The maximum number of ancestors for whose rows the table has room."""
+"""The largest number of rows in the table. Each ancestor has a row."""
 MARKERS: Final = "osD^vP*"
 FITNESS_LABEL: Final = "fitness (comparable within one search only)"
 MUTATIONS_OF_ORIGIN: Final = {"random": "random sample", "basic": "the basic architecture, unchanged"}
-"""The text in place of the mutations of a candidate without mutations, by its origin."""
+"""What the table shows for a candidate without mutations, by the candidate's origin."""
 WIDTH: Final = 10.0
 SCATTER_HEIGHT: Final = 3.9
 ROW_HEIGHT: Final = 0.26

@@ -50,7 +50,7 @@ class Bar:
 def describe_architecture(code: str, stored_macro: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Return the network as JSON values: stem, head, and each block with its channels and output side.
 
-    In a space other than a macro, only the blocks are described. No plug-in is needed.
+    For a space of another class than `Macro`, describe only the blocks. The space's plug-in need not be installed.
     """
     if not is_macro(stored_macro):
         size = {"resolution": task.resolution, "classes": task.classes}
@@ -83,7 +83,7 @@ def drawing_height(blocks: int) -> int:
 def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, title: str) -> str:
     """Return an SVG of the network from top to bottom. The length of a bar shows channels; a stack of bars shows depth.
 
-    In a space other than a macro, all bars are equally long. No plug-in is needed.
+    For a space of another class than `Macro`, all bars have the same length. The space's plug-in need not be installed.
     """
     if not is_macro(stored_macro):
         blocks_only = [

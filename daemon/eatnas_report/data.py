@@ -42,14 +42,14 @@ MAX_ANCESTORS: Final = 200
 MAX_RELATED: Final = 400
 MAX_TRAINING_CURVES: Final = 16
 MAX_FINGERPRINTED: Final = 100_000
-"""With more candidates, the fingerprint is left out, because it would take longer than the whole report."""
+"""The report of a search with more candidates has no fingerprint, which would take longer than the other parts."""
 PRIMITIVE_STEPS: Final = 20
 
 T = TypeVar("T")
 
 
 class ReportPart(StrEnum):
-    """A part of a report, in the order of the page."""
+    """The parts of a report, in their order on the page."""
 
     OVERVIEW = "overview"
     QUALITY = "quality"
@@ -86,9 +86,10 @@ class ReportData:
     """The data of the report of one search. A part that was not requested is empty.
 
     `best` is the best candidate by re-evaluation; without re-evaluations it equals `fittest`. `lineage` (the best
-    candidate and its ancestors, newest first) and `related` (other children of these) may be samples of `generations`
-    and `related_total` candidates. `steps` is a sample if the search is long. `fingerprint` is None if the search has
-    too many candidates to compute it here. `genotypes` belong to the first candidates of `top`.
+    candidate and its ancestors, newest first) and `related` (the ancestors' other children) may be samples.
+    `generations` and `related_total` are the full numbers of candidates. `steps` is a sample if the search is long.
+    `fingerprint` is None if the search has too many candidates to compute it here. `genotypes` maps the ids of the
+    first candidates of `top` to their genotypes.
     """
 
     search: SearchRecord
@@ -121,7 +122,7 @@ class ReportData:
 
 @dataclass(frozen=True, slots=True)
 class _PartReader:
-    """Reads the values of some parts of a report."""
+    """Reads the values of the requested parts of a report."""
 
     parts: Collection[ReportPart]
 
@@ -138,7 +139,7 @@ def load_report_data(
     parts: Collection[ReportPart] = ALL_PARTS,
     max_fingerprinted: int = MAX_FINGERPRINTED,
 ) -> ReportData:
-    """Read the data of some parts of a search's report. Raises `NotFoundError`."""
+    """Read the data for the given parts of a search's report. Raises `NotFoundError`."""
     search, reader = get_search(connection, name), _PartReader(parts)
     top = list_best(connection, search.id, TOP_CANDIDATES) if WITH_BEST & set(parts) else ()
     best = next(iter(top), None)

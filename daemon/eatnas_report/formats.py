@@ -20,13 +20,13 @@ def format_duration(seconds: float) -> str:
 
 def format_size(size: int) -> str:
     """Format a number of bytes with a decimal unit, as in `1.5 kB`."""
-    from rich.filesize import decimal  # imported here, because quick commands need no rich
+    from rich.filesize import decimal  # imported here, because quick commands do not need rich
 
     return decimal(size)
 
 
 def format_gib(size: int) -> str:
-    """Return a number of bytes as text in GiB."""
+    """Format a number of bytes in GiB, as in `1.5 GiB`."""
     return f"{size / GIB:.1f} GiB"
 
 

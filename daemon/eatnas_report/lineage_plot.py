@@ -1,4 +1,4 @@
-"""Plot ancestors and descendants into image files."""
+"""Save plots of ancestors and descendants as image files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class PlotPoint:
 
 
 def draw_lineage(file: Path, relatives: Sequence[LineageEntry], births: Sequence[ScoredBirth] = ()) -> None:
-    """Draw a line of descent among all scored candidates (`births`), or a larger family by generation."""
-    # The id of a child is higher than the id of its parent, also across searches.
+    """Draw a line of descent among all scored candidates (`births`), or draw a larger family by generation."""
+    # The id of a child is higher than the id of its parent, even if they belong to different searches.
     oldest_first = sorted(relatives, key=lambda relative: relative.id)
     is_line = all(child.parent_id == parent.id for parent, child in pairwise(oldest_first))
     if is_line and len(oldest_first) <= MAX_ANCESTORS:
@@ -93,7 +93,7 @@ def _trace_best(family: Sequence[LineageEntry]) -> list[int]:
 
 
 def _rank(member: LineageEntry) -> tuple[float, int]:
-    # The fitness of a metric to minimize is negative, so 0 would rank as the best.
+    # The fitness of a metric to minimize is negative, so a missing fitness must not count as 0, which would rank first.
     return -math.inf if member.fitness is None else member.fitness, -member.id
 
 

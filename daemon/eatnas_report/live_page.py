@@ -24,12 +24,12 @@ from eatnas_report.templating import read_template, render_template
 NEEDS_ALSO: Final[Mapping[ReportPart, frozenset[ReportPart]]] = {
     ReportPart.PREDICTIONS: frozenset({ReportPart.LINEAGE}),
 }
-"""The further parts whose data the template of a part shows."""
+"""The other parts whose data the template of a part also shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A part of a page: its HTML, and the plots that the browser draws, by their ids."""
+    """A part of a page: its HTML, and a mapping from ids to the plots that the browser draws."""
 
     html: str
     plots: Mapping[str, Any]
@@ -89,7 +89,7 @@ def render_error(title: str, message: str, *, asks_token: bool) -> str:
 def render_api(description: Mapping[str, Any]) -> str:
     """Return the page that lists the paths of the API with their parameters, from its description as OpenAPI."""
     operations = [(path, methods["get"]) for path, methods in description["paths"].items()]
-    return _render("live_api.html.jinja", title="The JSON of the queries", operations=operations)
+    return _render("live_api.html.jinja", title="Queries as JSON", operations=operations)
 
 
 def searches_fragment(rows: Sequence[SearchRow]) -> Fragment:
@@ -98,17 +98,17 @@ def searches_fragment(rows: Sequence[SearchRow]) -> Fragment:
 
 
 def activity_fragment(slots: ReportTable, waits: Sequence[str], idle: str) -> Fragment:
-    """Return the table of slots and the reasons why searches wait; `idle` is shown if there are no slots."""
+    """Return the table of slots and the reasons why searches wait; without slots, `idle` replaces the table."""
     return Fragment(render_template("live_activity.html.jinja", slots=slots, waits=waits, idle=idle), {})
 
 
 def part_fragment(part: ReportPart, data: ReportData) -> Fragment:
-    """Return a part of the report of a search; an empty fragment if this kind of search does not have the part."""
+    """Return a part of the report of a search, or an empty fragment if this kind of search does not have the part."""
     filled = fill_part(part, data)
     if filled is None:
         return Fragment("", {})
     values = dict(filled.values)
-    if part is ReportPart.OVERVIEW:  # the fingerprint reads the whole search
+    if part is ReportPart.OVERVIEW:  # computing the fingerprint would read the whole search
         values["overview"] = tables.overview(data, shows_fingerprint=False)
     figures = [figure for value in values.values() if isinstance(value, list) for figure in value]
     plots = {figure.id: json.loads(figure.plot.to_json()) for figure in figures if isinstance(figure, ReportFigure)}

@@ -1,4 +1,4 @@
-"""Draw the Pareto front of several objectives as a picture file."""
+"""Save a plot of the Pareto front of several objectives as an image file."""
 
 from __future__ import annotations
 

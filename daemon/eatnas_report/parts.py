@@ -104,7 +104,7 @@ def may_have_part(part: ReportPart, search: SearchRecord) -> bool:
 
 
 def fill_part(part: ReportPart, data: ReportData) -> FilledPart | None:
-    """Return a part with its values; None if this kind of search does not have the part."""
+    """Return a part with its values, or None if this kind of search does not have the part."""
     return FilledPart(part, PARTS[part].values(data)) if may_have_part(part, data.search) else None
 
 
@@ -117,6 +117,7 @@ def draw_best_architectures(data: ReportData) -> list[Drawing]:
             title = f"candidate {candidate.id}, birth {candidate.birth}"
             svg = draw_architecture(genotype, data.search.macro, task, title)
             caption = f"Number {place}: fitness {candidate.fitness:.4f}, {candidate.params:,} parameters, "
-            caption += f"{candidate.mult_adds:,} mult-adds. A longer bar has more channels; a stack has more layers."
+            caption += f"{candidate.mult_adds:,} mult-adds. "
+            caption += "A longer bar means more channels, and a taller stack means more layers."
             drawings.append(Drawing(Markup(svg), caption))  # noqa: S704 - a template of this package escaped it
     return drawings

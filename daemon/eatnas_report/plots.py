@@ -1,4 +1,4 @@
-"""Draw plots into image files with matplotlib."""
+"""Save plots as image files with matplotlib."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def draw_front(
 @contextmanager
 def saved_figure(file: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     """Yield an empty matplotlib figure, and save it at the end. Raises `ConflictError` for an unsupported suffix."""
-    # Do without pyplot, which would look for a display and keep every figure in memory.
+    # Avoid pyplot, which would look for a display and keep every figure in memory.
     from matplotlib.figure import Figure
 
     check_image_suffix(file)

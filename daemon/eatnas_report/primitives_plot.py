@@ -1,4 +1,4 @@
-"""Plot the primitives of the population into an image file."""
+"""Save a plot of the population's primitives as an image file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _draw_heat_map(
     axes: Axes, rows: Sequence[tuple[int, str]], steps: Sequence[int], shares: dict[tuple[int, str, int], float]
 ) -> Any:
     cells = [[shares.get((*row, step), 0.0) for step in steps] for row in rows]
-    # One hue from light to dark keeps the order in black and white and for colour-blind readers.
+    # A scale of one hue from light to dark stays readable in black and white and for colour-blind readers.
     image = axes.imshow(cells, aspect="auto", cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(steps)), [str(step) for step in steps], rotation=90, fontsize=7)
     axes.set_yticks(range(len(rows)), [f"block {block}: {value}" for block, value in rows], fontsize=7)

@@ -20,7 +20,7 @@ BLOCKS_OF_OTHER_SPACES: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class ReservedFigure:
-    """The space of a figure. `height` is in pixels or, for a drawing, in units of 1/640 of its width."""
+    """The space reserved for a figure. `height` is in pixels or, for a drawing, in units of 1/640 of its width."""
 
     height: int
     half_width: bool = True
@@ -29,7 +29,7 @@ class ReservedFigure:
 
 @dataclass(frozen=True, slots=True)
 class ReservedSpace:
-    """The space of a part: its figures, and the rows of its table."""
+    """The space reserved for a part: for its figures, and for the number of rows of its table."""
 
     figures: tuple[ReservedFigure, ...] = ()
     rows: int = 0

@@ -27,7 +27,7 @@ Row = tuple[str, ...]
 class ReportColumn:
     """A column of a table; `kind` is its class in the style sheet.
 
-    Cells of the kind `candidate` are ids. They are links if the page has pages of candidates.
+    Cells of the kind `candidate` are ids. They become links if each candidate has a page of its own.
     """
 
     title: str
@@ -39,7 +39,10 @@ CANDIDATE: Final = ReportColumn("id", "candidate")
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """Columns, and rows with one text for each column. Long text in the last column may wrap anywhere."""
+    """The columns of a table, and its rows with one string for each column.
+
+    Long text in the last column may wrap anywhere.
+    """
 
     columns: tuple[ReportColumn, ...]
     rows: Sequence[Row]
@@ -216,7 +219,7 @@ def time_table(data: ReportData) -> ReportTable:
     if utilisation.candidates_per_hour is not None:
         rows.append(("candidates scored per hour", f"{utilisation.candidates_per_hour:,.1f}"))
     if utilisation.busy is not None:
-        rows.append(("mean share of the time that a slot worked on this search", f"{utilisation.busy:.0%}"))
+        rows.append(("mean share of the wall time that a slot spent on this search", f"{utilisation.busy:.0%}"))
     return ReportTable(_texts("", ""), rows)
 
 

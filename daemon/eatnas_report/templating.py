@@ -17,12 +17,12 @@ _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def render_template(name: str, **values: Any) -> str:
-    """Render a template of this package. Escapes values, and replaces their unprintable characters."""
+    """Render a template of this package. Escape the values, and replace their unprintable characters."""
     return _environment().get_template(name).render(**values)
 
 
 def read_template(name: str) -> str:
-    """Return the content of a file in the template folder, for example of a script."""
+    """Return the content of a file in the template folder, for example a script."""
     environment = _environment()
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]

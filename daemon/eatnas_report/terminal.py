@@ -32,7 +32,7 @@ def draw_quality_curve(steps: Sequence[PopulationStep], *, over_compute: bool) -
 
 
 def draw_curves(curves: Sequence[Curve], *, width: int = 72, height: int = 14, across: str = "") -> str:
-    """Draw curves of (x, y) points in `width` by `height` characters, with the ends of both axes as labels.
+    """Draw curves of (x, y) points in `width` by `height` characters, and label the ends of both axes.
 
     `across` is the title of the x axis.
     """

@@ -1,4 +1,4 @@
-"""Write the answer of a program to stdout, and keep the output of libraries and data sets out of it."""
+"""Reserve stdout for the answer of a program, and send the output of libraries and data sets to stderr."""
 
 from __future__ import annotations
 

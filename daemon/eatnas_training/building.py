@@ -18,7 +18,7 @@ from eatnas_training.data.random_states import watch_global_draws
 from eatnas_training.network import initialize
 
 PROBES: Final = 2
-"""The number of images in the checks. A batch norm needs more than one."""
+"""The number of images in the checks. A batch norm needs more than one image."""
 
 
 class OperatorError(Exception):
@@ -41,7 +41,7 @@ def build_initialized(architecture: Architecture, space: SpaceDefinition, task: 
 def build_with_plugins(
     architecture: Architecture, space: SpaceDefinition, task: Task, seed: int, *, recorded: Cost | None = None
 ) -> nn.Module:
-    """Return the network of an architecture whose space or operators come from packages, with initial weights.
+    """Return the initialized network of an architecture whose space or operators come from packages.
 
     torch's global generator is seeded with `seed`, so that the parameters of a plug-in's modules depend only on `seed`.
     `recorded` is the cost that the daemon has counted. Raises `OperatorError` if the plug-in raises an exception, if
@@ -62,13 +62,15 @@ def build_with_plugins(
         _require_pure_forward(probe, task, culprit)
     except (OperatorError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (Exception, SystemExit) as error:  # the code of a package may raise anything
+    except (Exception, SystemExit) as error:  # the code of a package may raise any exception
         raise OperatorError(f"{culprit} raises {type(error).__name__}: {error}") from error
     return model
 
 
 def name_plugins(architecture: Architecture, space: SpaceDefinition) -> str:
-    """Return the operators of packages in an architecture, or its space, for messages."""
+    """Name the plug-ins of a network for messages: the operators that come from packages or, without such operators,
+    the space.
+    """
     if isinstance(space, Macro):
         used = dict.fromkeys(block.op for block in architecture.blocks)
         names = [name for name in used if space.operator(name) not in BUILT_IN_OPERATORS]
@@ -90,7 +92,7 @@ def _build_seeded(architecture: Architecture, space: SpaceDefinition, task: Task
 def _require_equal(model: nn.Module, other: nn.Module, culprit: str) -> None:
     if {id(part) for part in model.modules()} & {id(part) for part in other.modules()}:
         raise OperatorError(
-            f"{culprit} returns the same module twice, so networks would share weights; return a new one"
+            f"{culprit} returns the same module twice, so networks would share weights; return a new module each time"
         )
     first, second = model.state_dict(), other.state_dict()
     if first.keys() != second.keys() or not all(torch.equal(first[name], second[name]) for name in first):
@@ -119,7 +121,7 @@ def _require_cost(model: nn.Module, expected: Cost, task: Task, culprit: str) ->
 
 def measure_network(model: nn.Module, task: Task) -> tuple[int, int]:
     """Return the number of trainable parameters of a network, and the mult-adds that torch counts for one image."""
-    from torch.utils.flop_counter import FlopCounterMode  # takes time to load, and few searches need it
+    from torch.utils.flop_counter import FlopCounterMode  # loads slowly, and few searches need it
 
     params = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     was_training = model.training
@@ -139,7 +141,7 @@ def _require_pure_forward(model: nn.Module, task: Task, culprit: str) -> None:
     if logits.shape != (PROBES, task.classes):
         raise OperatorError(f"{culprit}: the network returns {tuple(logits.shape)} instead of [N, {task.classes}]")
     if not logits.isfinite().all():
-        raise OperatorError(f"{culprit} returns values that are infinite or NaN with the initial weights")
+        raise OperatorError(f"{culprit} returns infinite or NaN values with the initial weights")
 
 
 def _describe_draws(culprit: str, libraries: list[str]) -> str:

@@ -27,11 +27,14 @@ from eatnas_training.steps import Clock, StepRunner
 
 TIMED_STEPS: Final = 3
 GPU_SECONDS: Final = 0.5
-"""The least time of the measured steps on a GPU, whose clock is slow after an idle time."""
+"""The least total time of the measured steps on a GPU, in seconds.
+
+An idle GPU lowers its clock, and needs time to raise it.
+"""
 
 
 def calibrate(request: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:
-    """Measure the training speed of each network. An epoch includes its validation. Raises `EatnasError`."""
+    """Measure the training speed of each network. An epoch includes the validation. Raises `EatnasError`."""
     return [_measure(request, code, clock) for code in request["codes"]]
 
 
@@ -78,7 +81,7 @@ def _measure(request: Mapping[str, Any], code: list[list[int | float]] | str, cl
 
 
 def seconds_of_round(call: Callable[[], None], least_seconds: float, clock: Clock) -> float:
-    """Return the mean seconds of a call, which is repeated until the calls take `least_seconds`."""
+    """Repeat a call until all calls together take `least_seconds`, and return the mean seconds of a call."""
     rounds, started = 0, clock()
     while rounds == 0 or clock() - started < least_seconds:
         call()
@@ -88,7 +91,7 @@ def seconds_of_round(call: Callable[[], None], least_seconds: float, clock: Cloc
 
 def _step(runner: StepRunner) -> None:
     runner.state.batch %= runner.batches
-    with contextlib.suppress(DivergedError):  # the step took its time nevertheless
+    with contextlib.suppress(DivergedError):  # a step that diverges takes as long as others
         runner.train_step()
 
 
@@ -112,7 +115,7 @@ def _synchronize(device: str) -> None:
 
 
 def main() -> None:
-    """Read the request and print the answer; an error is one line on stderr and exit status 1."""
+    """Read the request and print the answer; on an error, print one line to stderr and exit with status 1."""
     write_answer = take_stdout()
     try:
         answer = calibrate(json.load(sys.stdin))

@@ -1,4 +1,4 @@
-"""The network of NAS-Bench-201's space."""
+"""The networks of the search space of NAS-Bench-201."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NODES = 4
 
 
 class Cell(nn.Module):
-    """A cell; `edges` maps `NUMBER_OPERATION` of each edge whose operation is not `none` to a module."""
+    """A cell. `edges` has a module with the name `NUMBER_OPERATION` for each edge whose operation is not `none`."""
 
     def __init__(self, operations: list[str], channels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Cell(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the last node."""
+        """Return the value of the last node."""
         nodes = [images]
         for sources in self.sources[1:]:
             values = [self.edges[name](nodes[source]) for name, source in sources if name in self.edges]
@@ -56,7 +56,7 @@ def build(architecture: Architecture, space: CellSpace, task: Task) -> Network:
 
 
 def _reduction(inputs: int, outputs: int) -> ResidualLayer:
-    """Return a residual block that halves the side."""
+    """Return a residual block that halves the side of its input."""
     body = nn.Sequential(*_conv_norm(inputs, outputs, 3, 2), *_conv_norm(outputs, outputs, 3))
     return ResidualLayer(body, nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), Convolution(inputs, outputs)))
 

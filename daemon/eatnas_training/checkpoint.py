@@ -25,7 +25,9 @@ from eatnas_protocol.messages import DISK_FULL, Assign, Checkpointed, Phase, Res
 from eatnas_training.worker_protocol import StopRequest
 
 DISK_FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The errors of a full disk, of an exhausted quota, and of a file over the limit of the process."""
+"""The errors of a full disk, of an exhausted quota, and of a file that exceeds the process's limit for the size of
+files.
+"""
 RETRY_SECONDS: Final = 1.0
 
 

@@ -30,7 +30,10 @@ def open_tcp_store(rank: int, count: int, port: int, seconds: float) -> Any:
 
 
 def join(store: Any, rank: int, count: int, seconds: float) -> None:
-    """Connect this process with the others. Each later exchange fails if it takes longer than `seconds`."""
+    """Connect this process to the other processes of the training.
+
+    Each later exchange fails if it takes longer than `seconds`.
+    """
     if sys.platform == "linux":  # gloo would otherwise look up the name of the machine, which may have no address
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
@@ -51,8 +54,8 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes. All tensors of one dtype are added in one operation.
 
     This keeps the order of the additions the same in every step. torch's DistributedDataParallel adds the tensors in
-    several buckets, and forms other buckets after the first step of a process. With more than two processes, a resumed
-    training would add in a different order.
+    several buckets, and forms other buckets after the first step of a process. With more than two processes, it would
+    therefore add in a different order after a training is resumed.
     """
     try:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):

@@ -19,7 +19,8 @@ _OUT_OF_MEMORY: Final = (
     "_ALLOCATION_FAILED",
     "NOT_INITIALIZED when calling `cublasCreate",
 )
-"""Messages about missing memory from the CPU allocator and from libraries below torch, which raise plain RuntimeErrors.
+"""Messages about exhausted memory from the CPU allocator and from libraries below torch, which raise plain
+RuntimeErrors.
 
 The last message appears if a GPU is full at the first matrix product.
 """
@@ -34,7 +35,7 @@ _HARDWARE: Final = (
     "system not yet initialized",
     "CUDA error: unknown error",
 )
-"""Messages of the CUDA runtime about failing memory or links and missing devices.
+"""Messages of the CUDA runtime about faulty memory, faulty links and missing devices.
 
 Candidates do not cause these errors.
 """
@@ -90,7 +91,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_gpu_memory_low() -> bool:
-    """Return whether little GPU memory is free, including memory that torch has reserved but does not use."""
+    """Return whether little GPU memory is free. Memory that torch has reserved but does not use counts as free."""
     try:
         free, total = torch.cuda.mem_get_info()
         available = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
@@ -100,7 +101,10 @@ def is_gpu_memory_low() -> bool:
 
 
 def is_cuda_error(error: Exception) -> bool:
-    """Return whether CUDA failed for a reason other than memory. The process can then usually compute nothing more."""
+    """Return whether CUDA failed for a reason other than exhausted memory.
+
+    The process can then usually compute nothing more.
+    """
     if is_out_of_memory(error):
         return False
     return isinstance(error, _ACCELERATOR_ERROR) or (

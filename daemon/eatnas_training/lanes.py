@@ -1,7 +1,7 @@
 """Several trainings in one process, which take turns: each lane has pipes of its own and speaks the worker's protocol.
 
 All lanes share the process's one thread, one device context and one copy of the images. A turn ends after a batch. On a
-GPU a turn only enqueues the work of a batch on the stream of its lane, so that the GPU computes for all lanes in
+GPU, a turn only enqueues the work of a batch on the stream of its lane, so that the GPU computes for all lanes in
 parallel. A file holds the number of the lane whose turn it is. If the process dies or hangs, the supervisor reads this
 file, because that lane is the cause.
 
@@ -20,7 +20,7 @@ from eatnas_protocol.messages import Ready
 from eatnas_training.worker_protocol import POLL_SECONDS, Trainer, WorkerProtocol
 
 LaneContext = Callable[[int], AbstractContextManager[object]]
-"""Gives the context in which the turn of a lane, counted from 0, is computed."""
+"""A function from the number of a lane, counted from 0, to the context in which the lane's turn runs."""
 
 
 def train_by_turns(
@@ -30,9 +30,9 @@ def train_by_turns(
     turn_fd: int,
     context: LaneContext = lambda _: nullcontext(),
 ) -> bool:
-    """Run all lanes until each has ended; return False at once if a training has broken the process.
+    """Run all lanes until each has ended, but return False as soon as a training has broken the process.
 
-    `turn_fd`: the file that holds the number of the lane whose turn it is.
+    `turn_fd` is the descriptor of the file that holds the number of the lane whose turn it is.
     """
     running = {}
     for number, lane in enumerate(lanes):

@@ -17,14 +17,14 @@ from eatnas_db.domain.macro import Task
 from eatnas_training.numerics import autocast
 
 WARM_UP_RUNS: Final = 5
-"""The number of unmeasured first batches, which choose algorithms and fill caches."""
+"""The number of batches before the measurement, in which libraries choose algorithms and fill caches."""
 QUIET_LOAD: Final = 0.5
 """The machine counts as quiet up to this load of other processes, in cores over the last minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The quartiles of the time of a batch in milliseconds, and whether the machine was quiet (None: unknown)."""
+    """The quartiles of the time of a batch in milliseconds, and whether the machine was quiet (None if unknown)."""
 
     device_name: str
     median: float

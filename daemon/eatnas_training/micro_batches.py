@@ -1,4 +1,4 @@
-"""Batch norm over micro-batches: update the running statistics once, by the whole batch."""
+"""Batch norm over micro-batches: update the running statistics once, with those of the whole batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NormUpdate:
         self._parts.append((inputs[0].numel() // len(mean), mean.clone(), var.clone()))
 
     def end(self) -> None:
-        """Stop observing forward passes. If there was one, update the running statistics."""
+        """Stop observing forward passes. If there was a forward pass, update the running statistics."""
         self._hook.remove()
         self._norm.momentum = self._momentum
         mean, var, batches = self._buffers()

@@ -35,7 +35,7 @@ def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
 def draw_boxes(key: BatchKey, count: int, sides: tuple[int, int], probability: float) -> Tensor:
     """Draw a rectangle, which may be empty, in each image: top, bottom, left and right, int64 `[4, count]`.
 
-    The draws are made on the CPU, so that every device gets the same draws, and are copied in one piece.
+    The CPU draws, so that every device gets the same numbers. They are one tensor, so that one copy suffices.
     """
     height, width = sides
     generator = torch.Generator().manual_seed(key.draw_seed("erasing"))

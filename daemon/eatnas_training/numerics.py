@@ -1,4 +1,4 @@
-"""Set deterministic arithmetic and its precision: the settings of torch that decide the bits of a training."""
+"""Choose deterministic arithmetic and its precision, with the settings of torch that decide the bits of a training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def resolve_precision(device: str, requested: str) -> str:
     A CUDA device that only emulates bfloat16 uses float32. `auto` is bfloat16 on CUDA and float32 on the CPU.
     """
     if requested == "float32" or torch.device(device).type != "cuda":
-        # On CPUs bfloat16 was slower for all but the largest networks.
+        # On CPUs, bfloat16 was slower for all but the largest networks.
         return "float32" if requested == "auto" else requested
     with torch.cuda.device(device):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
@@ -58,5 +58,6 @@ def require_avx2() -> None:
     """Raise `RuntimeError` if this processor lacks the instructions of portable arithmetic."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.cpu._is_avx2_supported():
         raise RuntimeError(
-            "training.arithmetic: portable needs an x86-64 processor with AVX2; this machine has none, so use native"
+            "training.arithmetic: portable needs an x86-64 processor with AVX2; this machine has no such "
+            "processor, so use native"
         )

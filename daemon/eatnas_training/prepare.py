@@ -1,7 +1,8 @@
-"""`python -m eatnas_training.prepare list|describe|final|download|verify`: list, describe, download, verify data sets.
+"""`python -m eatnas_training.prepare list|describe|final|download|verify`: list, describe, download and verify data
+sets.
 
-All but `list` read a `DataSpec` as JSON from stdin. Every command prints JSON. An error is one line on stderr, and the
-exit status is 1.
+All but `list` read a `DataSpec` as JSON from stdin. Every command prints JSON. After an error, it prints one line to
+stderr and exits with status 1.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _list_notes(data: Mapping[str, Any], skipped: Sequence[str]) -> list[str]:
 def describe_final(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
     """Return the numbers of images on which final models are trained and tested.
 
-    Raises `DataError`, also if there is no test part.
+    Raises `DataError`, for example if there is no test part.
     """
     files = run_to_end(listing_steps(data, final_model=True), report)
     if files is not None:
@@ -179,7 +180,7 @@ def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="eatnas_training.prepare", description=__doc__)
     parser.add_argument("command", choices=["list", *COMMANDS])
-    parser.add_argument("--progress-fd", type=int, help="file descriptor of the terminal for the progress")
+    parser.add_argument("--progress-fd", type=int, help="file descriptor of the terminal that shows the progress")
     parser.add_argument(
         "--silence-seconds",
         type=float,

@@ -1,8 +1,8 @@
-"""Start and direct the further processes of a training on several devices. The worker itself has rank 0.
+"""Start and direct the other processes of a training on several devices. The worker itself has rank 0.
 
-The worker starts one process for each further rank when a training begins, and ends them with the training. Every
-process computes its part of each batch, and the gradients are added up. A rank that dies, freezes or fails ends the
-training with its own failure.
+The worker starts one process for each other rank when a training begins, and ends them with the training. Every process
+computes its part of each batch, and the gradients are added up. A rank that dies, freezes or fails ends the training
+with its own failure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from eatnas_training.worker_protocol import StopRequest
 
 PROGRAM: Final = "eatnas_training.rank"
 STEP_SECONDS: Final = 60.0
-"""The longest time between the first and the last rank at the end of a step. The supervisor waits twice as long."""
+"""The longest time that the first rank waits for the last rank at the end of a step.
+
+The supervisor waits twice as long.
+"""
 LOADING_SECONDS: Final = 900.0
 """The longest time for a rank to load its images."""
 END_SECONDS: Final = 5.0
@@ -103,7 +106,7 @@ class RankGroup:
     ) -> Generator[Phase, None, bool]:
         """Wait until all ranks have loaded the images with this digest. Then send the state of the training to them.
 
-        Return False if stopped before that. Raises `RankError`.
+        Return False if a stop is requested before then. Raises `RankError`.
         """
         while not self.is_ready(digest):
             if stop_request() is not StopRequest.NONE:

@@ -27,8 +27,8 @@ _BUILDS: Final = "https://pytorch.org/get-started lists the builds"
 def train_all_operations(device: str) -> None:
     """Train a small network that has every operation and kernel size, in every precision.
 
-    This detects errors that would fail each candidate. It also makes torch load the modules that torch loads at its
-    first step. Raises an exception of torch if torch cannot train on the device.
+    This detects errors that would make each candidate fail. It also makes torch load the modules that torch loads at
+    its first step. Raises an exception of torch if torch cannot train on the device.
     """
     use_deterministic_arithmetic()
     model = network.build(Architecture.parse(NETWORK), PRESETS["eatnas-tiny"], Task(8, 1, 10))
@@ -58,7 +58,7 @@ def describe_failure(device: str, error: Exception) -> str:
     if "Found no NVIDIA driver" in message:
         return (
             "torch finds no CUDA driver, although the driver lists the GPU; "
-            "in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+            "in a container, set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         )
     if "no kernel image is available" in message:
         return f"torch {torch.__version__} was not built for this GPU; {_BUILDS} for other GPUs"

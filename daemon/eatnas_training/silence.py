@@ -7,7 +7,7 @@ import threading
 
 
 class SilenceTimer:
-    """Ends the process with exit status 1 and a message on stderr if `restart` is not called for some seconds."""
+    """Ends the process with exit status 1 and a message on stderr if `restart` is not called for `seconds`."""
 
     def __init__(self, seconds: float, message: str) -> None:
         self._seconds, self._message = seconds, message

@@ -117,7 +117,7 @@ def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str
         "data_digest": data_digest,
         "parent": parent,
     }
-    # Return a text, in which tuples and lists are equal: an assignment from a pipe has lists in place of tuples.
+    # Return JSON, in which tuples and lists are equal: an assignment from a pipe has lists in place of tuples.
     return json.dumps(identity, sort_keys=True)
 
 

@@ -20,7 +20,7 @@ from eatnas_training.step_tables import StepTables
 WARM_UP_STEPS: Final = 3
 """The number of steps before the capture. They create the momenta, load the kernels and allocate the workspaces."""
 MIN_STEPS: Final = 32
-"""With fewer steps, a training is not worth a capture."""
+"""A training with fewer steps is not worth a capture."""
 
 
 class StepGraph:
@@ -97,7 +97,7 @@ class TableSteps:
         train: Callable[[Tensor, Tensor, Tensor], None],
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Train a batch by `train`, which takes images, labels and the learning rate."""
+        """Train a batch with `train`, which takes images, labels and the learning rate."""
         self._tables.seek(epoch, batch)
         self.graph.run(lambda: train(*self._tables.read()), optimizer)
 
@@ -144,7 +144,7 @@ def _waits() -> Iterator[list[str]]:
 def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Set the flag `capturable` of an optimizer in this context.
 
-    Fused optimizers compute the same with and without it.
+    Fused optimizers compute the same with and without the flag.
     """
     groups = [group for group in optimizer.param_groups if "capturable" in group]
     for group in groups:

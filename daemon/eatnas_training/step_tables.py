@@ -15,7 +15,7 @@ from eatnas_training.mixing import draw_boxes, erase_boxes
 from eatnas_training.optimizer import recipe_rate
 
 MAX_ROWS: Final = 256
-"""The rows of the tables, one for each step. The host draws this many steps in advance."""
+"""The number of rows in the tables. Each row belongs to a step, so the host draws this many steps in advance."""
 
 
 def key_of_batch(seed: int, recipe: TrainingRecipe, epoch: int, batch: int, *, rank: int = 0) -> BatchKey:
@@ -104,7 +104,7 @@ class StepTables:
         return self._row.is_cuda
 
     def seek(self, epoch: int, batch: int) -> None:
-        """Let `read` return a batch, which may be the next batch or any other."""
+        """Make the next `read` return this batch, which may be the next batch or any other."""
         if self._next != (epoch, batch) or self._next == self._end:
             self._fill(epoch, batch)
         self._next = (epoch, batch + 1)

@@ -53,8 +53,9 @@ class StepRunner:
 
     On a GPU, only `read_sums` and `require_finite_loss` wait for the device. On the CPU, each step checks the loss.
 
-    With `tables`, the draws of a step come from tables on the device, and on a GPU the step is captured. The bits are
-    the same. This is the default on GPUs, if the recipe permits tables and the memory suffices for whole batches.
+    With `tables`, the draws of a step come from tables on the device, and on a GPU the step is captured. The results
+    have the same bits as without tables. Tables are the default on GPUs, if the recipe permits tables and the memory
+    suffices for whole batches.
     """
 
     data: LoadedData
@@ -110,8 +111,8 @@ class StepRunner:
             raise DataError(f"final.devices={self.recipe.devices} works on CPUs only; use 1 on a GPU")
         if batch_size < 2 * self.recipe.devices:
             raise DataError(
-                f"{self.recipe.devices} devices need batches of at least {2 * self.recipe.devices} images, and there "
-                f"are {batch_size}; use fewer devices"
+                f"{self.recipe.devices} devices need batches of at least {2 * self.recipe.devices} images, but a batch "
+                f"has {batch_size}; use fewer devices"
             )
         self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
         if self.assign.data.get("class_weights") == BALANCED:
@@ -164,7 +165,7 @@ class StepRunner:
             group["lr"] = rate  # checkpoints store this number
         self.state.batch += 1
         self._add_seconds(started)
-        if self.device == "cpu":  # on a GPU this would wait for the step
+        if self.device == "cpu":  # on a GPU, this would wait for the step
             self.require_finite_loss()
 
     def _train_batch(self, rate: float) -> None:

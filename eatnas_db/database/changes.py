@@ -47,7 +47,7 @@ class ChangeWatch(Protocol):
     def holds_host(self) -> bool:
         """Return whether this program holds the lock of its host, as far as it knows.
 
-        Without the lock it writes nothing.
+        Without the lock, the program writes nothing.
         """
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class ChangeWatch(Protocol):
 
 
 def watch_changes(engine: Engine) -> ChangeWatch:
-    """Start to watch for changes by other programs. Call `close` at the end."""
+    """Start to watch for changes by other programs. Call `close` of the result at the end."""
     return _PostgresqlWatch(engine) if is_postgresql(engine) else _SqliteWatch(engine)
 
 

@@ -57,7 +57,7 @@ def select_ids(connection: Connection, ids: Iterable[int]) -> Select[tuple[int]]
 def get_last_id(connection: Connection, table: Table) -> int | None:
     """Return the highest id that the database has assigned in a table, even if its row is deleted.
 
-    None if the database has assigned none, or does not remember the ids of deleted rows in this table.
+    Return None if the database has assigned no id, or does not remember the ids of deleted rows in this table.
     """
     column = table.autoincrement_column
     if column is None:

@@ -60,10 +60,10 @@ def create_engine_for(
 ) -> Engine:
     """Create an engine; the database need not hold a record. Raises `RecordError` for an unusable database.
 
-    `kept`: whether the process keeps the engine for hours. If so, each transaction on SQLite opens the file that
+    `kept` tells whether the process keeps the engine for hours. If so, each transaction on SQLite opens the file that
     currently has the name, and each connection to a server is tested before it is used again.
 
-    On SQLite the engine begins transactions instead of the driver, which would take the write lock too late and commit
+    On SQLite, the engine begins transactions instead of the driver, which would take the write lock too late and commit
     a migration in parts.
     """
     file = sqlite_file(url)
@@ -115,8 +115,8 @@ def open_record(
 ) -> Engine:
     """Create an engine for an existing record of this program's version. Raises `RecordError` if there is none.
 
-    `busy_seconds`: the time that a transaction waits for the locks of other programs. `answer_seconds`: the time that
-    a statement waits for a server that sends nothing; None: no limit.
+    `busy_seconds` is the time that a transaction waits for the locks of other programs. `answer_seconds` is the time
+    that a statement waits for a server that sends nothing, or None for no limit.
     """
     _require_file(url, mounts)
     engine = create_engine_for(url, busy_seconds, answer_seconds)
@@ -125,7 +125,7 @@ def open_record(
 
 
 def _require_file(url: str, mounts: Path) -> None:
-    """Raise `RecordError` if a record's file does not exist, or is on a file system of the network."""
+    """Raise `RecordError` if a record's file does not exist, or is on a network file system."""
     file = sqlite_file(url)
     if file is not None:
         refuse_network_file_system(file, mounts)
@@ -220,7 +220,10 @@ _KEPT_ENGINES: Final = _KeptEngines()
 
 @contextmanager
 def kept_engines() -> Iterator[None]:
-    """Let all threads of this process open each record with one engine. The engines are disposed at the end."""
+    """Let all threads of this process open each record with one engine.
+
+    At the end of the context, dispose of the engines.
+    """
     _KEPT_ENGINES.is_on = True
     try:
         yield
@@ -229,7 +232,7 @@ def kept_engines() -> Iterator[None]:
 
 
 def dispose_kept_engines() -> None:
-    """Dispose of the engines of `kept_engines`, in a process that does not leave its block."""
+    """Dispose of the engines of `kept_engines`, in a process that never leaves their context."""
     _KEPT_ENGINES.dispose()
 
 
@@ -279,7 +282,7 @@ def _create_postgresql_engine(url: str, busy_seconds: float, *, kept: bool) -> E
             address.set(drivername="postgresql+psycopg"),
             isolation_level="READ COMMITTED",
             pool_pre_ping=kept,
-            # The number of the server's threads limits its connections. A lower limit here would let requests wait.
+            # The number of the server's threads limits its connections. A lower limit here would make requests wait.
             max_overflow=-1 if kept else 10,
             execution_options={"eatnas_sender": uuid.uuid4().hex},
             connect_args={

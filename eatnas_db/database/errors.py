@@ -30,7 +30,7 @@ def translated_errors(engine: Engine) -> Iterator[None]:
 
 
 def translate_error(engine: Engine, error: Exception) -> RecordError | None:
-    """Return the `RecordError` for a driver's error that a user can fix or that may pass, otherwise None."""
+    """Return the `RecordError` for a driver's error that a user can fix or that may be temporary, otherwise None."""
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         text = escape_unstorable(error.object)[:MAX_SHOWN_CHARACTERS]
         return UnstorableTextError(f"the text {text} has characters that no database can store; write it in UTF-8")
@@ -59,7 +59,7 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
             f"the transaction on {place} was rolled back because another program changed the same rows; try again"
         )
     if state == "22001":
-        return UnstorableTextError(f"a text is too long for {place} ({lines[0]}); shorten it; nothing was changed")
+        return UnstorableTextError(f"a string is too long for {place} ({lines[0]}); shorten it; nothing was changed")
     for prefix, message in _MESSAGES_BY_STATE.items():
         if state.startswith(prefix):
             return RecordError(message.format(place=place, cause=lines[0]))
@@ -76,10 +76,10 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
 
 
 _INVALID_OPTION: Final = ("invalid connection option", "bad value for", "invalid dsn", "invalid integer value")
-"""Phrases in the driver's errors while it connects."""
+"""Phrases in the errors that the driver raises for invalid options when it connects."""
 
 _UNSTORABLE_TEXT: Final = (
-    "{place} cannot store a text ({cause}); write it in UTF-8 and without NUL; nothing was changed"
+    "{place} cannot store a string ({cause}); write it in UTF-8 and without NUL; nothing was changed"
 )
 MAX_SHOWN_CHARACTERS: Final = 80
 
@@ -141,7 +141,7 @@ _SQLITE_MESSAGES: Final = {
     "disk is full": "the disk of {file} is full; free some space, then try again: no data is lost",
     "disk I/O": "the disk of {file} reports errors ({cause}); check the disk before you continue",
     "not a database": "{file} is not an SQLite database; correct --db or --home, or restore a backup",
-    "Could not decode": "{file} holds a text that is not UTF-8 ({cause}), which another program has written; "
+    "Could not decode": "{file} holds a string that is not UTF-8 ({cause}), which another program has written; "
     "restore a backup with `eatnas-db db restore`",
     "no such table": _INCOMPLETE,
     "no such column": _INCOMPLETE,

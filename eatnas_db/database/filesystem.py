@@ -22,11 +22,11 @@ SHARED_FILE_SYSTEMS: Final = frozenset(
         *("gfs", "gfs2", "ocfs2", "acfs", "cvfs", "vxfs", "vmfs"),
         # A virtual machine or a container shares a folder of its host.
         *("9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "hgfs", "drvfs", "fakeowner", "osxfs", "grpcfuse"),
-        # A program serves these, and does not report the underlying file system.
+        # A program serves these file systems, and does not report the underlying file system.
         "fuse",
     ]
 )
-"""Types on which SQLite's locks or its shared memory do not reach every program that uses the file."""
+"""Types of file systems on which SQLite's locks or its shared memory do not reach every program that uses the file."""
 
 LOCAL_FUSE: Final = frozenset(
     [
@@ -35,7 +35,7 @@ LOCAL_FUSE: Final = frozenset(
         *("encfs", "gocryptfs", "cryfs", "securefs", "cryptomator"),
     ]
 )
-"""Programs that serve local disks through FUSE; all others count as shared, such as `fuse.sshfs`."""
+"""Programs that serve local disks through FUSE. All other FUSE file systems, such as `fuse.sshfs`, count as shared."""
 
 
 def refuse_network_file_system(file: Path, mounts: Path = MOUNTS) -> None:

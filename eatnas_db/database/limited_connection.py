@@ -1,4 +1,4 @@
-"""Connections that wait for a limited time for the answer of a server.
+"""Connections that limit the time to wait for the answer of a server.
 
 If a server is frozen, its own time limits do not end the wait. TCP's time limits do not end it either, because the
 kernel of the server still acknowledges data.
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def limit_answers(engine: Engine, seconds: float) -> None:
-    """Let each connection of the engine close and raise an error when the server sends nothing for `seconds`."""
+    """Make each connection of the engine close and raise an error if the server sends nothing for `seconds`."""
     from psycopg import Connection, OperationalError
 
     class LimitedConnection(Connection[Any]):
@@ -24,7 +24,7 @@ def limit_answers(engine: Engine, seconds: float) -> None:
             return super().wait(self._limit(gen), *args, **options)
 
         def _limit(self, steps: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
-            """Run the steps of an operation.
+            """Run the steps of an operation, and raise an error after the time limit.
 
             For each tenth of a second without an answer, psycopg sends 0 to the generator.
             """

@@ -2,11 +2,11 @@
 
 The lock order on a server: a transaction that changes a search, its candidates, attempts, leases or epochs locks the
 rows of its searches first, with one statement and by ascending id (`lock_searches`). No later statement of the
-transaction may wait for another search. So the order of all further rows does not matter: they belong to locked
-searches. A statement that takes rows of other searches skips locked rows (`SKIP LOCKED`). Hosts, devices and workers
-are written last, and each host writes only its own. Two transactions can still wait for each other because of rows that
-hosts share, such as architectures; `transactions.run_transaction` repeats the transaction that the server then rolls
-back.
+transaction may wait for another search. So the order in which it locks other rows does not matter: they belong to
+locked searches. A statement that takes rows of other searches skips locked rows (`SKIP LOCKED`). Hosts, devices and
+workers are written last, and each host writes only its own. Two transactions can still wait for each other because of
+rows that hosts share, such as architectures; `transactions.run_transaction` repeats the transaction that the server
+then rolls back.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def task_lock(
     *,
     notice_seconds: float = NOTICE_SECONDS,
 ) -> Iterator[None]:
-    """Run the block as the only program on all hosts that runs the task with this name. Wait for the others first.
+    """Run the block while no other program on any host runs the task with this name. Wait for such programs first.
 
     `log` is called with a line if the wait takes longer than `notice_seconds`.
     """
@@ -85,7 +85,7 @@ def task_lock(
             time.sleep(POLL_SECONDS)
 
     if not is_postgresql(engine):
-        # Links to the file share its locks.
+        # Resolve links, so that all paths to the database share one lock file.
         with Path(f"{Path(str(engine.url.database)).resolve()}.{task}.lock").open("a") as file:
             wait(lambda: try_lock(file))
             yield

@@ -17,13 +17,13 @@ class _Mount:
     point: Path
     kind: str
     parent: str
-    """The id of the mount that this one is mounted on; empty if the list does not contain it."""
+    """The id of the parent mount; empty if the list does not contain ids."""
 
 
 def find_file_system(file: Path, mounts: Path = MOUNTS) -> str | None:
     """Return the type of the file system that holds `file`, or None if the system does not list it."""
     try:
-        target = file.resolve()  # before the list is read, since this may mount something
+        target = file.resolve()  # before the list is read, since an automounter may mount something
     except (OSError, RuntimeError):  # a loop of links, for example
         target = Path(os.path.abspath(file))  # noqa: PTH100
     try:
@@ -56,7 +56,7 @@ def _unescape(text: str) -> Path:
 
 
 def _is_hidden(mount: _Mount, later: Sequence[_Mount]) -> bool:
-    """Return whether a later mount on a folder above hides this one."""
+    """Return whether a later mount on a parent folder hides this mount."""
     return mount.parent != "" and any(
         other.parent == mount.parent and other.point != mount.point and mount.point.is_relative_to(other.point)
         for other in later

@@ -1,7 +1,7 @@
 """Open SQLite files that this user may read but not write, without leaving other files next to them.
 
 In WAL mode, even a reader creates files: the shared memory (`-shm`) and the log. A reader without the right to write
-the database must not create them, since the owner of the database could not write to them afterwards.
+the database must not create them, because the owner of the database could not write to these files afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eatnas_db.errors import RecordError
 
 ATTEMPTS: Final = 3
 MAX_COPY_BYTES: Final = 64 * 2**20
-"""A database file up to this size is copied to memory as a whole."""
+"""A database file up to this size is copied to memory."""
 UNSHARED: Final = "mode=ro&immutable=1"
 """The parameters for a file that no program writes: SQLite then takes no locks and notices no writer."""
 _FORMAT_BYTES: Final = slice(18, 20)
@@ -117,7 +117,7 @@ def _parameters(file: Path) -> str:
     if _size(log):
         raise RecordError(
             f"{file} was not closed properly, and its recovery needs write permission on its folder; ask its owner to "
-            f"run `eatnas-db search list`, or copy it and {log.name} to a folder of your own"
+            f"run `eatnas-db search list`, or copy the database and {log.name} to your own folder"
         )
     # No program has the file open for writing: otherwise its log would exist.
     return UNSHARED

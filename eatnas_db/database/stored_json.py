@@ -15,7 +15,10 @@ MAX_SHOWN_CHARACTERS: Final = 60
 
 
 class DamagedJson(Mapping[str, Any]):
-    """A stored text that is not JSON, because somebody edited the record manually. Every use raises an error."""
+    """A stored string that is not JSON, for example because somebody edited the record manually.
+
+    Every use raises an error.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -37,7 +40,7 @@ class DamagedJson(Mapping[str, Any]):
 
 
 def read_json(text: str) -> Any:
-    """Return the value of a stored text; `DamagedJson` if it is not JSON."""
+    """Return the value of a stored JSON string, or a `DamagedJson` if the string is not JSON."""
     try:
         return json.loads(text)
     except ValueError:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 READER_IDLE_SECONDS: Final = 600
 """The seconds that a read transaction may idle on a server.
 
-It blocks no other transaction, and its program may be processing a million rows.
+A read transaction blocks no other transaction, and its program may be processing a million rows.
 """
 CHANNEL: Final = f"{PREFIX}changes"
 """The PostgreSQL channel of change notifications."""
@@ -39,9 +39,9 @@ _HAS_WRITTEN: Final = "eatnas_has_written"
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Run the block as one write transaction. No other code of the package commits.
 
-    On PostgreSQL the isolation level is READ COMMITTED: a later statement may see rows that other transactions have
-    committed meanwhile. Take locks first, or guard every write by a condition. Raises `TransactionRollbackError` if the
-    transaction conflicts with another one; the caller may then repeat the whole transaction.
+    On PostgreSQL, the isolation level is READ COMMITTED: a later statement may see rows that other transactions have
+    committed meanwhile. Take locks first, or guard every write with a condition. Raises `TransactionRollbackError` if
+    the transaction conflicts with another one; the caller may then repeat the whole transaction.
     """
     with translated_errors(engine), engine.begin() as connection:
         yield connection
@@ -53,7 +53,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 def run_transaction(engine: Engine, write: Callable[[Connection], T]) -> T:
     """Call `write` in a write transaction and return its result.
 
-    After a conflict with another transaction, repeat once.
+    After a conflict with another transaction, call `write` once more.
 
     Deadlocks and serialization failures are such conflicts. `write` must have no effects outside the database.
     """
@@ -91,7 +91,10 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 
 
 class _GcPaused:
-    """Pauses the cyclic garbage collector, which takes a third of the time of a large result. Rows have no cycles."""
+    """Pauses the cyclic garbage collector, which would take a third of the time to read a large result.
+
+    Rows have no cycles.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,7 +126,10 @@ def mark_write(
     context: DefaultExecutionContext,
     _many: bool,
 ) -> None:
-    """Mark a transaction that changes searches or candidates, so that other hosts are notified. An event listener."""
+    """Mark a transaction that changes searches or candidates, so that other hosts are notified.
+
+    This is an event listener of SQLAlchemy.
+    """
     if (context.isinsert or context.isupdate or context.isdelete) and cursor.rowcount != 0:
         table = getattr(context.invoked_statement, "table", None)
         if table is candidate or table is search:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eatnas_db.domain.macro import Macro, Task
 
 VALIDATION_FACTOR: Final = 4
-"""A validation batch is this many times as large as a training batch, since it needs no memory for gradients."""
+"""A validation batch is this many times as large as a training batch, because it needs no memory for gradients."""
 IMAGE_COPIES: Final = 3
 """The copies of an image that are in memory while it is normalized."""
 

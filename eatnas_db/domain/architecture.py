@@ -30,7 +30,7 @@ PRIMITIVES: Final[dict[str, tuple[PrimitiveValue, ...]]] = {
     "depth": DEPTHS,
     "width": WIDTHS,
 }
-"""The values of every primitive, cheapest first: an earlier value never makes a network larger."""
+"""The values of each primitive, cheapest first: a network with an earlier value is never larger."""
 
 _READABLE: Final = re.compile(
     r"(?P<op>[A-Za-z][A-Za-z0-9]*)_k(?P<kernel>[0-9])_d(?P<depth>[0-9])_w(?P<width>[0-9]\.[0-9])(?P<skip>_skip)?"
@@ -77,7 +77,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class OperatorBlock(Block):
-    """A block of a space with operators beyond EAT-NAS. The space checks its operator."""
+    """A block of a space whose operators may come from packages. The space checks its operator."""
 
     def __post_init__(self) -> None:
         _require_allowed(self, [primitive for primitive in PRIMITIVES if primitive != "op"])
@@ -94,7 +94,7 @@ class ChoiceBlock:
 
     @classmethod
     def parse(cls, text: str, primitives: Mapping[str, Sequence[PrimitiveValue]]) -> ChoiceBlock:
-        """Parse the text of a block with these primitives. Raises `InvalidArchitectureError`."""
+        """Parse the notation of a block with these primitives. Raises `InvalidArchitectureError`."""
         parts = text.split(",")
         if len(parts) != len(primitives):
             raise InvalidArchitectureError(f"expected a value for each of {', '.join(primitives)}, got {text!r}")
@@ -164,7 +164,7 @@ def architecture_digest(effective: Architecture) -> str:
 
 
 def text_digest(text: str) -> str:
-    """Return 32 hexadecimal digits that identify a text."""
+    """Return 32 hexadecimal digits that identify a string."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

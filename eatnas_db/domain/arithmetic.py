@@ -16,7 +16,7 @@ PORTABLE_SETTINGS: Final = {
     "MKL_CBWR": "COMPATIBLE",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
 }
-"""The instructions of every x86-64 processor since 2013, and MKL's mode for equal results on Intel and AMD."""
+"""Instructions that x86-64 processors have had since 2013, and MKL's mode for equal results on Intel and AMD."""
 
 FIXED_SETTINGS: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NVIDIA_TF32_OVERRIDE": "0"}
 """Workers start with these variables. The first makes cuBLAS deterministic; the second turns TF32 off."""
@@ -33,7 +33,7 @@ SETTINGS: Final = (
     *("MKL_ENABLE_INSTRUCTIONS", "ONEDNN_CPU_ISA_HINTS", "TORCH_CUDNN_USE_HEURISTIC_MODE_B"),
     "TORCH_CUDNN_V8_API_DISABLED",
 )
-"""Removed or fixed in workers with portable arithmetic.
+"""The variables that the daemon removes or fixes for workers with portable arithmetic.
 
 Native workers keep them, and the record stores them with scores.
 """

@@ -29,7 +29,7 @@ class Cost:
 
 
 class CountedLayer(NamedTuple):
-    """`times` equal layers of the block at `position` (from 0), and the cost of each."""
+    """`times` equal layers of the block at `position` (from 0), and the cost of each layer."""
 
     position: int
     layer: Layer
@@ -40,7 +40,7 @@ class CountedLayer(NamedTuple):
 def compute_cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
     """Return the cost of a network.
 
-    Raises `InvalidArchitectureError` if the numbers of blocks differ.
+    Raises `InvalidArchitectureError` if the architecture and the macro differ in their number of blocks.
     """
     macro.require_block_count(architecture)
     return sum_costs(count_layers(architecture, macro, task), macro, task)

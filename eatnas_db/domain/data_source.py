@@ -1,4 +1,4 @@
-"""The sources of data sets. The name of a data set can begin with one, as in `torchvision:EuroSAT`."""
+"""The sources of data sets. The name of a data set can begin with a source, as in `torchvision:EuroSAT`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ _WITH_PATH: Final = (HUGGING_FACE, CSV)
 
 
 def split_source(name: str) -> tuple[str, str]:
-    """Return the source and the rest of a data set's name. The source is empty if the name does not begin with one."""
+    """Return the source and the rest of a data set's name.
+
+    The source is empty if the name does not begin with a source.
+    """
     source, colon, rest = name.partition(":")
     return (source, rest) if colon and source in SOURCES else ("", name)
 
 
 def names_a_path(name: str) -> bool:
-    """Return whether the name of a data set is the path of its files."""
+    """Return whether the name of a data set contains the path of its files."""
     return split_source(name)[0] in _WITH_PATH
 
 

@@ -62,10 +62,10 @@ def extend_front(vectors: Sequence[Values], known: int) -> list[int]:
 
 
 def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
-    """Return the positions of the vectors by front, each in ascending order.
+    """Return the positions of the vectors by front, in ascending order within each front.
 
-    No vector dominates another one of its front. Each vector of a later front is dominated by a vector of the front
-    before.
+    No vector dominates another vector of its front. Each vector of a later front is dominated by a vector of the
+    previous front.
     """
     fronts: list[list[int]] = []
     # This order puts each vector after all vectors that dominate it, so its front is known when the loop reaches it.
@@ -122,7 +122,7 @@ def rank_and_crowding(vectors: Sequence[Values]) -> list[tuple[int, float]]:
 
 
 def hypervolume(points: Sequence[Values], reference: Values) -> float:
-    """Return the volume of the region that a point dominates and that dominates the reference point.
+    """Return the volume of the region whose vectors are dominated by a point and dominate the reference point.
 
     Exact sums over sorted points make the result independent of their order.
     """
@@ -156,7 +156,9 @@ def _cross_section(front: list[Values]) -> float:
 
 
 def _add_to_front(front: list[Values], point: Values) -> None:
-    """Add a point to a front in descending order, unless a member is at least as good; remove the members it beats."""
+    """Add a point to a front in descending order, unless a member is at least as good; remove the members that it
+    dominates.
+    """
     if any(all(a >= b for a, b in zip(member, point, strict=True)) for member in front):
         return
     front[:] = [member for member in front if not dominates(point, member)]

@@ -29,7 +29,8 @@ MODEL_STARTS: Final = 4
 class Member:
     """A member of the population; `joined` is the step at which it joined.
 
-    `values` are the values of several objectives, the greater the better; empty with one objective.
+    `values` are the values of several objectives, the greater the better; they are empty in a search with one
+    objective.
     """
 
     candidate_id: int
@@ -90,9 +91,9 @@ class Birth:
 class PopulationSummary:
     """Statistics of a population's fitness; all but `size` are None for an empty population.
 
-    `spread` is the population standard deviation.
-    No source gives the paper's formula for quality. Ours is `mean - spread / sqrt(size)`, the lower edge of the mean's
-    standard error: it rises when the members get better and when their fitness values move closer together.
+    `spread` is the population standard deviation. The paper does not state its formula for quality. This package uses
+    `mean - spread / sqrt(size)`, the mean minus its standard error: it rises when the members get better and when their
+    fitness values move closer together.
     """
 
     size: int
@@ -108,10 +109,11 @@ def count_initial_births(population: int, *, guided: bool, from_scratch: bool) -
 
 
 def count_model_births(population: int, lag: int) -> tuple[int, int]:
-    """Return the numbers of starts and of random births of a search with `transfer.start: model`.
+    """For a search with `transfer.start: model`, return how many births start from candidates of the sources, and how
+    many are random.
 
     The first `lag` births, at most the population, are decided without any score. If `lag` exceeds `MODEL_STARTS`, half
-    of the further births are random, to limit the harm of a source whose scores do not agree.
+    of the additional births are random, to limit the harm of a source whose scores do not agree.
     """
     births = min(population, max(MODEL_STARTS, lag))
     random = max(0, births - MODEL_STARTS) // 2

@@ -10,7 +10,10 @@ from eatnas_db.domain.states import FailureKind, MemoryFallback
 MAX_OWN_FAILURES: Final = 3
 MAX_LOST_ATTEMPTS: Final = 20
 BACKOFF_SECONDS: Final = 10.0
-"""The seconds that a candidate waits after the second failure that it caused; doubled after each further one."""
+"""The seconds that a candidate waits after the second failure that it caused.
+
+This time doubles after each later failure.
+"""
 MAX_BACKOFF_SECONDS: Final = BACKOFF_SECONDS * 2 ** (MAX_OWN_FAILURES - 2)
 
 NOT_RETRIED: Final = frozenset(
@@ -52,11 +55,11 @@ def decide_after_failure(
     """Decide how a candidate continues after a failed attempt. The arguments are its counters before the failure.
 
     An attempt counts against the candidate only if the candidate caused the failure, and the attempt recorded neither
-    an epoch nor a checkpoint (`progressed`). Kills and reboots never count, except 20 in a row without progress. A
-    candidate that runs out of memory is tried with the next memory fallback, and fails after the last one. With
-    `next_alone`, another training on the device may be the cause, so the next attempt has the device to itself. A kill
-    that another candidate caused (`by_another`) never counts, because the failures of that candidate limit the number
-    of such kills.
+    an epoch nor a checkpoint (`progressed`). Kills and reboots do not count, but the candidate fails after 20 in a row
+    without progress. A candidate that runs out of memory is tried with the next memory fallback, and fails after the
+    last one. With `next_alone`, another training on the device may be the cause, so the next attempt has the device to
+    itself. A kill that another candidate caused (`by_another`) never counts, because the failures of that candidate
+    limit the number of such kills.
     """
     out_of_memory = kind == FailureKind.OUT_OF_MEMORY
     last_fallback = memory_fallback == MemoryFallback.HALVED

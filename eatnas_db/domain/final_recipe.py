@@ -25,7 +25,7 @@ METHODS_OFF: Final[dict[str, Any]] = {
 }
 """The keys that only recipes of final models have, and their defaults.
 
-A stored recipe leaves out keys at their defaults.
+A stored recipe leaves out keys that have their default value.
 """
 AUGMENTED_CHANNELS: Final = (1, 3)
 """The numbers of channels that RandAugment and TrivialAugment can change."""

@@ -1,6 +1,6 @@
 """The weights that final models start from, as `final.from` names them and as a recipe stores them.
 
-Standard library only.
+This module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parse_source(text: str) -> tuple[str, int | None] | None:
         return None
     match = _SOURCE.fullmatch(text)
     if match is None:
-        raise ValueError("expected SEARCH or SEARCH/CANDIDATE, with the id of the candidate, or none")
+        raise ValueError("expected none, SEARCH, or SEARCH/CANDIDATE with the id of the candidate")
     return match[1], None if match[2] is None else int(match[2])
 
 
@@ -52,7 +52,7 @@ def source_of(training: Mapping[str, Any], code: str) -> WeightSource | None:
 
 
 def describe_source(spec: Mapping[str, Any], origin: str, code: str) -> str | None:
-    """Return the source of a final model's weights as SEARCH/CANDIDATE, or None.
+    """Return the source of a final model's weights as SEARCH/CANDIDATE, or None for random weights.
 
     `spec` is the stored spec of its search.
     """

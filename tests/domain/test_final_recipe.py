@@ -51,7 +51,7 @@ def test_every_key_of_the_section_is_one_of_the_recipe():
     [
         ({"presett": "strong"}, "final.presett: unknown key 'presett'; did you mean preset?"),
         ({"preset": "weak"}, "final.preset: input should be 'eatnas-paper' or 'strong' (given: 'weak')"),
-        ({"from": "a/b/c"}, "final.from: expected SEARCH or SEARCH/CANDIDATE, with the id of the candidate, or none"),
+        ({"from": "a/b/c"}, "final.from: expected none, SEARCH, or SEARCH/CANDIDATE with the id of the candidate"),
         ({"from_": "digits"}, "final.from_: unknown key 'from_'; did you mean from?"),
         ({"mixup": -1}, "final.mixup: input should be greater than or equal to 0 (given: -1)"),
         ({"end_epochs": 3}, "final: end_resolution and end_epochs need each other; set both or neither"),

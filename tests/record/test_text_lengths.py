@@ -80,7 +80,10 @@ def test_every_column_of_limited_length_has_a_rule():
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_text_that_is_too_long_is_reported_in_one_line(engine):
-    with pytest.raises(UnstorableTextError, match="a text is too long for database"), transaction(engine) as connection:
+    with (
+        pytest.raises(UnstorableTextError, match="a string is too long for database"),
+        transaction(engine) as connection,
+    ):
         connection.execute(insert(host).values(name="n" * 256, seen_at=0.0))
 
 

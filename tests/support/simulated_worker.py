@@ -60,7 +60,10 @@ class Behavior:
     diverge: bool
 
     def seconds(self, candidate: int) -> float:
-        """Return the seconds of one epoch; with `scramble`, from a fifth to nine fifths of the mean."""
+        """Return the seconds of one epoch.
+
+        With `scramble`, they vary from a fifth to nine fifths of `seconds_per_epoch`.
+        """
         if not self.scramble:
             return self.seconds_per_epoch
         return self.seconds_per_epoch * (200 + KeyedRng(candidate, "pace").randbelow(1601)) / 1000
@@ -142,7 +145,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
 
 
 class KillAtWrite:
-    """Kills this process just before the n-th write of a candidate's first attempt: of a report or of a file."""
+    """Kills this process just before the n-th write of a report or a file in a candidate's first attempt."""
 
     def __init__(self, candidate: int, write: int) -> None:
         self._candidate, self._remaining = candidate, write
@@ -200,7 +203,7 @@ def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, 
 
 
 def _accuracy(assign: Assign, architecture: Architecture, epoch: int, epochs: int) -> float:
-    """Return an accuracy that rises with capacity and with the epoch, with some noise; exact to 6 digits."""
+    """Return an accuracy that rises with capacity and with the epoch, with some noise, rounded to 6 digits."""
     network = int(architecture_digest(architecture)[:15], 16)
     noise = KeyedRng(assign.seed, "arithmetic", network, epoch).randbelow(10_000) / 10_000
     progress = min(1.0, (epoch + 1) / epochs)
@@ -277,7 +280,7 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train the assigned candidates until the supervisor sends `Exit` or closes its end."""
+    """Train the assigned candidates until the supervisor sends `Exit` or closes its end of the pipe."""
     options = _options()
     behavior = Behavior(**{field: getattr(options, field) for field in Behavior.__dataclass_fields__})
     lanes = [WorkerProtocol(*pipes) for pipes in zip(options.in_fd, options.out_fd, strict=True)]

@@ -1,4 +1,4 @@
-"""The arguments of each tool for the record of `recorded_search`, and the command with the same answer."""
+"""The arguments of each tool for the record of `recorded_search`, and the command that gives the same answer."""
 
 ANSWERS = {
     "query_best": ({"name": "small", "top": 3}, ["query", "best", "small", "--top", "3"]),

@@ -89,7 +89,7 @@ def saved_state(reports: Reports) -> dict[str, Any]:
 
 
 def assert_same_bits(first: Reports, second: Reports) -> None:
-    """Compare metrics, weights and momenta of two complete trainings."""
+    """Assert that two complete trainings have equal metrics, weights and momenta."""
     finished(first)
     finished(second)
     assert epoch_metrics(first) == epoch_metrics(second)
@@ -106,7 +106,7 @@ def assert_same_bits(first: Reports, second: Reports) -> None:
 
 
 def assert_equal_content(one: Any, other: Any) -> None:
-    """Compare the contents of two checkpoints."""
+    """Assert that the contents of two checkpoints are equal."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
     elif isinstance(one, dict):

@@ -65,7 +65,8 @@ def test_estimate_is_close_to_a_real_epoch(tmp_path: Path) -> None:
         log_file="",
     )
     seconds = finished(run_training(assign)).device_seconds
-    # Wide bounds, since other processes may use the machine. They still catch a wrong unit or number of batches.
+    # The bounds are wide, because other processes may use the machine. They still catch a wrong unit or number of
+    # batches.
     assert estimated / 10 < seconds < estimated * 10
 
 
@@ -90,7 +91,7 @@ def test_estimate_includes_the_decoding_of_streamed_images(tmp_path: Path) -> No
         for number in range(60):
             PIL.Image.fromarray(noise).save(tmp_path / "train" / label / f"{number}.jpeg")
     file = tmp_path / "train" / "a" / "0.jpeg"
-    # The fastest of ten, because other programs delay some of them.
+    # Take the fastest of ten runs, because other programs delay some of them.
     decode_seconds = min(timeit.repeat(lambda: PIL.Image.open(file).convert("RGB"), repeat=10, number=1))
     data = {"name": "ImageNet", "root": str(tmp_path), "resolution": 8, "train_images": 100, "validation_images": 20}
     request = calibration_request(SMALL, data=data, task=asdict(Task(8, 3, 2)), training={"batch_size": 5})

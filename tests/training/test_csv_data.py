@@ -1,4 +1,4 @@
-"""Data sets that a CSV file lists."""
+"""A CSV file can list the images of a data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eatnas_training.data.streamed_files import list_streamed_files
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with twenty images, four of which are test images, and a list of all images."""
+    """A folder with twenty images, four of which are test images, and a CSV file that lists all images."""
     rows = ["path,label,split"]
     (tmp_path / "images").mkdir()
     for number in range(20):

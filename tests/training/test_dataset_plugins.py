@@ -44,7 +44,7 @@ def site(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def load(site: Path, tmp_path: Path) -> Load:
-    """Return a function that loads a data set of 20 items of two classes, each the value of an expression."""
+    """Return a function that loads a data set of 20 items of two classes. Each item is the value of an expression."""
     numbers = iter(range(1000))
 
     def load(
@@ -317,7 +317,7 @@ def test_check_reads_a_data_set_in_two_processes(squares: dict[str, Any], site: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("2, digest=7", r"has the digest 7 \(int\); its ImageDataset must have a text, or None"),
+        ("2, digest=7", r"has the digest 7 \(int\); its ImageDataset must have a string, or None"),
         ("2, digest=b'a'", "has the digest b'a'"),
         ("10**9 + 1", r"has the classes 1000000001 \(int\); .* or their number from 1 to 1,000,000"),
         ("0", "has the classes 0"),

@@ -354,7 +354,7 @@ def test_garbled_checkpoint_is_named(
 def test_checkpoint_of_another_candidate_is_refused(request_of_digits: ExportRequest, tmp_path: Path) -> None:
     path = tmp_path / "other.ckpt"
     other = write_checkpoint(path, b"something else")
-    with pytest.raises(DataError, match="differs from the recorded digest"):
+    with pytest.raises(DataError, match="does not have the recorded digest"):
         describe_model(replace(request_of_digits, checkpoint=str(path)))
     model = {**request_of_digits.model, "checkpoint_digest": other.digest}
     with pytest.raises(DataError, match="not a checkpoint"):

@@ -1,4 +1,4 @@
-"""The failure kind of each exception. There is no GPU, so the tests raise the messages of CUDA themselves."""
+"""Each exception has the right failure kind. There is no GPU, so the tests raise the messages of CUDA themselves."""
 
 from __future__ import annotations
 

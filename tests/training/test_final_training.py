@@ -1,4 +1,4 @@
-"""Final models: trained on training and validation images, and evaluated once on the test images."""
+"""Final models are trained on training and validation images, and evaluated once on the test images."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_test_folder_must_have_the_same_classes(
     with pytest.raises(DataError, match=r"val has no class folders"):
         prepare.describe_final(data)
     write_images(tmp_path / "val", "ab", each=2)
-    with pytest.raises(DataError, match=r"must have the same classes; only one has 'c'"):
+    with pytest.raises(DataError, match=r"must have the same classes; only one of them has 'c'"):
         prepare.describe_final(data)
     write_images(tmp_path / "val2", "c", each=2)
     (tmp_path / "val2" / "c").rename(tmp_path / "val" / "c")

@@ -115,14 +115,14 @@ def test_everything_that_is_skipped_is_named(tmp_path: Path) -> None:
 def test_part_with_another_name_is_refused(tmp_path: Path, found: str, right: str) -> None:
     root = write(tmp_path, f"{found}/cat/1.png", f"{found}/dog/1.png", "other/cat/1.png")
     for name in ("ImageFolder", "ImageNet"):
-        with pytest.raises(DataError, match=rf"has a folder '{found}', .*; rename it to '{right}'$"):
+        with pytest.raises(DataError, match=rf"has a folder '{found}', .*; rename the folder to '{right}'$"):
             listed(root, name)
 
 
 def test_misspelled_test_part_is_refused_when_it_is_needed(tmp_path: Path) -> None:
     root = write(tmp_path, "train/cat/1.png", "train/dog/1.png", "Val/cat/1.png", "Val/dog/1.png")
     assert reasons(listed(root)) == {"../Val": "not used; the parts are train and val"}
-    with pytest.raises(DataError, match="rename it to 'val'"):
+    with pytest.raises(DataError, match="rename the folder to 'val'"):
         list_test_folder(root, "ImageFolder", listed(root))
 
 
@@ -148,14 +148,14 @@ def test_classes_one_folder_too_deep_are_refused_with_the_remedy(tmp_path: Path)
 
 def test_test_images_have_the_labels_of_the_training_part(tmp_path: Path) -> None:
     root = write(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/elk/1.png", "val/cat/1.png", "val/elk/1.png")
-    with pytest.raises(DataError, match="only one has 'dog'"):
+    with pytest.raises(DataError, match="only one of them has 'dog'"):
         list_test_folder(root, "ImageFolder", listed(root))
     for name in ("dog", "bird"):
         (root / "val" / name).mkdir()
     test = list_test_folder(root, "ImageFolder", listed(root))
     assert (test.names, test.labels.tolist()) == (["cat/1.png", "elk/1.png"], [0, 2])
     write(root, "val/bird/1.png")
-    with pytest.raises(DataError, match="only one has 'bird'"):
+    with pytest.raises(DataError, match="only one of them has 'bird'"):
         list_test_folder(root, "ImageFolder", listed(root))
 
 
@@ -169,6 +169,6 @@ def test_notes_list_skipped_folders_and_images(tmp_path: Path) -> None:
         f"{root}/Val is skipped: not used; the parts are train and val",
         f"{root}/train/a {empty}",
         f"{root}/train/b {empty}",
-        "further skipped files: 2; `eatnas-db data prepare ImageNet` lists all",
-        "images that cannot be read are skipped: 1 (the first is cat/1.png)",
+        "more files are skipped: 2; `eatnas-db data prepare ImageNet` lists all of them",
+        "unreadable images are skipped: 1 (the first is cat/1.png)",
     ]

@@ -1,4 +1,4 @@
-"""Every mode that Pillow reads, compared with arrays that the tests compute."""
+"""Images of every mode that Pillow reads are converted to the values that the tests compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Final models that start from the weights of another final model, of the same architecture."""
+"""Final models can start from the weights of another final model of the same architecture."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_interrupted_training_ends_with_the_same_bits(assignment: MakeAssignment
     assert finished(uninterrupted).loss != finished(fresh).loss
     assign = from_source(assignment(**fields), source)
     assert released_in_training(assign, 3).of(Checkpointed)
-    # The source is needed for the first batch alone.
+    # The source is needed only for the first batch.
     resumed = run_training(replace(assign, attempt=2, initial_weights={**asdict(source), "digest": "0" * 64}))
     assert_same_bits(uninterrupted, resumed)
 
@@ -114,7 +114,7 @@ def test_missing_source_is_reported_in_one_line_as_unreadable_data(assignment: M
         file.write_bytes(final_model(assignment, seed=9).last_checkpoint().read_bytes())
     failure = failed(run_training(from_source(assignment(), source)))
     assert failure.kind == FailureKind.UNREADABLE_DATA  # the host sets the search aside and tries again
-    start = "final.from: no intact checkpoint of the final model other.final/1 with the SHA-256"
+    start = "final.from: there is no intact checkpoint of the final model other.final/1 with the SHA-256"
     assert failure.message.startswith(start)
     assert "\n" not in failure.message
 

@@ -1,4 +1,4 @@
-"""Training on processors without AVX-512, which `ONEDNN_MAX_CPU_ISA` imitates."""
+"""Training works on processors without AVX-512, which `ONEDNN_MAX_CPU_ISA` imitates."""
 
 import os
 import subprocess

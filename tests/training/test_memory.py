@@ -1,4 +1,4 @@
-"""The estimate of a training's memory, compared with the memory of its tensors."""
+"""The estimate of a training's memory agrees with the memory of its tensors."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Data sets of torchvision by name, and folders of Parquet files."""
+"""A spec can name data sets of torchvision and folders of Parquet files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES = ["cat", "dog"]
 
 @pytest.fixture
 def digits_of_usps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Write files in the format of USPS, and let torchvision accept their digests."""
+    """Write files in the format of USPS, and make torchvision accept their digests."""
     import hashlib
 
     for part, count in (("train", 30), ("test", 10)):

@@ -19,7 +19,7 @@ def test_steps_equal_those_of_torchs_own_optimizer(name: Literal["sgd", "adamw"]
     others.load_state_dict(own.state_dict())
     first = make_optimizer(own, recipe)
     second = of_torch(others.parameters(), lr=1.0)
-    second.param_groups = make_optimizer(others, recipe).param_groups  # with all hyperparameters
+    second.param_groups = make_optimizer(others, recipe).param_groups  # the groups hold all hyperparameters
     for seed in range(3):
         images = torch.rand(4, 5, generator=torch.Generator().manual_seed(seed))
         for model, optimizer in ((own, first), (others, second)):

@@ -1,4 +1,4 @@
-"""Children that inherit weights from their parent's checkpoint, or from a parent that is trained again."""
+"""Children inherit weights from their parent's checkpoint, or from a parent that is trained again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Final models on several devices: the same bits after an interruption, and no rank waits for one that has failed."""
+"""Final models on several devices: an interruption changes no bits, and no rank waits for a rank that has failed."""
 
 from __future__ import annotations
 
@@ -105,4 +105,4 @@ def test_rank_without_memory_ends_the_attempt(assignment: MakeAssignment) -> Non
 
 def test_batch_that_is_too_small_for_the_devices_is_refused(assignment: MakeAssignment) -> None:
     failure = failed(run_training(on_two(assignment, batch_size=3)))
-    assert failure.message == "2 devices need batches of at least 4 images, and there are 3; use fewer devices"
+    assert failure.message == "2 devices need batches of at least 4 images, but a batch has 3; use fewer devices"

@@ -1,4 +1,7 @@
-"""The self-test of a device, and its error messages. There is no GPU, so the tests create the errors themselves."""
+"""The self-test of a device explains why torch cannot train.
+
+There is no GPU, so the tests create the errors themselves.
+"""
 
 from __future__ import annotations
 

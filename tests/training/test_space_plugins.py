@@ -1,4 +1,4 @@
-"""The interface of operators and spaces: built-in ones fulfil it, and errors explain broken ones."""
+"""Built-in operators and spaces fulfil the interface, and errors explain what is wrong with others."""
 
 from __future__ import annotations
 

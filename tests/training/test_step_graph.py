@@ -1,4 +1,4 @@
-"""The captured step: its fallback to calls, and on a GPU the bits of the graph."""
+"""A step that cannot be captured is called each time. On a GPU, the captured graph gives the same bits as calls."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_other_recipes_use_no_tables(assignment: MakeAssignment, recipe: dict[st
 
 @pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
 def test_table_step_reads_no_values_on_meta(assignment: MakeAssignment, augment: str) -> None:
-    # A capture must not read values either. Tensors on torch's meta device have none.
+    # A capture must not read values either. Tensors on torch's meta device have no values.
     assign = assignment(augment=augment, label_smoothing=0.1, random_erasing=0.3, clip_norm=1.0)
     runner = started(assign, tables=True, device="meta")
     optimizer = runner.state.optimizer

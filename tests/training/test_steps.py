@@ -1,4 +1,4 @@
-"""Steps: micro-batches, precision, and no waits for a GPU."""
+"""Training steps use micro-batches and the recipe's precision, and do not wait for a GPU."""
 
 from __future__ import annotations
 

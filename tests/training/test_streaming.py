@@ -59,7 +59,7 @@ def spec(root: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedData]:
-    """Return a function that loads the data with a number of threads."""
+    """Return a function that loads the data with a given number of threads."""
 
     def load_with(root: Path, threads: int = 2, **changes: Any) -> LoadedData:
         monkeypatch.setenv(THREADS_VARIABLE, str(threads))
@@ -258,7 +258,7 @@ def test_interpreter_exits_while_an_image_is_being_read(folder: Path, tmp_path: 
 
 
 def image_in_batch(root: Path, batch: int) -> Path:
-    """Return an image of a batch of 32 in the first epoch with seed 7."""
+    """Return the path of an image in a batch of 32 images, in the first epoch with the seed 7."""
     files = list_streamed_files(spec(root))
     assert files is not None
     return Path(files.train.paths[epoch_order(192, 7, 0).tolist()[batch * 32 + 3]])

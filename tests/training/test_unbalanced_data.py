@@ -1,4 +1,4 @@
-"""Unbalanced classes: stratified splits, and class weights in the loss."""
+"""Unbalanced classes: a split can be stratified, and the loss can weight the classes."""
 
 from __future__ import annotations
 

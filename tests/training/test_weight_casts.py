@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "augmentation": {"random_erasing": 0.5, "auto_augment": "trivialaugment", "label_smoothing": 0.1},
 }
 ALWAYS = ("adamw and clipping", "average and two resolutions")
-"""The recipes of the tests that are not slow."""
+"""The recipes whose tests are not marked as slow."""
 
 
 class Operations(TorchDispatchMode):

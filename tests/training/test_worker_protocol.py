@@ -75,7 +75,7 @@ class Worker:
         return f"received: {', '.join(type(message).__name__ for message in self.received) or 'nothing'}"
 
     def remaining_reports(self) -> list[Message]:
-        """Return all further reports of a worker that exits."""
+        """Return all remaining reports of a worker that exits."""
         while chunk := os.read(self.reports, 65536):
             self.received += self.decoder.feed(chunk)
         return self.received

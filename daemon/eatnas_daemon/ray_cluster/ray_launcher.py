@@ -35,7 +35,7 @@ class RayLauncher:
         return self.log_folder / f"worker-{slot}.log"
 
     def with_arithmetic(self, arithmetic: str) -> RayLauncher:
-        """Return a launcher for recipes of another arithmetic."""
+        """Return a copy of this launcher whose workers use another arithmetic."""
         return replace(self, arithmetic=arithmetic)
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:

@@ -143,11 +143,11 @@ class LaneLauncher:
         return self.launcher.log_file(slot)
 
     def with_arithmetic(self, arithmetic: str) -> LaneLauncher:
-        """Return a launcher for recipes of another arithmetic."""
+        """Return a copy of this launcher whose workers use another arithmetic."""
         return replace(self, launcher=self.launcher.with_arithmetic(arithmetic))
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
-        """Start a worker in a lane of a running process, or in the first lane of a new one. Raises `OSError`."""
+        """Start a worker in a lane of a running process, or in the first lane of a new process. Raises `OSError`."""
         if device.kind == CPU and not self.on_processor:
             return self.launcher.launch(slot, device)
         key = device.uuid, self.launcher.arithmetic

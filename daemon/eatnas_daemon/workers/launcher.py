@@ -25,10 +25,10 @@ class WorkerLauncher(Protocol):
     """Starts the workers of a supervisor."""
 
     def log_file(self, slot: int) -> Path:
-        """Return the log file for the output of a slot's workers outside trainings."""
+        """Return the file that collects what a slot's workers print between trainings."""
 
     def with_arithmetic(self, arithmetic: str) -> WorkerLauncher:
-        """Return a launcher for recipes of another arithmetic."""
+        """Return a copy of this launcher whose workers use another arithmetic."""
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
         """Start a worker, which sends `Ready` when it can train. Raises `OSError`."""
@@ -36,11 +36,11 @@ class WorkerLauncher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Starts workers on this machine. Tests and benchmarks replace the program by a simulated worker.
+    """Starts workers on this machine. Tests and benchmarks replace `program` with a simulated worker.
 
-    `program` has the first arguments of the interpreter; `launch` adds further ones. `arithmetic` is the arithmetic of
-    the workers' recipes (`domain.arithmetic`). `environment` is the base of the workers' environment; None: the
-    environment of this process.
+    `program` holds the first arguments of the interpreter, and `launch` adds the others. `arithmetic` is the arithmetic
+    of the recipes that the workers train (`domain.arithmetic`). `environment` is the base of the workers' environment,
+    or None for the environment of this process.
     """
 
     log_folder: Path
@@ -49,11 +49,11 @@ class Launcher:
     environment: Mapping[str, str] | None = None
 
     def log_file(self, slot: int) -> Path:
-        """Return the log file for the output of a slot's workers outside trainings."""
+        """Return the file that collects what a slot's workers print between trainings."""
         return self.log_folder / f"worker-{slot}.log"
 
     def with_arithmetic(self, arithmetic: str) -> Launcher:
-        """Return a launcher for recipes of another arithmetic."""
+        """Return a copy of this launcher whose workers use another arithmetic."""
         return replace(self, arithmetic=arithmetic)
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
@@ -66,7 +66,7 @@ class Launcher:
     ) -> tuple[subprocess.Popen[bytes], list[Pipes]]:
         """Start a worker with a pair of pipes for each lane. Raises `OSError`.
 
-        `turn_fd`: see `eatnas_protocol.lane_turns`; a worker with one lane needs none.
+        `turn_fd` is described in `eatnas_protocol.lane_turns`. A worker with one lane does not need it.
         """
         environment = os.environ if self.environment is None else self.environment
         own, inherited = [], [] if turn_fd is None else [turn_fd]

@@ -12,7 +12,7 @@ import psutil
 def kill_process_tree(leader: int) -> None:
     """Send SIGKILL to a session leader, to its process group and to its descendants in other groups.
 
-    `leader` must be the pid of a child that was not reaped yet, so that no other process can have this pid.
+    `leader` must be the pid of a child that has not been reaped yet, so that no other process can have this pid.
     """
     descendants: list[psutil.Process] = []
     with suppress(psutil.Error):

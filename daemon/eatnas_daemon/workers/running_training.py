@@ -20,7 +20,7 @@ class CpuMeter:
     """The CPU seconds per second between the last two measurements; None before the second measurement."""
 
     def measure(self, now: float, cpu_seconds: float) -> None:
-        """Update the load. Two measurements at the same time have the same load."""
+        """Update the load. A second measurement at the same time does not change it."""
         if now > self.measured_at:
             self.load = (cpu_seconds - self.cpu_seconds) / (now - self.measured_at)
             self.measured_at, self.cpu_seconds = now, cpu_seconds
@@ -35,16 +35,20 @@ class GpuMemory:
     visible_bytes: int = 0
 
     def sample(self) -> None:
-        """Call this with each probe of the driver. The figure at the previous probe counts as visible from now on."""
+        """Call this with each probe of the driver.
+
+        What the worker had reported by the previous probe now counts as visible.
+        """
         self.visible_bytes = min(self.sampled_bytes, self.reported_bytes)
         self.sampled_bytes = self.reported_bytes
 
 
 @dataclass(slots=True)
 class TrainingTime:
-    """The time of a training: its seconds in steps, and its share of the device during these seconds.
+    """The time that a training spends in steps, and its share of the device during this time.
 
-    The worker reports its seconds in steps at intervals. `observe` collects the shares between two reports.
+    From time to time, the worker reports the seconds that it has spent in steps. `observe` collects the shares between
+    two such reports.
     """
 
     step_seconds: float = 0.0
@@ -60,7 +64,7 @@ class TrainingTime:
         self._last_share = share
 
     def report(self, step_seconds: float) -> None:
-        """Store a report of the worker: the seconds in steps since the assignment."""
+        """Store the seconds in steps since the assignment, as reported by the worker."""
         share = self._shared_seconds / self._observed_seconds if self._observed_seconds > 0 else self._last_share
         self.device_seconds += max(0.0, step_seconds - self.step_seconds) * share
         self.step_seconds = max(self.step_seconds, step_seconds)
@@ -82,10 +86,10 @@ class RunningTraining:
     phase: str = "loading"
     progress: Progress | None = None
     longest_silence: float = 0.0
-    """The longest time in seconds between two messages so far."""
+    """The longest time between two messages so far, in seconds."""
     images_per_second: float | None = None
     resource_uses: dict[int, ResourceUse] = field(default_factory=dict)
-    """The use of the device by epoch."""
+    """The resources that each epoch used, by the number of the epoch."""
 
     @property
     def token(self) -> LeaseToken:
@@ -110,7 +114,7 @@ class RunningTraining:
         self.progress, self.phase = progress, "training"
 
     def _rate(self, previous: Progress, current: Progress) -> float | None:
-        """Return the images per second of training steps between two progress messages."""
+        """Return how many images per second the training steps between two progress messages processed."""
         batches = (current.epoch - previous.epoch) * current.batches + current.batch - previous.batch
         seconds = current.device_seconds - previous.device_seconds
         if batches <= 0 or seconds <= 0:

@@ -14,7 +14,10 @@ from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_protocol.messages import Message, Ready
 
 MAX_DOUBLINGS: Final = 60
-"""The maximum number of doublings of a delay. Delays reach their limit earlier, and larger powers would overflow."""
+"""The maximum number of doublings of a delay.
+
+A delay reaches its limit much earlier, and a larger power of 2 would overflow.
+"""
 
 
 @dataclass(slots=True)
@@ -24,9 +27,9 @@ class Slot:
     number: int
     device: DeviceSnapshot = CPU_DEVICE
     may_start: bool = True
-    """Whether a worker may start now. On a GPU, each start is decided separately."""
+    """Whether a worker may start now. On a GPU, the scheduler decides about each start."""
     arithmetic: str | None = None
-    """The arithmetic of the next worker; None: the default arithmetic of the supervisor."""
+    """The arithmetic of the next worker, or None for the supervisor's default arithmetic."""
     worker: WorkerState | None = None
     failed_starts: int = 0
     """The number of workers in a row that ended before they were ready."""
@@ -74,7 +77,7 @@ class Slot:
             self.worker.placement.verified = True
 
     def evict_worker(self, reason: str, now: float, timeouts: Timeouts) -> None:
-        """Ask the worker to release its training and to exit. No other worker starts until this is allowed again."""
+        """Ask the worker to release its training and to exit. No other worker starts until `may_start` is set."""
         self.may_start = False
         if self.worker is not None:
             self.worker.request_exit(now, timeouts, reason)
@@ -92,7 +95,10 @@ class Slot:
         self.may_start = self.may_start and not self.on_gpu
 
     def record_failed_start(self, now: float, timeouts: Timeouts, error: str | None) -> None:
-        """Count a worker that did not start or ended before it was ready. The delay doubles with each such failure."""
+        """Count a worker that did not start or ended before it was ready.
+
+        The delay before the next start doubles with each such failure.
+        """
         self.failed_starts, self.start_error = self.failed_starts + 1, error
         delay = timeouts.restart * 2.0 ** min(self.failed_starts - 1, MAX_DOUBLINGS)
         self.start_after = now + min(delay, timeouts.max_restart)

@@ -26,8 +26,8 @@ def count_needed(devices: int, slots: Sequence[Slot]) -> int:
 def split_for_training(idle: Sequence[Slot], devices: int, slots: Sequence[Slot]) -> tuple[Slot | None, list[Slot]]:
     """Return the slot for a training on several devices, and the idle slots that are left for other trainings.
 
-    While too few slots are idle, return no slot, and leave no slot on the processor for other trainings. If other
-    trainings took the idle slots, the training would never start next to a search with many short trainings.
+    While too few slots are idle, return no slot, and leave no slot on the processor for other trainings. Otherwise, a
+    search with many short trainings could take every slot that becomes idle, and the training would never start.
     """
     own = [slot for slot in idle if not slot.on_gpu]
     needed = count_needed(devices, slots)

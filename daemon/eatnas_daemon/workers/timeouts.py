@@ -13,19 +13,23 @@ class Timeouts:
     tick: float = 0.5
     """The longest time between two ticks while no message arrives."""
     database: float = 2.0
-    """The longest time between two transactions without a known change, and the delay after a failed transaction."""
+    """The longest time between two transactions while there is nothing to record, and the delay after a failed
+    transaction.
+    """
     lease: float = 30.0
     """The length of a lease. A worker checkpoints and exits after this time without a heartbeat."""
     silence: float = 120.0
     """A training counts as hung after this time without a message."""
     loading: float = 900.0
-    """The same limit while a worker starts, loads images, builds a network or runs a user's own training function."""
+    """The limit in place of `silence` while a worker starts, loads images, builds a network or runs a user's own
+    training function.
+    """
     stop: float = 60.0
     """A worker is killed if it does not stop within this time after a request."""
     restart: float = 1.0
-    """The delay before the next start after a worker ended before it was ready. It doubles with each failure."""
+    """The delay before the next start if a worker ends before it is ready. The delay doubles with each failure."""
     max_restart: float = 60.0
-    """The longest such delay."""
+    """The longest delay before the next start."""
     checkpoint_cleanup: float = 10.0
     """The time between two deletions of checkpoints that no training needs."""
     checkpoint_collection: float = 60.0
@@ -35,7 +39,9 @@ class Timeouts:
     device_check: float = 2.0
     """The time between two decisions about the devices to use."""
     suspension: float = 10.0
-    """If a tick is this late, this process was suspended, and its workers may have been suspended too."""
+    """After a longer time between two ticks, the daemon assumes that it was suspended, and extends its workers'
+    deadlines.
+    """
     trainings_per_worker: int = 500
     """A worker is replaced after this many trainings."""
 

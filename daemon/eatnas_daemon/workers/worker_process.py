@@ -21,7 +21,7 @@ MAX_CHUNKS: Final = 64
 EXIT_SECONDS: Final = 5.0
 """The time for a worker to exit after it has closed its pipe."""
 REAP_SECONDS: Final = 0.2
-"""The time in which most workers exit. The supervisor waits for this time once."""
+"""The supervisor waits at most this long for an exit. Most workers exit within this time; `reap` polls the others."""
 KILL_SECONDS: Final = 1.0
 """The time for a worker to exit after it was killed."""
 
@@ -40,7 +40,7 @@ class ChildProcess(Protocol):
 class WorkerProcess:
     """A worker process in its own session, and the two pipes to it.
 
-    `command_fd` is our end of the pipe for commands, and `report_fd` our end of the pipe for reports.
+    `command_fd` and `report_fd` are the supervisor's ends of the pipes for commands and for reports.
     """
 
     def __init__(self, process: ChildProcess, command_fd: int, report_fd: int) -> None:
@@ -60,7 +60,7 @@ class WorkerProcess:
 
     @property
     def pending(self) -> bool:
-        """Return whether the process waits for resources and is not started yet."""
+        """Return whether the process waits for resources and has not started yet."""
         return False
 
     @property
@@ -75,7 +75,7 @@ class WorkerProcess:
 
     @property
     def waits_for_turn(self) -> bool:
-        """Return whether the process computes another training, so that this worker cannot report."""
+        """Return whether this worker cannot report because its process is busy with another training."""
         return False
 
     @property
@@ -180,11 +180,11 @@ class WorkerProcess:
             kill_process_tree(self._process.pid)
 
     def reap(self, now: float) -> int | None:
-        """Return the exit status of a worker that has closed its pipe (negative for a signal); None while it exits.
+        """Return the exit status of a worker that has closed its pipe, or None while the worker is still exiting.
 
-        A worker that does not exit in time is killed. It is reported as killed even if it does not end soon, because a
-        driver may block a killed process, for example after a GPU was lost. `subprocess` reaps such a process when it
-        starts another.
+        The status is negative for a signal. A worker that does not exit in time is killed. It is reported as killed
+        even if it does not end soon, because a driver may block a killed process, for example after a GPU was lost.
+        `subprocess` reaps such a process when it starts another process.
         """
         first = self._pipe_closed_at is None
         self._pipe_closed_at = now if self._pipe_closed_at is None else self._pipe_closed_at

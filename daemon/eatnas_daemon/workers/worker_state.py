@@ -45,7 +45,7 @@ class WorkerFailure(NamedTuple):
 
 @dataclass(slots=True)
 class PlacementCheck:
-    """Whether the driver shows a worker on its own device. Workers on the processor need no check."""
+    """The check that the driver shows a worker on its own device. Workers on the processor need no check."""
 
     verified: bool
     attempts: int = 0
@@ -61,7 +61,7 @@ class WorkerState:
     last_message_at: float
     placement: PlacementCheck
     arithmetic: str = NATIVE
-    """The arithmetic of the recipes that the worker can train."""
+    """The arithmetic with which the worker's process started. The worker trains only recipes that use it."""
     ready: Ready | None = None
     ready_at: float = 0.0
     worker_id: int | None = None
@@ -74,13 +74,13 @@ class WorkerState:
     settled_memory_bytes: int = 0
     """The memory of the process in bytes after `SETTLING_TRAININGS`."""
     stop_by: float | None = None
-    """The deadline of a stop request."""
+    """The time by which the worker must stop; None without a stop request."""
     exiting: bool = False
     exit_reason: str | None = None
     """The reason for an exit request; None if the daemon itself stops."""
     kill_reason: WorkerFailure | None = None
     unavailable_reason: str | None = None
-    """The reason that a worker has reported if it cannot train on its device."""
+    """The reason why the worker cannot train on its device, as the worker reported it."""
     exit_status: int | None = None
     rejected: bool = False
     """Whether the worker has sent an unusable message. All later messages are ignored."""
@@ -174,7 +174,7 @@ class WorkerState:
         return True
 
     def note_loss(self) -> None:
-        """Store why another machine or another lane has ended the process, if its end has no other cause."""
+        """Store why another machine or another lane has ended the process, unless another cause is known."""
         reason = self.process.loss_reason
         if reason is not None and self.kill_reason is None:
             self.kill_reason = WorkerFailure(FailureKind.LOST, reason)

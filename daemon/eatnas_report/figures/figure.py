@@ -31,7 +31,7 @@ class ReportFigure:
 
     @property
     def json(self) -> Markup:
-        """The plot as JSON for a script element, in which only `<` could be read as markup."""
+        """The plot as JSON for a script element. It contains no `<`, which a browser could read as markup."""
         return Markup(str(self.plot.to_json()).replace("<", "\\u003c"))  # noqa: S704
 
 

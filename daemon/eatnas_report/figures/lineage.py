@@ -23,7 +23,10 @@ SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "p
 
 
 class HasLineage(Protocol):
-    """A candidate with its ancestors, newest first, and other children of the ancestors. Both may be samples."""
+    """A candidate with its ancestors, newest first, and other children of the ancestors.
+
+    The ancestors and the other children may be samples.
+    """
 
     @property
     def lineage(self) -> tuple[LineageEntry, ...]:
@@ -39,7 +42,7 @@ class HasLineage(Protocol):
 
     @property
     def related_total(self) -> int:
-        """The number of all other children."""
+        """The number of all other children, of which `related` may be a sample."""
 
 
 class Edge(NamedTuple):
@@ -52,7 +55,7 @@ class Edge(NamedTuple):
 
 
 def lineage_figures(data: HasLineage) -> list[ReportFigure]:
-    """Draw a candidate, its ancestors and their other children. Return no figure without a candidate."""
+    """Draw a candidate, its ancestors and their other children. Return no figure if the lineage is empty."""
     if not data.lineage:
         return []
     oldest_first = data.lineage[::-1]

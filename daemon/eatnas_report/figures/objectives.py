@@ -1,4 +1,4 @@
-"""Figures of several objectives: their Pareto front."""
+"""The figures of a search with several objectives: the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from eatnas_report.palette import BLUE, GREY
 def objective_figures(data: ReportData) -> list[ReportFigure]:
     """Plot the first objective against each of the other objectives.
 
-    Return no figure with one objective or before the first score.
+    Return no figure for a search with one objective, or before the first score.
     """
     metrics = [objective.metric for objective in data.search.objectives]
     if not data.objective_front:
         return []
     sample = describe_sample(len(data.objective_values), data.search.scored, "scored candidates")
-    caption = "The Pareto front has the candidates that no other candidate dominates."
+    caption = "The Pareto front consists of the candidates that no other candidate dominates."
     return [
         ReportFigure(
             id=f"objectives-{number}",

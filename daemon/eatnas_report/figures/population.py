@@ -1,4 +1,4 @@
-"""Figures of the population: its fitness, its trade-off of accuracy and cost, and its primitives."""
+"""Figures of the population: its fitness, its trade-off between accuracy and cost, and its primitives."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from eatnas_report.sampling import sample_evenly
 
 FRONT_HEIGHT: Final = 460
 HOURS_FROM_SECONDS: Final = 7200
-"""Device time is shown in hours from this number of seconds."""
+"""Above this number of seconds, device time is shown in hours."""
 SHARE_COLOURS: Final = [[0, "#ffffff"], [1, "#08306b"]]
-"""One hue from light to dark keeps the order in black and white and for colour-blind readers."""
+"""A scale of one hue from light to dark stays readable in black and white and for colour-blind readers."""
 PRIMITIVE_ORDER: Final = ("op", "kernel", "depth", "width", "skip")
 """The two primitives with the most values come first, so that figures next to each other have similar heights."""
 
 
 class BlockValue(NamedTuple):
-    """A value of a primitive in one block (from 1): a row of a heat map."""
+    """A row of a heat map: a value of a primitive in one block. The first block has the number 1."""
 
     block: int
     value: str

@@ -44,7 +44,7 @@ def prediction_figures(data: ReportData) -> list[ReportFigure]:
     share = data.calibration.share_within or 0.0
     sample = describe_sample(len(shown), len(scored), "guided births")
     caption = (
-        "Predicted and reached fitness of the births that the model proposed. The bars show one standard deviation: "
-        f"{share:.0%} of the values are within the bars; {EXPECTED_SHARE:.0%} are expected. {sample}"
+        "Predicted and measured fitness of the births that the model proposed. The bars show one standard deviation: "
+        f"{share:.0%} of the measured values lie within the bars, where {EXPECTED_SHARE:.0%} are expected. {sample}"
     )
     return [ReportFigure(id="predictions", plot=plot, caption=caption.strip())]

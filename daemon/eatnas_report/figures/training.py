@@ -18,7 +18,7 @@ _OUTLINE: Final = {"color": BLACK, "width": 1}
 def failure_figures(data: ReportData) -> list[ReportFigure]:
     """Draw the number of attempts that ended without a score, by kind of failure.
 
-    Return no figure if there are none.
+    Return no figure if there are no such attempts.
     """
     if not data.failures:
         return []
@@ -43,7 +43,7 @@ def failure_figures(data: ReportData) -> list[ReportFigure]:
 
 
 def utilisation_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the share of time for which each slot worked on the search. Return no figure before the first attempt."""
+    """Draw for each slot the share of time that it spent on the search. Return no figure before the first attempt."""
     if data.utilisation is None or not data.utilisation.slots:
         return []
     slots = sample_evenly(data.utilisation.slots, MAX_SLOTS)[::-1]

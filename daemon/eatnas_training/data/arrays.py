@@ -21,10 +21,10 @@ _RESIZE_CHUNK: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`.
+    """`images` is uint8 `[N, C, H, W]`, and `labels` is int64 `[N]` with values from 0 to `classes - 1`.
 
-    `skipped` are the names of unreadable files that are left out. `identity` is the text that a plug-in's data set adds
-    to the digest. `class_names` are the names of the classes in the order of their labels, or None.
+    `skipped` are the names of unreadable files that are left out. `identity` is the string that a plug-in's data set
+    adds to the digest. `class_names` are the names of the classes in the order of their labels, or None.
     """
 
     images: Bytes

@@ -17,7 +17,7 @@ MIRRORING: Final = ("flip", "crop_flip")
 
 
 def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
-    """Shift and mirror the images `[B, C, H, W]`, and apply the operations of a policy, as the key says.
+    """Shift and mirror the images `[B, C, H, W]`, and apply the operations of a policy. `key` determines all changes.
 
     `shift` and `crop_flip` shift each image by up to an eighth of its height, and pixels that are shifted in are 0.
     `flip` and `crop_flip` mirror half of the images. The draws are keyed by (seed, epoch, batch).
@@ -38,8 +38,8 @@ def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
 def draw_shifts(key: BatchKey, count: int, height: int) -> Tensor | None:
     """Draw the vertical shift, the horizontal shift and the mirroring (0 or 1) of each of `count` images.
 
-    Return an int64 tensor `[3, count, 1]`, or None if `augment` is `none`. The draws are made on the CPU, so that every
-    device gets the same draws, and are copied in one piece.
+    Return an int64 tensor `[3, count, 1]`, or None if `augment` is `none`. The CPU draws, so that every device gets the
+    same numbers. They are one tensor, so that one copy suffices.
     """
     if key.augment == "none":
         return None

@@ -29,7 +29,7 @@ class BatchKey:
     """The number of processes that divide the batch. Each part of the batch has its own key."""
 
     def indices(self, count: int) -> Tensor:
-        """Return the indices of the batch's images, or of this part's images, among `count`: int64 `[B]` on the CPU."""
+        """Return which of `count` images are in the batch or in this rank's part of it: int64 `[B]` on the CPU."""
         order = _cached_epoch_order(count, self.seed, self.epoch)
         batch = order[self.batch * self.size : (self.batch + 1) * self.size]
         return batch if self.ranks == 1 else batch.tensor_split(self.ranks)[self.rank]
@@ -51,7 +51,10 @@ class DataPart(Protocol):
         """Return an augmented batch: images `[B, C, H, W]` and labels `[B]`. Raises `DataError`."""
 
     def between(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return the images from `start` to before `stop`, not augmented, and their labels. Raises `DataError`."""
+        """Return the images with the indices from `start` to `stop - 1`, without augmentation, and their labels.
+
+        Raises `DataError`.
+        """
 
 
 @dataclass(frozen=True, slots=True)

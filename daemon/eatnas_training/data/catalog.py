@@ -12,7 +12,7 @@ from eatnas_db.plugins import DATASETS, Plugin, find_function, list_plugins
 
 DIGITS_IMAGES: Final = 1797
 DIGITS_TEST_IMAGES: Final = 360
-_FOLDER: Final = "a folder of your own: root"
+_FOLDER: Final = "your own folder: data.root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ DATA_SETS: Final[dict[str, DataSetInfo]] = {
     "CIFAR10": DataSetInfo(50_000, 10_000, 32, 3, 10, "pickled batches", True),
     "CIFAR100": DataSetInfo(50_000, 10_000, 32, 3, 100, "pickled batches", True),
     "SVHN": DataSetInfo(73_257, 26_032, 32, 3, 10, "MATLAB files", True),
-    "ImageFolder": DataSetInfo(0, 0, 0, 3, 0, f"{_FOLDER}/class/image", False),
-    "ImageNet": DataSetInfo(1_281_167, 50_000, 224, 3, 1000, f"{_FOLDER}/train", False),
+    "ImageFolder": DataSetInfo(0, 0, 0, 3, 0, f"{_FOLDER}/CLASS/IMAGE", False),
+    "ImageNet": DataSetInfo(1_281_167, 50_000, 224, 3, 1000, f"{_FOLDER}/train/CLASS/IMAGE", False),
 }
 IDX_SETS: Final = ("MNIST", "FashionMNIST")
 CIFAR_SETS: Final = ("CIFAR10", "CIFAR100")
@@ -50,13 +50,13 @@ SOURCE_SETS: Final[dict[str, DataSetInfo]] = {
     HUGGING_FACE: DataSetInfo(0, 0, 0, 0, 0, "a folder of Parquet files", False),
     CSV: DataSetInfo(0, 0, 0, 3, 0, "a CSV file of paths and labels", False),
 }
-"""The sources with which the name of a data set can begin."""
+"""The sources that can stand before a colon in the name of a data set."""
 FORMS: Final = {TORCHVISION: "torchvision:CLASS", HUGGING_FACE: "hf:PATH", CSV: "csv:PATH"}
-"""The notation of a name with each source."""
+"""For each source, the form of its data sets' names."""
 
 
 def get_data_set(name: str) -> DataSetInfo:
-    """Return the data set of that name. Raises `DataError` with the most similar name."""
+    """Return the data set of that name. Raises `DataError`, which suggests a similar name, if there is none."""
     if name in DATA_SETS:
         return DATA_SETS[name]
     source, _ = split_source(name)
@@ -76,7 +76,10 @@ def describe_plugin(name: str) -> dict[str, str] | None:
 
 
 def find_data_plugin(name: str) -> Plugin:
-    """Return the plug-in `name`, which may also be `module:function`. Raises `DataError` with the most similar name."""
+    """Return the plug-in `name`, which may also be `module:function`.
+
+    Raises `DataError`, which suggests a similar name, if there is none.
+    """
     try:
         plugins = list_plugins(DATASETS)
         if name in plugins:

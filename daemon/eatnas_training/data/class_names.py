@@ -27,9 +27,11 @@ _NAMES: Final = {
 
 
 def list_class_names(data: Mapping[str, Any], classes: int | None = None) -> tuple[str, ...]:
-    """Return the class names of a `DataSpec`: from the data set, from its folders, or numbers. Raises `DataError`.
+    """Return the class names of a `DataSpec`: the names in the data set, the names of its folders, or numbers.
 
-    `classes` is the number of classes, for a data set without names.
+    Raises `DataError`.
+
+    `classes` is the number of classes of a data set without class names.
     """
     name = str(data["name"])
     if is_file_set(name):

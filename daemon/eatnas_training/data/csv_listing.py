@@ -1,4 +1,4 @@
-"""Read a CSV file that lists image files and labels, as an `ImageFolder`."""
+"""Read a CSV file of image paths and labels, and return an `ImageFolder`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def csv_file(data: Mapping[str, Any]) -> Path:
     """Return the path of the CSV file of a `DataSpec`. Raises `DataError` if `data.name` has no path."""
     path = split_source(str(data["name"]))[1]
     if not path:
-        raise DataError("csv: names no file; write csv:PATH, for example csv:/data/labels.csv")
+        raise DataError("data.name is csv: without a path; write csv:PATH, for example csv:/data/labels.csv")
     top, file = (os.path.expanduser(one) for one in (str(data.get("root") or "."), path))  # noqa: PTH111
     return Path(top, file)
 
@@ -46,7 +46,7 @@ def csv_file(data: Mapping[str, Any]) -> Path:
 def list_csv(data: Mapping[str, Any], *, train: bool) -> ImageFolder:
     """List the images of one part of a `DataSpec`. The labels of the training part define the classes.
 
-    Relative paths are below the folder of the CSV file. Raises `DataError`, which names the line.
+    Relative paths start at the folder of the CSV file. Raises `DataError`, which names the line.
     """
     file = csv_file(data)
     rows = list(_read_rows(file, data.get("options") or {}))
@@ -54,7 +54,7 @@ def list_csv(data: Mapping[str, Any], *, train: bool) -> ImageFolder:
     class_names = _sort_labels({row.label for row in rows if row.part == TRAIN})
     if len(class_names) < 2:
         found = f"only the label {class_names[0]!r}" if class_names else "no images"
-        raise DataError(f"{file} has {found} for training, and a search needs two classes; add rows to it")
+        raise DataError(f"{file} has {found} for training, and a search needs two classes; add rows with other labels")
     part = TRAIN if train else TEST
     chosen = [row for row in rows if row.part == part]
     if not chosen:
@@ -62,7 +62,9 @@ def list_csv(data: Mapping[str, Any], *, train: bool) -> ImageFolder:
     numbers = {label: number for number, label in enumerate(class_names)}
     for row in chosen:
         if row.label not in numbers:
-            raise DataError(f"{file}, line {row.line}: no training image has the label {row.label!r}; correct it")
+            raise DataError(
+                f"{file}, line {row.line}: no training image has the label {row.label!r}; correct the label"
+            )
     labels = np.array([numbers[row.label] for row in chosen], np.int64)
     return ImageFolder(file.resolve().parent, [row.name for row in chosen], labels, class_names, (), (file.name,))
 
@@ -133,7 +135,7 @@ def _require_single_files(file: Path, rows: Sequence[_Row]) -> None:
 
 
 def _sort_labels(labels: set[str]) -> tuple[str, ...]:
-    """Sort numbers by value and other labels by name."""
+    """Sort labels by value if all are numbers, otherwise by name."""
     if all(label.isdecimal() for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))

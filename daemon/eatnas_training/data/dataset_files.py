@@ -1,6 +1,6 @@
-"""Read the file formats of the built-in data sets. Needs only NumPy, except that SVHN needs SciPy.
+"""Read the file formats of the built-in data sets. This module needs only NumPy, and SciPy for SVHN.
 
-A damaged file raises a `DataError` that names the file and the remedy.
+Functions that find a damaged file raise a `DataError` that names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _require_file(root: Path, name: str, file: str) -> Path:
 
 
 def _check_labels(path: Path, name: str, labels: Any, images: int, classes: int) -> Integers:
-    """Return the labels as int64 `[images]`. Raises `DataError` if one is missing or out of range."""
+    """Return the labels as int64 `[images]`. Raises `DataError` if a label is missing or out of range."""
     try:
         checked: Integers = np.asarray(labels, np.int64)
     except (TypeError, ValueError) as error:

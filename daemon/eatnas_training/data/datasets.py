@@ -34,7 +34,7 @@ VALIDATION_SHARE: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The training and the validation images of a search. `digest` covers every byte."""
+    """The training and the validation images of a search. `digest` covers every byte of both parts."""
 
     train: Images
     validation: Images
@@ -45,7 +45,8 @@ class TrainingData:
 class FinalData:
     """The images of a final model. `train` contains the training images, followed by the validation images.
 
-    `digest` covers every byte; `search_digest` is the digest of the training and validation images in a search.
+    `digest` covers every byte of all images. `search_digest` is the digest of the training and validation images in a
+    search.
     """
 
     train: Images
@@ -110,7 +111,10 @@ def _require_same_kind(name: str, train: Images, test: Images) -> None:
 
 
 def load_test(data: Mapping[str, Any]) -> Images:
-    """Load the test images of a `DataSpec`. Only for final models, never for a search. Raises `DataError`."""
+    """Load the test images of a `DataSpec`. Only final models need them; a search must never call this function.
+
+    Raises `DataError`.
+    """
     return run_to_end(testing_steps(data))
 
 
@@ -129,7 +133,7 @@ def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -
     """Return the sorted indices of the training and of the validation images among `count` images.
 
     The draw depends on `split_seed` only. A larger `train_images` adds training images, and changes neither the other
-    training images nor the validation images. With `stratify` the draw also depends on the labels, and both parts have
+    training images nor the validation images. With `stratify`, the draw also depends on the labels, and both parts have
     the class shares of the whole data set, within one image. Raises `DataError` if there are too few images for both
     parts.
     """
@@ -160,10 +164,13 @@ def _spread_classes(labels: Integers, order: Integers) -> Integers:
 
 
 def image_side(data: Mapping[str, Any]) -> int:
-    """Return the side to which images are resized. Raises `DataError` if the spec does not set it."""
+    """Return the side to which images are resized.
+
+    Raises `DataError` if neither the spec nor the data set determines it.
+    """
     side = data.get("resolution") or get_data_set(str(data["name"])).side
     if not side:
-        raise DataError(f"{data['name']}: set data.resolution, the side that images are resized to")
+        raise DataError(f"{data['name']}: set data.resolution to the side in pixels to which images are resized")
     return int(side)
 
 
@@ -178,7 +185,7 @@ def _load(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
     if name == "digits":
         return read_digits(train=train)
     if is_map_style(name):
-        from eatnas_training.data.map_style import read_map_style  # it imports torch
+        from eatnas_training.data.map_style import read_map_style  # this module imports torch
 
         return (yield from read_map_style(data, train=train))
     if is_file_set(name):
@@ -239,5 +246,5 @@ def _digest(parts: list[Images], indices: list[Integers]) -> str:
 
 
 def skipped_bytes(skipped: Sequence[str]) -> bytes:
-    """Return the bytes that skipped files add to a digest; empty without skipped files."""
+    """Return the bytes that skipped files add to a digest. There are none without skipped files."""
     return b"".join(b"skipped " + os.fsencode(name) + b"\n" for name in skipped)

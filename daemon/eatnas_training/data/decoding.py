@@ -69,7 +69,7 @@ def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
     """Return the random numbers of `count` images, or None for images that get the center crop.
 
     The numbers of an image are an area and an aspect ratio for each try, two numbers for the position and one for
-    mirroring, all from 0 to 1. With `flip` there is only the number for mirroring.
+    mirroring, all from 0 to 1. With `flip`, there is only the number for mirroring.
     """
     if key.augment == "none":
         return [None] * count
@@ -91,8 +91,8 @@ def decode_image(
 ) -> Bytes:
     """Decode an image file to uint8 `[side, side, 3]`: the center crop or, with several `draws`, a random crop.
 
-    The operations change the crop before it is mirrored. Raises `DataError`, also if the file does not have the given
-    state.
+    The operations change the crop before it is mirrored. Raises `DataError` if the file is unreadable or does not have
+    the given state.
     """
     image = open_image(path, state)
     box = center_crop(*image.size) if draws is None or len(draws) == 1 else _random_crop(*image.size, draws)

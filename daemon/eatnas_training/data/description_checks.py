@@ -22,7 +22,7 @@ def check_description(name: str, part: ImageDataset) -> None:
     if part.resolution is not None and not _is_number(part.resolution, MAX_RESOLUTION):
         raise _describe(name, "resolution", part.resolution, f"a whole number from 1 to {MAX_RESOLUTION:,}, or None")
     if part.digest is not None and not isinstance(part.digest, str):
-        raise _describe(name, "digest", part.digest, "a text, or None")
+        raise _describe(name, "digest", part.digest, "a string, or None")
 
 
 def _is_classes(value: Any) -> bool:
@@ -39,6 +39,6 @@ def _is_number(value: Any, most: int) -> bool:
 def _describe(name: str, field: str, value: Any, expected: str) -> DataError:
     try:
         shown = repr(value)[:MAX_SHOWN]
-    except Exception:  # code of another package may raise anything
+    except Exception:  # code of another package may raise any exception
         shown = "?"
     return DataError(f"{name} has the {field} {shown} ({type(value).__name__}); its ImageDataset must have {expected}")

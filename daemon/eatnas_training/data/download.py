@@ -109,7 +109,7 @@ def _is_valid(root: Path, name: str, file: str, md5: str) -> bool:
     if name not in IDX_SETS:
         return _md5(path) == md5
     # Do not compare the MD5 of an existing .gz file: Debian compresses the files again, which changes the bytes. The
-    # format has its own checksum.
+    # gzip format has its own checksum.
     try:
         read_idx(path, 3 if "images" in file else 1)
     except DataError:

@@ -46,7 +46,7 @@ def watched_folders(data: Mapping[str, Any], folder: ImageFolder) -> list[str]:
 
 
 def data_root(data: Mapping[str, Any]) -> Path:
-    """Return the folder of the files. Raises `DataError` if the spec names none."""
+    """Return the folder of the files. Raises `DataError` if the spec names no folder."""
     if not data.get("root"):
         raise DataError(f"{data['name']}: set data.root to the folder of its files")
     return Path(str(data["root"])).expanduser()

@@ -27,7 +27,7 @@ from eatnas_training.data.folder_content import FolderContent, LoadProgress, Ste
 from eatnas_training.data.image_folder import ImageFolder
 
 FORMAT: Final = 1
-"""A part of the key. A change to the decoding needs a new number."""
+"""A part of the key. Increase this number when the decoding changes."""
 POLL_SECONDS: Final = 0.25
 """The time between two attempts to acquire a lock that another process holds."""
 
@@ -97,9 +97,8 @@ class CacheEntry:
         return content
 
     def _remove_older_states(self, folder: ImageFolder, side: int) -> None:
-        """Remove the images of earlier states of a folder.
-
-        Keep the newest of them, because a missing file may come back.
+        """Remove the images of earlier states of a folder, except those of the newest earlier state: a missing file may
+        come back.
         """
         states: list[tuple[float, Path]] = []
         for file in self.cache.glob("*.json"):
@@ -114,7 +113,7 @@ class CacheEntry:
 
 
 def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int | None) -> CacheEntry:
-    """Return the entry for a folder with center squares of this side."""
+    """Return the entry for a folder with center squares of `side` pixels, or without images if `side` is None."""
     if side is None:
         return content_entry(cache, files_digest)
     pillow = importlib.metadata.version("pillow")
@@ -162,7 +161,7 @@ def read_folder(
 def _create_array(path: Path, shape: tuple[int, ...]) -> Any:
     """Reserve a file for an array, and map it into memory. Raises `OSError` if the disk is too full.
 
-    Without the reservation, the kernel would kill the process when it writes to the array on a full disk.
+    Without the reservation, the kernel would kill the process if it wrote to the array on a full disk.
     """
     array: Bytes = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):

@@ -70,7 +70,7 @@ class FolderContent:
 
     `images` is uint8 `[N, 3, side, side]`, zero for unreadable files; None if no side was requested. `digest` is the
     SHA-256 of the names, classes and bytes of all files. `unreadable` maps indices to reasons. `may_change` is true if
-    an `OSError` prevented the reading of a file: such an error may pass although the file stays the same.
+    an `OSError` prevented the reading of a file: such an error may be temporary, even if the file stays the same.
     """
 
     images: Bytes | None
@@ -134,7 +134,7 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
     size, count = CHUNK * threads, len(folder.names)
     yield LoadProgress(0, count)
     reported = time.monotonic()
-    # Limit BLAS to one thread, because each of our threads computes matrix products to resize.
+    # Limit BLAS to one thread, because each thread of the pool computes matrix products to resize images.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         # Submit one chunk at a time, so that an interrupted process exits without decoding a long queue.
         for start in range(0, count, size):
@@ -159,15 +159,15 @@ def count_available_cores() -> int:
 def _read_file(folder: ImageFolder, side: int | None, target: Bytes | None, index: int) -> tuple[str, str | None, bool]:
     """Decode a file into its place in `target`.
 
-    Return the digest of its bytes, the reason if it is unreadable, and whether this error may pass without a change of
-    the file.
+    Return the digest of its bytes, the reason if it is unreadable, and whether this error may disappear without a
+    change of the file.
     """
     path = folder.path(index)
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             content = file.read()
     except OSError as error:
-        # A broken link counts as permanent, because its size is unknown, so the key of the cache changes when its
+        # A broken link counts as a permanent error. Its size is unknown, so the key of the cache changes when its
         # target comes back.
         is_broken_link = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
         return "", f"{path} cannot be read: {error.strerror}", not is_broken_link

@@ -62,10 +62,10 @@ def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
     notes = [f"{posixpath.normpath(f'{train.top}/{item.path}')} is skipped: {item.reason}" for item in surprises]
     if len(notes) > NAMED:
         notes[NAMED:] = [
-            f"further skipped files: {len(notes) - NAMED}; `eatnas-db data prepare {data['name']}` lists all"
+            f"more files are skipped: {len(notes) - NAMED}; `eatnas-db data prepare {data['name']}` lists all of them"
         ]
     if unreadable:
-        notes.append(f"images that cannot be read are skipped: {len(unreadable)} (the first is {unreadable[0]})")
+        notes.append(f"unreadable images are skipped: {len(unreadable)} (the first is {unreadable[0]})")
     return notes
 
 

@@ -19,7 +19,10 @@ REMEDY: Final = "; replace or delete it"
 
 
 def open_image(path: str, state: FileState | None = None) -> Image:
-    """Decode an image file to RGB. Raises `DataError` with its path, also if the file does not have the given state."""
+    """Decode an image file to RGB.
+
+    Raises `DataError` with its path if the file is unreadable or does not have the given state.
+    """
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             status = os.fstat(file.fileno())
@@ -50,7 +53,7 @@ def _decode(path: str, file: IO[bytes]) -> Image:
         raise
     except UnsupportedModeError as error:
         raise DataError(f"{path} cannot be used: {error}") from error
-    except UnidentifiedImageError as error:  # Pillow's message names only an object in memory
+    except UnidentifiedImageError as error:  # Pillow's message names a buffer in memory instead of the file
         raise DataError(f"{path} is not a readable image (no known format){REMEDY}") from error
     except Exception as error:  # each format has its own reader, which can raise any exception
         raise DataError(f"{path} is not a readable image ({first_line(error)}){REMEDY}") from error

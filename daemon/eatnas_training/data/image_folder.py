@@ -68,7 +68,7 @@ class ImageFolder:
 
 
 def list_training_folder(root: Path, name: str) -> ImageFolder:
-    """List the training part of a folder data set. Its classes are the folders with files.
+    """List the training part of a folder data set. Each folder with files is a class.
 
     Raises `DataError` if it has fewer than two classes.
     """
@@ -97,7 +97,10 @@ def list_training_folder(root: Path, name: str) -> ImageFolder:
 
 
 def list_test_folder(root: Path, name: str, train: ImageFolder) -> ImageFolder:
-    """List the test part of a folder data set. Raises `DataError` if it is missing or has other classes."""
+    """List the test part of a folder data set.
+
+    Raises `DataError` if it is missing or has other classes than the training part.
+    """
     top = root / TEST
     folders, skipped_here = _list_folders(top)
     if not folders:
@@ -107,7 +110,9 @@ def list_test_folder(root: Path, name: str, train: ImageFolder) -> ImageFolder:
     missing = [folder for folder in train.class_names if folder not in folders]
     unknown = [folder for folder, names in files.items() if names and folder not in train.class_names]
     if differing := sorted([*missing, *unknown]):
-        raise DataError(f"{name}: {train.top} and {top} must have the same classes; only one has {differing[0]!r}")
+        raise DataError(
+            f"{name}: {train.top} and {top} must have the same classes; only one of them has {differing[0]!r}"
+        )
     return _with_labels(top, files, train.class_names, [*skipped_here, *skipped_below], read)
 
 
@@ -173,7 +178,7 @@ def _refuse_misspelled_parts(root: Path, name: str) -> None:
         if folders and not any(skipped.reason == OUTSIDE for skipped in others):
             raise DataError(
                 f"{name}: {root} has a folder {folder!r}, which would be a class; the training images must be in "
-                f"{TRAIN!r} and the test images in {TEST!r}; rename it to {part!r}"
+                f"{TRAIN!r} and the test images in {TEST!r}; rename the folder to {part!r}"
             )
 
 

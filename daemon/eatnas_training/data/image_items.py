@@ -70,7 +70,8 @@ def to_label(label: Any, classes: int | None) -> int:
 
 
 def _shorten(label: int) -> str:
-    return str(label) if abs(label) < 2**64 else f"{'-' if label < 0 else ''}a number of {label.bit_length()} bits"
+    sign = "negative " if label < 0 else ""
+    return str(label) if abs(label) < 2**64 else f"a {sign}number of {label.bit_length()} bits"
 
 
 def _convert_pillow(image: Image.Image, channels: int) -> Bytes:

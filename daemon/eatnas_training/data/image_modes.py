@@ -77,7 +77,10 @@ def _grey_to_rgb(image: Image, grey: NDArray[np.uint8]) -> Image:
 
 
 def _bits_per_sample(image: Image) -> int:
-    """Return the number of bits of a value. Pillow keeps 12-bit values of a TIFF, and scales other files to 16 bits."""
+    """Return the number of bits of each value.
+
+    Pillow keeps the 12-bit values of a TIFF file, and scales those of other formats to 16 bits.
+    """
     bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
     return int(bits[0] if isinstance(bits, tuple) else bits)
 

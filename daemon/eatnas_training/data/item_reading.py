@@ -25,7 +25,7 @@ PROBES: Final = 8
 def read_items(part: ImageDataset, data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
     """Read all items of one part. Raises `DataError`, which names the first unusable item.
 
-    With `on_unreadable: skip`, unusable items are left out instead.
+    With `on_unreadable: skip`, skip unusable items instead.
     """
     name = str(data["name"])
     with refuse_global_draws(name):

@@ -50,7 +50,7 @@ class ImageFiles:
 
 @dataclass(frozen=True, slots=True)
 class StreamedListing:
-    """The parts of a streamed folder in order, and further facts as JSON values.
+    """The parts of a streamed folder in order, and additional facts as JSON values.
 
     `folders` are the paths of all folders that were listed.
     """
@@ -67,7 +67,9 @@ def listing_file(cache: Path, data: Mapping[str, Any], *, final_model: bool) -> 
 
 
 def store_listing(file: Path, listing: StreamedListing, started_at: float) -> None:
-    """Store a listing that began at the Unix time `started_at`, unless a folder changed since shortly before it."""
+    """Store a listing that began at the Unix time `started_at`, unless a folder has changed since then or shortly
+    before.
+    """
     arrays: dict[str, Any] = {"facts": _to_bytes([json.dumps(listing.facts)]), "folders": _to_bytes(listing.folders)}
     for number, part in enumerate(listing.parts):
         arrays[f"top{number}"], arrays[f"names{number}"] = _to_bytes([part.top]), _to_bytes(part.names)

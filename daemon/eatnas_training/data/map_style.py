@@ -21,14 +21,14 @@ from eatnas_training.error_messages import describe_exception
 
 TRAIN: Final = "train"
 TEST: Final = "test"
-"""The names of the parts in calls of a plug-in's data set."""
+"""The names of the parts that the function of a plug-in receives."""
 
 
 def read_map_style(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
     """Read one part of a `DataSpec` into memory. Raises `DataError`."""
     part = open_map_style(data, train=train)
     if part is None:
-        raise DataError(f"{data['name']} has no test part; a search needs none, but final models do")
+        raise DataError(f"{data['name']} has no test part; a search does not need it, but final models do")
     return (yield from read_items(part, data, train=train))
 
 
@@ -41,7 +41,8 @@ def open_map_style(data: Mapping[str, Any], *, train: bool, download: bool = Fal
     name = str(data["name"])
     source, rest = split_source(name)
     root, options = data_root(data), dict(data.get("options") or {})
-    # Load before the check for random draws: an import may draw, because it happens only once in each process.
+    # Load the plug-in before the check for random draws: an import may draw, because it happens only once in each
+    # process.
     load = None if source else _load_plugin(name)
     with refuse_global_draws(name):
         try:
@@ -64,7 +65,7 @@ def _load_plugin(name: str) -> Callable[..., Any]:
     except PluginError as error:
         raise DataError(str(error)) from error
     if not callable(function):
-        raise DataError(f"{plugin} is {type(function).__name__}, not a function; correct its entry point")
+        raise DataError(f"{plugin} is {type(function).__name__}, not a function; correct the plug-in's entry point")
     return cast("Callable[..., Any]", function)
 
 

@@ -57,7 +57,7 @@ def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bo
     pyarrow.
     """
     if not path:
-        raise DataError("hf: names no folder; write hf:PATH, for example hf:/data/beans")
+        raise DataError("data.name is hf: without a path; write hf:PATH, for example hf:/data/beans")
     folder = root / os.path.expanduser(path)  # noqa: PTH111 - `Path` raises for an unknown user
     if unknown := sorted(set(options) - {"image", "label", "channels"}):
         raise DataError(f"hf:{path} has no option {unknown[0]!r} (known: image, label, channels)")
@@ -75,7 +75,7 @@ def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bo
 
 
 def _find_files(folder: Path, *, train: bool) -> list[Path]:
-    """Return the files of a part, sorted by path. If no path names a part, all files are of the training part."""
+    """Return the files of a part, sorted by path. If no path names a part, all files belong to the training part."""
     if not folder.is_dir():
         raise DataError(f"hf: {folder} is not a folder; correct the path in data.name")
     found = sorted(file.relative_to(folder) for file in folder.rglob("*.parquet"))

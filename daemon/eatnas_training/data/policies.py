@@ -1,4 +1,4 @@
-"""Draw the operations of RandAugment and TrivialAugment: torchvision's magnitudes, with draws keyed by the batch.
+"""Draw the operations of RandAugment and TrivialAugment with torchvision's magnitudes, keyed by the batch.
 
 torchvision's own transforms draw from torch's global generator, which the decoding threads would use in random order.
 """
@@ -20,7 +20,7 @@ RANDAUGMENT_BIN: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation on an image by name, and its magnitude.
+    """The name of an operation on an image, and its magnitude.
 
     The magnitude is signed if the operation has two directions.
     """
@@ -38,7 +38,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """The magnitudes from `low` to `high`. If `scaled`, they are shares of the image's side."""
+    """The range of magnitudes from `low` to `high`. If `scaled` is true, they are shares of the image's side."""
 
     low: float = 0.0
     high: float = 0.0
@@ -62,7 +62,9 @@ _WIDE: Final = {
     "autocontrast": _Range(),
     "equalize": _Range(),
 }
-"""The operations of TrivialAugment. torchvision translates by up to 32 pixels; this table has shares of the side."""
+"""The operations of TrivialAugment. torchvision translates by up to 32 pixels; this table translates by shares of the
+image's side.
+"""
 _RANDAUGMENT: Final = {
     **_WIDE,
     "shear_x": _Range(0, 0.3, signed=True),
@@ -79,7 +81,7 @@ _RANDAUGMENT: Final = {
 
 
 def draw_operations(key: BatchKey, count: int, side: int) -> Sequence[Sequence[Operation]]:
-    """Return the operations for each of the `count` images of a batch, with images of `side` pixels."""
+    """Return the operations for each of the `count` images of a batch. `side` is the side of the images in pixels."""
     if key.policy == "none":
         return [()] * count
     generator = torch.Generator().manual_seed(key.draw_seed("policy"))

@@ -26,7 +26,7 @@ def refuse_global_draws(name: str) -> Iterator[None]:
 
 @contextmanager
 def watch_global_draws() -> Iterator[list[str]]:
-    """Yield a list that, after the context, has the libraries from whose global generators the code has drawn.
+    """Yield a list. When the context ends, it holds the libraries from whose global generators the code has drawn.
 
     At the end, restore all generators.
     """

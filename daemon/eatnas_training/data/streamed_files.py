@@ -45,9 +45,9 @@ DIGEST_LINES = 10_000
 class StreamedFiles:
     """The files of a streamed data set. `digest` covers their names and sizes, not their content.
 
-    `held_out` has the validation images. For a final model it has the test images, and `train` has all others. `state`
-    describes the training folder: the digest of its parts in a search, and the digests of all its files. `skipped` are
-    the names of unreadable files that are left out.
+    `held_out` has the validation images. For a final model, it has the test images, and `train` has the training and
+    the validation images. `state` describes the training folder: the digest of its parts in a search, and the digests
+    of all its files. `skipped` are the names of unreadable files that are left out.
     """
 
     train: ImageFiles
@@ -69,7 +69,7 @@ class _Part:
     skipped: tuple[str, ...]
     digest: str
     may_change: bool = False
-    """Whether one of the files is skipped because of an error that may pass."""
+    """Whether one of the files is skipped because of an error that may be temporary."""
 
     def select(self, positions: Integers) -> Integers:
         """Return the indices of files, given by their positions among the readable files."""
@@ -89,9 +89,11 @@ def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -
 def listing_steps(
     data: Mapping[str, Any], *, final_model: bool = False, reuse: bool = False, min_files: int = MIN_FILES
 ) -> Steps[StreamedFiles | None]:
-    """Do the same as `list_streamed_files`, and yield the progress: to skip unreadable files, all files are read once.
+    """Do the same as `list_streamed_files`, and yield the progress.
 
-    With `reuse`, take the listing from the cache if no folder has changed since then. Folders with fewer than
+    If the spec skips unreadable files, this reads all files.
+
+    With `reuse`, take the listing from the cache if no folder has changed since it was stored. Folders with fewer than
     `min_files` files are not cached.
     """
     name = str(data["name"])

@@ -53,7 +53,7 @@ class StreamedPart:
 
     @property
     def pending_images(self) -> int:
-        """The number of images decoded or queued, and not yet returned."""
+        """The number of images that are queued or decoded but not yet returned."""
         return sum(map(len, self._pending.values()))
 
     def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ class StreamedPart:
         return self._fetch([range(start, stop), *(range(first, min(first + size, count)) for first in following)])
 
     def _fetch(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
-        """Return the batch of the first key, start the batches of the other keys, and cancel all further batches."""
+        """Return the batch of the first key, start the batches of the other keys, and cancel other pending batches."""
         for key in self._pending.keys() - set(keys):
             for future in self._pending.pop(key):
                 future.cancel()

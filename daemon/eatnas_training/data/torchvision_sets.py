@@ -21,7 +21,8 @@ def open_torchvision(
 ) -> ImageDataset | None:
     """Open one part of a data set of torchvision; return None if it has no test part.
 
-    `options` has further arguments of the class, and `channels`. Raises `DataError`, or an exception of the class.
+    `options` has additional arguments for the class, and may have `channels`. Raises `DataError`, or an exception of
+    the class.
     """
     cls = _find_class(name)
     channels = options.pop(CHANNELS, None)

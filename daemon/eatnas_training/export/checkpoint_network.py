@@ -19,14 +19,14 @@ from eatnas_training.error_messages import first_line
 
 
 def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
-    """Return the network of a checkpoint in evaluation mode, on the CPU.
+    """Return the network of a checkpoint, in evaluation mode and on the CPU.
 
     Raises `DataError` if the file is missing or damaged, or if its digest is not `digest`.
     """
     try:
         content = read_checkpoint(path)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise ValueError("its content differs from the recorded digest")
+            raise ValueError("the file does not have the recorded digest")
         saved = checkpoint.unpack(content)
         state = saved.get("average") or saved["model"]
         return restore_network(state, architecture=architecture, macro=macro, task=task)
@@ -40,7 +40,7 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefi
 
 
 def restore_network(state: Mapping[str, Tensor], *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
-    """Return a network with the weights `state` in evaluation mode. Raises `ValueError` if the weights do not fit."""
+    """Return a network in evaluation mode with the weights `state`. Raises `ValueError` if the weights do not fit."""
     network = build(macro.parse(architecture), macro, task)
     try:
         network.load_state_dict(dict[str, Any](state))

@@ -17,7 +17,7 @@ from eatnas_training.error_messages import first_line
 FORMAT_KEY: Final = "eatnas_format"
 FORMAT: Final = "1"
 MAX_COUNT: Final = 100_000_000
-"""The largest resolution, number of channels, and number of classes."""
+"""The largest resolution, number of channels, and number of classes that a description may have."""
 _AS_TEXT: Final = ("search", "architecture")
 """The fields that are stored as text. All other fields are stored as JSON."""
 
@@ -87,7 +87,7 @@ class ModelDescription:
         return Task(**self.task)
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the description as texts by name, which every format can store."""
+        """Return the description as a mapping from names to strings, which every format can store."""
         fields = asdict(self)
         return {
             FORMAT_KEY: FORMAT,
@@ -98,7 +98,7 @@ class ModelDescription:
     def from_metadata(cls, file: object, metadata: Mapping[str, str] | None) -> ModelDescription:
         """Return the description in the metadata of a file. Raises `DataError`, which names the file."""
         if not metadata or FORMAT_KEY not in metadata:
-            raise DataError(f"{file} is not a model that `eatnas-db export` wrote: it has no description of one")
+            raise DataError(f"{file} is not a model that `eatnas-db export` wrote: it has no description of a model")
         if metadata[FORMAT_KEY] != FORMAT:
             raise DataError(
                 f"{file} has format {metadata[FORMAT_KEY]!r}, and this program reads format {FORMAT}; "
@@ -172,7 +172,7 @@ def _read_preprocessing(stored: Mapping[str, Any]) -> Preprocessing:
         _require(stored[name] in allowed, f"preprocessing.{name}", stored[name], " or ".join(allowed))
     _require(_is_count(stored["resolution"]), "preprocessing.resolution", stored["resolution"])
     crop = stored["crop"]
-    _require(_is_finite(crop) and 0 < crop <= 1, "preprocessing.crop", crop, "a number above 0, at most 1")
+    _require(_is_finite(crop) and 0 < crop <= 1, "preprocessing.crop", crop, "a number above 0 and at most 1")
     for name in ("mean", "deviation"):
         values = stored[name]
         finite = isinstance(values, list) and all(map(_is_finite, values))

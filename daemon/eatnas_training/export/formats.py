@@ -1,4 +1,4 @@
-"""Write a network in each format, as bytes that carry its description."""
+"""Return a network as the content of a file in each format. The file also holds the network's description."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_safetensors(network: nn.Module, description: ModelDescription) -> byte
 
 
 def write_pt2(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return an archive with the program of `torch.export`, with a dynamic batch size."""
+    """Return an archive of the program that `torch.export` makes with a dynamic batch size."""
     buffer = io.BytesIO()
     extra_files = {PT2_DESCRIPTION: json.dumps(description.to_metadata())}
     torch.export.save(_export_program(network, description), buffer, extra_files=extra_files)
@@ -39,7 +39,7 @@ def write_pt2(network: nn.Module, description: ModelDescription) -> bytes:
 
 
 def write_onnx(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return the graph of torch's ONNX exporter, with a dynamic batch size."""
+    """Return the graph that torch's ONNX exporter makes with a dynamic batch size."""
     program = torch.onnx.export(
         _export_program(network, description),
         dynamo=True,

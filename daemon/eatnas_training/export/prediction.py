@@ -22,7 +22,7 @@ from eatnas_training.export.program import limit_threads, run_program
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """An exported file, the images to classify, and the number of classes to return for each."""
+    """An exported file, the images to classify, and the number of classes to return for each image."""
 
     file: str
     images: list[str]

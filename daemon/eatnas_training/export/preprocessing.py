@@ -23,7 +23,7 @@ class ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         super().__init__()
         self.preprocessing = preprocessing
         # Use the same float32 mean and scale of each channel as the training, to get the same bits. Streamed data sets,
-        # whose values Pillow rounds, compute both in float32; the scale may then differ in its last bit.
+        # whose values Pillow rounds, compute them in float32, which may change the last bit of the scale.
         computed = torch.float32 if preprocessing.rounding == "pillow" else torch.float64
         self._mean, self._scale = (
             (torch.tensor(values, dtype=computed) * 255).pow(power).to(torch.float32).reshape(-1, 1, 1)

@@ -170,7 +170,7 @@ def write_module(description: ModelDescription) -> str:
     preprocessing, task = description.preprocessing, description.network_task
     macro = description.require_macro("the format python")
     if macro.has_own_operators:
-        raise DataError(f"the format python knows the operators of EAT-NAS alone; export {description.search} as pt2")
+        raise DataError(f"the format python supports only the operators of EAT-NAS; export {description.search} as pt2")
     head = _HEAD.format(
         candidate=description.candidate,
         search=description.search,

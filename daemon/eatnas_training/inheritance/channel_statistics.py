@@ -50,7 +50,7 @@ def moments_after_relu(norm: nn.BatchNorm2d) -> Moments:
 def moments_after_layer(layer: LayerParts, inputs: Moments) -> Moments:
     """Return the moments of a layer's output from the moments of its input."""
     if layer.plugin is not None:
-        # Only the operator knows the computation of its layer, so take the moments of a batch norm at the end.
+        # Only the operator knows what its layer computes, so take the moments after the layer's last batch norm.
         last, count = layer.plugin.last_norm, layer.outputs
         return Moments(torch.zeros(count), torch.ones(count)) if last is None else moments_after_norm(last)
     norm = layer.last.norm
@@ -61,7 +61,7 @@ def moments_after_layer(layer: LayerParts, inputs: Moments) -> Moments:
 
 
 def squared_input_weights(module: nn.Conv2d | nn.Linear) -> Tensor:
-    """Return the sum of the squared weights that read each input channel, `[inputs]`."""
+    """Return the sum of the squared weights that multiply each input channel, `[inputs]`."""
     return module.weight.square().transpose(0, 1).flatten(1).sum(1)
 
 

@@ -2,8 +2,8 @@
 growth).
 
 A channel map is an int64 tensor `[channels of the child]`. For each channel of the child, it has the index of the
-channel of the parent that the child's channel continues, or `NEW`. Weights from new channels to inherited channels are
-0, so that the inherited channels compute the same as in the parent. New channels keep their initial weights.
+parent's channel that this channel continues, or `NEW`. Weights from new channels to inherited channels are 0, so that
+the inherited channels compute the same as in the parent. New channels keep their initial weights.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class WeightCopier:
     def copy_block(
         self, old: list[LayerParts], new: list[LayerParts], inputs: Tensor, outputs: Tensor, moments: Moments
     ) -> None:
-        """Copy the layers that both blocks have. Further layers of the child start as the identity.
+        """Copy the layers that both blocks have. Additional layers of the child start as the identity.
 
         `moments` are the moments of the child's input to the block.
         """

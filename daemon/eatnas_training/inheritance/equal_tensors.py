@@ -31,7 +31,10 @@ def inherit_equal_tensors(
 
 
 def copy_equal_layer(parent: nn.Module, child: nn.Module, layer: Layer) -> int:
-    """Copy tensors of equal name and shape from a parent's to its child's layer. Return the number of parameters."""
+    """Copy tensors of equal name and shape from a parent's layer to the child's layer.
+
+    Return the number of copied parameters.
+    """
     state = child.state_dict()
     fitting = {name: tensor for name, tensor in parent.state_dict().items() if _fits(state.get(name), tensor)}
     child.load_state_dict(fitting, strict=False)

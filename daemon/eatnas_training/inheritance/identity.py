@@ -13,14 +13,14 @@ from eatnas_training.inheritance.channel_statistics import Moments
 from eatnas_training.inheritance.network_parts import LayerParts
 
 NEAR_ZERO_GAMMA: Final = 0.01
-"""The last gamma of a layer that is appended to a SepConv block with skip.
+"""The gamma of the last batch norm in a layer that is appended to a SepConv block with skip.
 
 With 0, the next ReLU would pass no gradient.
 """
 
 
 def initialize_as_identity(layer: LayerParts, inputs: Moments) -> bool:
-    """Make an appended layer compute the identity. Return whether it does so exactly in eval mode.
+    """Make an appended layer compute the identity. Return whether the layer is exactly the identity in eval mode.
 
     `inputs` are the moments of the layer's input channels.
     """

@@ -41,6 +41,6 @@ def read_initial_weights(source: InitialWeights) -> TrainedNetwork:
         spec = NetworkSpec(space.from_code(source.code), space, Task(**source.task))
         return TrainedNetwork(spec, saved.get("average") or saved["model"])
     raise DataError(
-        f"final.from: no intact checkpoint of the final model {source.label} with the SHA-256 {source.digest[:12]} in "
-        f"{folder}{damaged}; restore the file, or copy it from the host that has it"
+        f"final.from: there is no intact checkpoint of the final model {source.label} with the SHA-256 "
+        f"{source.digest[:12]} in {folder}{damaged}; restore the file, or copy it from the host that has it"
     )

@@ -38,7 +38,7 @@ class PluginLayer:
 
     @property
     def last_norm(self) -> nn.BatchNorm2d | None:
-        """The last batch norm if it has weights and the output channels, otherwise None."""
+        """The last batch norm if it has weights and as many channels as the layer's output, otherwise None."""
         norms = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
         return norms[-1] if norms and norms[-1].affine and norms[-1].num_features == self.layer.outputs else None
 
@@ -60,7 +60,7 @@ class LayerParts:
 
     @property
     def family(self) -> str:
-        """The family of the layer. Weights can be copied between layers of one family."""
+        """The family of the layer. Weights can be copied between layers of the same family."""
         if self.plugin is not None:
             return self.plugin.operator.name
         return "separable" if self.separable else "bottleneck"

@@ -41,7 +41,7 @@ def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[A
     """Return the nearest ancestor with weights, and the assignments of later ancestors to train again, oldest first.
 
     The ancestor is None if all ancestors must be trained again, the first of them from scratch. Raises
-    `ParentMissingError` if the first one inherits weights too.
+    `ParentMissingError` if the first ancestor itself inherits weights.
     """
     missing: list[Assign] = []
     for number in reversed(range(len(assign.ancestors))):

@@ -1,6 +1,7 @@
 """`python -m eatnas_training.programs.check`: import a training program, and check its arguments.
 
-Stdin has `{"reference": "module:name"}` as JSON. Stdout gets `{}`. An error is one line on stderr and exit status 1.
+Reads `{"reference": "module:name"}` as JSON from stdin, and prints `{}`. After an error, prints one line to stderr and
+exits with status 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def check(reference: str) -> None:
         inspect.signature(program).bind("network", "task", "recipe", "report")
     except TypeError as error:
         raise PluginError(
-            f"{reference} cannot be called as train(network, task, recipe, report): {error}; correct its arguments"
+            f"{reference} cannot be called as train(network, task, recipe, report): {error}; correct its parameters"
         ) from None
     except ValueError:  # callables of compiled modules may have no signature
         pass

@@ -68,7 +68,7 @@ class Handover:
         return steps
 
     def perform(self, steps: Steps) -> None:
-        """Let the generator yield the reports of some steps. The function calls this, also from its own threads.
+        """Let the generator yield the reports of some steps. The function calls this method, from any of its threads.
 
         Raises `ProgramStoppedError` if the training must stop, and any exception of the steps.
         """
@@ -78,7 +78,7 @@ class Handover:
         def guarded() -> Iterator[Report]:
             try:
                 yield from steps()
-            # The steps may run code of the program, which may raise anything.
+            # The steps may run code of the program, which may raise any exception.
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 failures.append(error)
 
@@ -102,7 +102,7 @@ class Handover:
             raise InvalidReportError("the function that is given to report.checkpoint calls report; return the state")
 
     def stop(self) -> None:
-        """End the function: its present or next `perform` raises an error. Steps call this."""
+        """End the function: its current or next call of `perform` raises an error. Steps call this method."""
         self.stopped = True
 
     def _run(self) -> None:

@@ -41,8 +41,8 @@ class TrainingTask:
 
     `seed` is the seed of all random draws. `device` is `cpu` or `cuda:N`. `precision` is the recipe's precision on this
     device, `float32` or `bfloat16`. `resolution`, `channels` and `classes` describe the images or, with `data.name:
-    none`, the assumed images for the costs of networks. `half_batches` is True after the training ran out of memory
-    twice: it should then compute each batch in two halves.
+    none`, the images that are assumed for the costs of networks. `half_batches` is True after the training ran out of
+    memory twice: it should then compute each batch in two halves.
     """
 
     seed: int

@@ -21,7 +21,7 @@ _STATES: Final[Mapping[str, Callable[[], Any]]] = {
     "a changed default device of torch": lambda: str(torch.get_default_device()),
     "a changed precision of torch's matrix products": torch.get_float32_matmul_precision,
 }
-"""State of the whole process that a program can change, by the description of a change.
+"""The parts of the process's state that a program can change, with the description of a change as the key.
 
 Environment variables and `sys.path` are left out, because many libraries change them when they are imported.
 """
@@ -38,7 +38,7 @@ class ProcessState:
         self._children = {child.pid for child in _list_children()}
 
     def end_leftovers(self) -> str:
-        """Kill new child processes. Return a description of remaining threads and changed state, or an empty text.
+        """Kill new child processes. Return a description of remaining threads and changed state, or an empty string.
 
         Threads cannot be ended, and changes are not undone: a new process must replace this one.
         """

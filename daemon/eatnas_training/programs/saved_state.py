@@ -22,7 +22,7 @@ def require_storable(state: Any, path: str = "state", depth: int = 0) -> None:
     if type(state) in (dict, OrderedDict):
         for key, value in state.items():
             if type(key) not in (str, int):
-                raise InvalidReportError(f"report.checkpoint: the key {key!r} of {path} is neither a text nor a number")
+                raise InvalidReportError(f"report.checkpoint: the key {key!r} of {path} is not a string or integer")
             require_storable(value, f"{path}[{key!r}]", depth + 1)
     elif type(state) in (list, tuple):
         for number, value in enumerate(state):
@@ -30,6 +30,6 @@ def require_storable(state: Any, path: str = "state", depth: int = 0) -> None:
     else:
         kind = f"{type(state).__module__}.{type(state).__qualname__}"
         raise InvalidReportError(
-            f"report.checkpoint: {path} is of type {kind}; use tensors, numbers, texts, lists and dictionaries "
-            "(of a network or an optimizer: its state_dict())"
+            f"report.checkpoint: {path} is of type {kind}; use tensors, numbers, strings, lists and dictionaries "
+            "(for a network or an optimizer, its state_dict())"
         )

@@ -1,4 +1,4 @@
-"""Train a candidate by a user's own function, as a generator of the same reports as the built-in training."""
+"""Train a candidate with a user's own function, as a generator of the same reports as the built-in training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train(
     monotonic: Clock = time.monotonic,
     wall_clock: Clock = time.time,
 ) -> Iterator[Report]:
-    """Train one candidate by the program of its recipe. The last report is Finished, Released or Failed."""
+    """Train one candidate with the program of its recipe. The last report is Finished, Released or Failed."""
     training = ProgramTraining(assign, stop_request, device, monotonic, wall_clock)
     try:
         yield from training.run()

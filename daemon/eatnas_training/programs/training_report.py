@@ -44,7 +44,7 @@ class TrainingReport:
         self._monotonic, self._wall_clock = monotonic, wall_clock
         self._token = (assign.candidate, assign.attempt)
         self._epochs: list[EpochDone] = []
-        self._checkpoints = 0  # the number since the end of the last epoch
+        self._checkpoints = 0  # the number of checkpoints since the end of the last epoch
         self._began = False
         self._releasing = False  # Whether a stop was requested at the last `epoch`.
         self._saved_at, self._progressed_at, self._epoch_began = monotonic(), -math.inf, 0.0
@@ -81,7 +81,8 @@ class TrainingReport:
     def epoch(self, number: int, /, **metrics: Any) -> None:
         """Report the metrics of an epoch. Epochs are numbered from 0, and `training.epochs` says how many there are.
 
-        The metrics include the search's `objective.metric`. Those of the last epoch are the scores of the candidate.
+        The metrics must include the search's `objective.metric`. Those of the last epoch are the scores of the
+        candidate.
         """
         self._require_own_turn()
         self._began = True
@@ -93,7 +94,7 @@ class TrainingReport:
         def steps() -> Iterator[Report]:
             yield self._epochs[-1]
             request = self._stop_request()
-            # A program that saves its state stops after the checkpoint of this epoch, which follows.
+            # A program that saves its state calls `checkpoint` next, and stops after that.
             if request is StopRequest.CANCEL or self._releasing:
                 self.handover.stop()
             self._releasing = request is StopRequest.RELEASE
@@ -102,7 +103,7 @@ class TrainingReport:
         self._seed()
 
     def checkpoint(self, state: Any) -> None:
-        """Save the state from which the program can resume here: tensors, numbers, texts, lists and dictionaries.
+        """Save the state from which the program can resume here: tensors, numbers, strings, lists and dictionaries.
 
         A call between two batches is cheap, because a file is written only every `training.checkpoint_seconds`. `state`
         may be a function without arguments, which is called only if a file is written.
@@ -128,7 +129,8 @@ class TrainingReport:
     def progress(self, batch: int, batches: int) -> None:
         """Report that `batch` of `batches` batches of the current epoch are done.
 
-        A training without any report for 15 minutes counts as hung, so a program with long epochs calls this.
+        A training without any report for 15 minutes counts as hung, so a program with long epochs must call this
+        method.
         """
         if not 0 <= batch <= batches <= MAX_BATCHES:
             raise InvalidReportError(f"report.progress: batch {batch!r} of {batches!r} does not exist; count from 0")
@@ -152,7 +154,7 @@ class TrainingReport:
         self.handover.perform(steps)
 
     def _require_own_turn(self) -> None:
-        """Raise `InvalidReportError` for a call that would block forever, and after a draw from a global generator."""
+        """Raise `InvalidReportError` for a call that would block forever, or after a draw from a global generator."""
         self.handover.require_own_turn()  # checked first, because a fork changes the state of Python's generator
         self._generators.require_unused()
 
