@@ -133,7 +133,13 @@ def _parse_arguments() -> argparse.Namespace:
         required=True,
         help="file descriptor to read commands from; repeat it for each lane",
     )
-    parser.add_argument("--out-fd", type=int, action="append", required=True)
+    parser.add_argument(
+        "--out-fd",
+        type=int,
+        action="append",
+        required=True,
+        help="file descriptor to write reports to; repeat it for each lane",
+    )
     parser.add_argument(
         "--turn-fd", type=int, help="descriptor of the file with the number of the lane whose turn it is"
     )
