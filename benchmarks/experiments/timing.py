@@ -2,13 +2,15 @@
 
     python benchmarks/experiments/timing.py
 
-Processor time, measured once per network, does not depend on other work of the machine during a search. An interrupted
-run continues where it stopped.
+Processor time, measured once per network, does not depend on other work of the machine during a search. The networks are
+measured in a random order, so that a slow period of the machine affects all arms alike. An interrupted run continues
+where it stopped.
 """
 
 from __future__ import annotations
 
 import csv
+import random
 import time
 
 from arm_specs import LARGE, SMALL, is_small
@@ -33,6 +35,7 @@ def main() -> None:
         if row["kind"] != "reevaluation"
     }
     remaining = sorted(networks - measured)
+    random.Random(0).shuffle(remaining)
     with file.open("a", newline="") as target:
         writer = csv.writer(target)
         if not lines:
