@@ -97,7 +97,10 @@ def _mutation_rows(candidate_id: int, proposal: Proposal) -> list[dict[str, Any]
 
 
 def store_architectures(connection: Connection, proposals: Sequence[Proposal]) -> dict[str, int]:
-    """Insert the architectures that are not stored yet, with their blocks. Return all ids by digest."""
+    """Insert the architectures that are not stored yet, with their blocks.
+
+    Return the ids of all architectures by digest.
+    """
     # All hosts insert in this order, so that two hosts with the same architectures cannot deadlock.
     by_digest = {proposal.digest: proposal for proposal in sorted(proposals, key=lambda proposal: proposal.digest)}
     rows = [{"digest": digest, "genotype": str(proposal.effective)} for digest, proposal in by_digest.items()]

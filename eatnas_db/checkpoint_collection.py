@@ -1,7 +1,7 @@
 """Remove a host's checkpoint files that the record no longer names.
 
 Each host cleans its own artifacts folder. If hosts do not share the folder, the host that deletes a row cannot delete
-the file of another host, and the other host gets no notice.
+the file of another host, and the other host is not notified.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def require_module(module: str) -> None:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of the installed distributions, `eatnas-db` first."""
-    from importlib.metadata import PackageNotFoundError, version  # takes half as long to load as typer
+    # Import only here, because this module takes half as long to load as typer.
+    from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
     for name in (WHOLE, CORE):

@@ -56,7 +56,7 @@ def make_norm(channels):
 
 
 def make_images(name, dtype):
-    """Return images that are not channels-last, and an expanded gradient, as `mean` gives."""
+    """Return images that are not channels-last, and an expanded gradient, as the backward pass of `mean` gives."""
     draws = torch.Generator().manual_seed(1)
     shape = SHAPES[name]
     images = 2 * torch.randn(shape, generator=draws) + (1000 if name == "far from zero" else 0.5)

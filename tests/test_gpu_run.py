@@ -204,7 +204,7 @@ def test_second_signal_does_not_shorten_the_kill_of_the_step():
 
 
 def make_bundle(folder):
-    """Make a bundle of an empty wheel and a program with two steps, of which the second one hangs."""
+    """Make a bundle of an empty wheel and a program with two steps, the second of which hangs."""
     sources, wheels = folder / "benchmarks" / "gpu", folder / "wheels"
     sources.mkdir(parents=True)
     wheels.mkdir()

@@ -37,7 +37,7 @@ class Decoder:
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > MAX_MESSAGE_BYTES:
-                raise ValueError(f"message of {length} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
+                raise ValueError(f"a message of {length} bytes exceeds the limit of {MAX_MESSAGE_BYTES} bytes")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 break

@@ -129,7 +129,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The worker cannot train on its device, for `reason`. It sends this instead of `Ready` and exits."""
+    """The worker cannot train on its device because of `reason`. It sends this message instead of `Ready` and exits."""
 
     reason: str
 
@@ -139,7 +139,8 @@ class Phase:
     """The training enters a phase.
 
     `phase` is `loading`, `building`, `training`, `validating`, `testing`, `measuring`, `saving`, `restoring` or `disk
-    full`, or `program` while a user's own training function runs, which may be silent for long.
+    full`, or `program` while a user's own training function runs. In the phase `program`, a worker may be silent for a
+    long time.
     """
 
     candidate: int
@@ -168,8 +169,8 @@ class Progress:
 class EpochDone:
     """The metrics of one epoch. A final model has no validation metrics.
 
-    `seconds` is the time in steps. `ended_at` is the time on the worker's clock, in seconds since 1970. `metrics` are
-    the further metrics of a user's own training function; None for the built-in training.
+    `seconds` is the time spent in steps. `ended_at` is the time on the worker's clock, in seconds since 1970. `metrics`
+    are the other metrics that a user's own training function reports; None for the built-in training.
     """
 
     candidate: int
@@ -189,7 +190,7 @@ class EpochDone:
 class Checkpointed:
     """A checkpoint file is complete on disk. Training resumes from it at `batch` of `epoch`.
 
-    `path` is its name in the checkpoint folder, `digest` the SHA-256 of its content.
+    `path` is the name of the file in the checkpoint folder, and `digest` is the SHA-256 of its content.
     """
 
     candidate: int
@@ -271,10 +272,13 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The training stopped on request. It resumes from the last `Checkpointed`, if there is one.
+    """The training stopped on request.
 
-    `left_behind` describes changes to the process by a user's own training function, such as running threads. If it is
-    not empty, a new worker must replace this worker, because such changes could affect other candidates.
+    A later attempt resumes from the checkpoint of the last `Checkpointed` message, if there is one.
+
+    `left_behind` describes what a user's own training function has changed in the process, such as running threads. If
+    this description is not empty, a new worker must replace this worker, because such changes could affect other
+    candidates.
     """
 
     candidate: int
@@ -285,7 +289,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The training failed; `kind` is a `states.FailureKind`. If `fatal`, the worker exits."""
+    """The training failed; `kind` is a `states.FailureKind`. If `fatal` is true, the worker exits."""
 
     candidate: int
     attempt: int

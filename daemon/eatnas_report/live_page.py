@@ -87,7 +87,7 @@ def render_error(title: str, message: str, *, asks_token: bool) -> str:
 
 
 def render_api(description: Mapping[str, Any]) -> str:
-    """Return the page that lists the paths of the API with their parameters, from its description as OpenAPI."""
+    """Return the page that lists the paths of the API with their parameters; `description` is its OpenAPI schema."""
     operations = [(path, methods["get"]) for path, methods in description["paths"].items()]
     return _render("live_api.html.jinja", title="Queries as JSON", operations=operations)
 

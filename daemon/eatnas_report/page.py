@@ -1,4 +1,4 @@
-"""Render the report of a search: one self-contained HTML page, which works without a network."""
+"""Render the report of a search: one self-contained HTML page, which needs no internet connection."""
 
 from __future__ import annotations
 

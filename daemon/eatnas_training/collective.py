@@ -69,7 +69,7 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
 
 def broadcast(content: bytes | None) -> bytes:
-    """Return the content of rank 0 in every process. The other processes pass None."""
+    """Return, in every process, the content that rank 0 passes. The other processes pass None."""
     try:
         size = torch.tensor([0 if content is None else len(content)])
         distributed.broadcast(size, 0)

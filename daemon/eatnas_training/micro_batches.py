@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class NormUpdate:
-    """The update of one batch norm's running statistics by all micro-batches of a batch.
+    """The update of one batch norm's running statistics with all micro-batches of a batch.
 
     Each micro-batch is normalized by its own mean and variance. The variance of the whole batch is the mean variance
     within the micro-batches plus the variance between their means.

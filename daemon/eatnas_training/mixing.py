@@ -14,7 +14,7 @@ from eatnas_training.data.batches import BatchKey, to_device
 
 ERASED_AREA: Final = (0.02, 1 / 3)
 ERASED_RATIO: Final = (0.3, 3.3)
-"""The ranges of an erased rectangle's share of the image's area, and of its height / width, as in torchvision."""
+"""The ranges of the erased share of an image's area, and of the rectangle's height / width, as in torchvision."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ def use_deterministic_arithmetic(*, compiled: bool = False) -> None:
         torch.use_deterministic_algorithms(True)
     # Do not fill new memory with NaN: this takes a tenth of a step, and affects only code that reads unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # TF32 would be a third precision. An environment variable can enable it for matrix products.
+    # TF32 would be a third precision besides float32 and bfloat16. An environment variable can enable TF32 for matrix
+    # products.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 

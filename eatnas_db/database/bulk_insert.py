@@ -25,7 +25,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
 def insert_or_ignore_rows(
     connection: Connection, table: Table, rows: Sequence[dict[str, Any]], returning: tuple[Column[Any], ...]
 ) -> Sequence[Row[Any]]:
-    """Insert the rows that conflict with no stored row.
+    """Insert the rows that do not conflict with a stored row.
 
     Return the columns `returning` of the inserted rows in any order.
     """
@@ -37,7 +37,7 @@ def _statement(
 ) -> tuple[Insert, Any]:
     """Return the statement and its parameters. On a server, one JSON parameter holds all rows.
 
-    With a parameter for each value, the driver would take most of the time.
+    With a parameter for each value, the driver would take most of the time of an insert.
     """
     if len(rows) == 1:
         return _insert(table, returning), rows[0]

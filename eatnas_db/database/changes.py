@@ -154,8 +154,8 @@ class _PostgresqlWatch:
         with suppress(RecordError), translated_errors(self._engine):
             connection = self._connection or self._listen()
             if self._host_id is not None:
-                # This fails until the server notices that the previous connection is gone, and while another daemon
-                # uses the name of the host. The column `owner` of the host tells the two cases apart.
+                # The attempt fails until the server notices that the previous connection is gone, and while another
+                # daemon uses the name of the host. The column `owner` of the host tells the two cases apart.
                 self._try_lock_host(connection, self._host_id)
             revision, is_verified = _read_revision(connection), True
             self._may_have_missed_changes = True

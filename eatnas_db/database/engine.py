@@ -40,7 +40,7 @@ IDLE_SECONDS: Final = 10
 """A server rolls back a write transaction after this time without a statement, since a frozen program blocks others."""
 CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 600
-"""The seconds that a command waits for a server, enough for a query of the largest record."""
+"""The seconds that a command waits for the answer of a server. They are enough for a query of the largest record."""
 
 _SERVER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",

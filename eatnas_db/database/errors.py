@@ -36,7 +36,7 @@ def translate_error(engine: Engine, error: Exception) -> RecordError | None:
         return UnstorableTextError(f"the text {text} has characters that no database can store; write it in UTF-8")
     if isinstance(error, DBAPIError):
         return _translate(engine, error, error.orig)
-    # A psycopg error from a connection that SQLAlchemy does not manage.
+    # An error of psycopg itself comes from a connection that SQLAlchemy does not manage.
     return _translate(engine, error, error) if hasattr(error, "sqlstate") else None
 
 

@@ -1,4 +1,4 @@
-"""Find the file system that holds a file, as `/proc/self/mountinfo` or `/proc/mounts` lists them."""
+"""Find the file system that holds a file in the list of mounts, `/proc/self/mountinfo` or `/proc/mounts`."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class DamagedJson(Mapping[str, Any]):
 
     def _fail(self) -> NoReturn:
         raise DamagedRecordError(
-            f"the record holds a text that is not JSON, beginning with {self._text[:MAX_SHOWN_CHARACTERS]!r}; "
+            f"the record holds text that is not JSON, beginning with {self._text[:MAX_SHOWN_CHARACTERS]!r}; "
             "`eatnas-db db check` names the search with this text; restore a backup, or correct the text"
         )
 

@@ -70,7 +70,8 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
     """Run the block on one consistent snapshot. Keep it short, since the write-ahead log grows while a reader is open.
 
     The transaction is always rolled back, so no effect of a query becomes visible. Raises `RecordError` if another
-    program has begun to write a file that this one may read but not write, because the data may then mix two states.
+    program has begun to write a file that this program may read but not write, because the data may then mix two
+    states.
     """
     options: dict[str, Any] = {"eatnas_read_only": True}
     if is_postgresql(engine):
@@ -93,7 +94,7 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 class _GcPaused:
     """Pauses the cyclic garbage collector, which would take a third of the time to read a large result.
 
-    Rows have no cycles.
+    Rows form no reference cycles.
     """
 
     def __init__(self) -> None:

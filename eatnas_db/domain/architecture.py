@@ -1,7 +1,8 @@
 """Architectures, their blocks of five primitives, and the two notations of an architecture.
 
-The authors' notation is a list of integers, `[[2, 0, 1, 3, 1.0], …]` (op, kernel, skip, depth, width factor). The
-readable notation is `mb6_k3_d4_w1.0_skip/sep_k5_d1_w0.5/…`. Both describe the same architectures and round-trip.
+The authors' notation is a list of numbers for each block, `[[2, 0, 1, 3, 1.0], …]` (op, kernel, skip, depth, width
+factor). The readable notation is `mb6_k3_d4_w1.0_skip/sep_k5_d1_w0.5/…`. Both describe the same architectures and
+round-trip.
 """
 
 from __future__ import annotations

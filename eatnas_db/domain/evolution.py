@@ -153,7 +153,7 @@ def decide_birth(
 
     The first `population_size` births are random samples or, with `initial`, the basic architecture and its
     perturbations. Later births are mutations of the winner of a tournament. If every neighbour of the winner is held or
-    over the limits, the next tournament is run without this winner. With no member left, the birth is a random sample.
+    over the limits, the next tournament is run without this winner. If no member is left, the birth is a random sample.
     Raises `SpaceExhaustedError` if no sample is found either.
     """
     if number < population_size and initial is not None:

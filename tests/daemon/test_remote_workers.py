@@ -145,7 +145,7 @@ def test_a_worker_whose_node_is_silent_is_overdue(remote):
     send_packet(bridge, {"silent_seconds": DEFAULT_TIMEOUTS.silence + 1})
     failure = state.overdue(1.0, DEFAULT_TIMEOUTS)
     assert failure is not None
-    assert (failure.kind, failure.message) == ("lost", "its node has not answered for 120 s")
+    assert (failure.kind, failure.message) == ("lost", "the worker's node has not answered for 120 s")
     send_packet(bridge, {"silent_seconds": 0.0})
     assert state.overdue(1.0, DEFAULT_TIMEOUTS) is None
 

@@ -148,7 +148,7 @@ def test_changed_items_fail_the_training_with_both_digests(
         ("(image, 0.5)", "its label is float"),
         ("(image, True)", "its label is bool"),
         ("image", "it is ndarray, not a pair of an image and its label"),
-        ("('image.png', 0)", "its image is str; return an image of Pillow"),
+        ("('image.png', 0)", "its image is str; return a Pillow image"),
         ("(image, 0)", "only one class with images, 0, and a search needs two"),
         ("(image, index % 2 + 0 * random.getrandbits(1))", "global generator of random,"),
         ("(image, index % 2 + 0 * numpy.random.randint(2))", r"global generator of numpy\.random,"),

@@ -1,4 +1,4 @@
-"""The methods that only final models use: each changes the result, and none of them loses bits to an interruption."""
+"""The methods that only final models use: each changes the result, and an interruption does not change the bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New parts of a child, which its parent does not have, learn."""
+"""The parts of a child network that its parent does not have learn from the images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start worker processes. Each is a new Python interpreter in a new session, with two pipes."""
+"""Start worker processes. Each worker is a new Python interpreter in a new session, with two pipes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class GpuMemory:
     visible_bytes: int = 0
 
     def sample(self) -> None:
-        """Call this with each probe of the driver.
+        """Call this method at each probe of the driver.
 
         What the worker had reported by the previous probe now counts as visible.
         """

@@ -1,4 +1,4 @@
-"""Slots on the processor or on a GPU. Each is a place for one worker."""
+"""Slots on the processor or on a GPU. A slot is a place for one worker."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class WorkerProcess:
 
     @property
     def blocked_fd(self) -> int | None:
-        """Return the descriptor of the command pipe if commands wait for it to be writable; None if all are sent."""
+        """Return the descriptor of the command pipe while unsent commands wait for room in the pipe, otherwise None."""
         return self.command_fd if self._unsent and not self._closed else None
 
     def send(self, command: Command) -> None:

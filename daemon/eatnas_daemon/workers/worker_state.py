@@ -72,7 +72,7 @@ class WorkerState:
     memory: GpuMemory = field(default_factory=GpuMemory)
     trainings: int = 0
     settled_memory_bytes: int = 0
-    """The memory of the process in bytes after `SETTLING_TRAININGS`."""
+    """The memory of the process in bytes after `SETTLING_TRAININGS` trainings."""
     stop_by: float | None = None
     """The time by which the worker must stop; None without a stop request."""
     exiting: bool = False
@@ -202,7 +202,7 @@ class WorkerState:
         self.process.send(assignment.message)
 
     def measure_epoch(self, epoch: int, now: float, gpu_load: float | None) -> None:
-        """Measure the use of the device by an epoch that has just ended."""
+        """Measure how an epoch that has just ended has used the device."""
         if self.training is None:
             return
         if self.on_gpu:
@@ -268,7 +268,7 @@ class WorkerState:
         if self.process.unreachable_seconds > timeouts.silence:
             # This applies even in a phase that may be silent for a long time, because the machine itself does not
             # answer.
-            return WorkerFailure(FailureKind.LOST, f"its node has not answered for {timeouts.silence:g} s")
+            return WorkerFailure(FailureKind.LOST, f"the worker's node has not answered for {timeouts.silence:g} s")
         if self.stop_by is not None and now > self.stop_by:
             if self.exit_reason is not None:
                 message = f"the worker did not exit within {timeouts.stop:g} s ({self.exit_reason})"
@@ -291,7 +291,7 @@ def _overdue_training(training: RunningTraining, silence: float, timeouts: Timeo
     limit = training.assignment.remaining_device_seconds
     if limit is not None and training.time.device_seconds > limit:
         total = limit + training.assignment.leased.spent_seconds
-        message = f"trained for more than budget.candidate_seconds ({total:g} s)"
+        message = f"the training took more than budget.candidate_seconds ({total:g} s)"
         return WorkerFailure(FailureKind.TIME_LIMIT, message)
     if training.phase in SLOW_PHASES:
         allowed = timeouts.loading

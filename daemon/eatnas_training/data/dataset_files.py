@@ -43,7 +43,7 @@ def read_digits(*, train: bool) -> Images:
     # Find the file without an import, because importing scikit-learn takes a second and loads SciPy.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("digits: the images come with scikit-learn, which is missing; pip install scikit-learn")
+        raise DataError("digits: the images come with scikit-learn, which is not installed; pip install scikit-learn")
     path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     table = np.array(_unzip(path).decode("ascii").replace("\n", ",").rstrip(",").split(","))
     rows = table.astype(np.float64).reshape(-1, 65)

@@ -40,7 +40,7 @@ def has_test_files(data: Mapping[str, Any]) -> bool:
 
 
 def watched_folders(data: Mapping[str, Any], folder: ImageFolder) -> list[str]:
-    """Return the paths that change if a file is added to a listing or removed from it."""
+    """Return the paths whose state changes when a file is added to the data set or removed from it."""
     root = [str(data_root(data))] if data["name"] in FOLDER_SETS else []
     return [*root, *(f"{folder.top}/{name}" for name in folder.folders)]
 

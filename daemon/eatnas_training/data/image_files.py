@@ -29,7 +29,8 @@ def open_image(path: str, state: FileState | None = None) -> Image:
             if state is not None and state != (status.st_size, status.st_mtime_ns):
                 raise DataError(
                     f"{path} has changed since this worker listed the images: it had {state[0]} bytes and modification "
-                    f"time {state[1]} ns, and has {status.st_size} bytes and {status.st_mtime_ns} ns now; restore it"
+                    f"time {state[1]} ns, and has {status.st_size} bytes and {status.st_mtime_ns} ns now; "
+                    "restore the file"
                 )
             return _decode(path, file)
     except OSError as error:

@@ -94,7 +94,7 @@ def _to_array(image: Any) -> Any:
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 3):
         shape = f" of shape {list(values.shape)}" if isinstance(values, np.ndarray) else ""
         raise UnusableItemError(
-            f"its image is {type(image).__name__}{shape}; return an image of Pillow, or a tensor or an array "
+            f"its image is {type(image).__name__}{shape}; return a Pillow image, or a tensor or an array "
             "[channels, height, width] or [height, width]"
         )
     return values

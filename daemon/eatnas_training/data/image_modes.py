@@ -31,7 +31,7 @@ def convert_to_rgb(image: Image) -> Image:
         return _grey_to_rgb(image, _scale_integers(image))
     if image.mode == "F":
         return _grey_to_rgb(image, _scale_floats(image))
-    if image.mode == "La":  # Pillow converts it only to LA
+    if image.mode == "La":  # Pillow converts the mode La only to LA
         return image.convert("LA").convert("RGB")
     if image.mode not in CONVERTED:
         raise UnsupportedModeError(

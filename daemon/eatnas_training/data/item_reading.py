@@ -136,7 +136,7 @@ class _ItemReader:
             item = self.part.items[index]
         except MemoryError:
             raise
-        except (Exception, SystemExit) as error:  # code of another package may raise anything
+        except (Exception, SystemExit) as error:  # code of another package may raise any exception
             raise UnusableItemError(describe_exception(error)) from error
         image, label = _split_item(item)
         if self.channels is None:

@@ -1,7 +1,7 @@
 """Cache the listings of large streamed folders, so that a new worker need not list and split a million files.
 
-A stored listing is used only if no folder has changed since then: no file was added, removed or renamed. Overwritten
-files are detected when they are read, because each file must have the size and time in the listing.
+A stored listing is used only if no folder has changed since the listing: no file was added, removed or renamed.
+Overwritten files are detected when they are read, because each file must have the size and time in the listing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _SEPARATOR: Final = b"\0"
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """The image files of one part: names below `top`, `labels` int64 `[N]`, and their states in the listing."""
+    """The image files of one part: names below `top`, `labels` int64 `[N]`, and the state of each file when it was
+    listed.
+    """
 
     top: str
     names: list[str]

@@ -53,7 +53,7 @@ def open_map_style(data: Mapping[str, Any], *, train: bool, download: bool = Fal
             return _check_part(name, load(root, TRAIN if train else TEST, **options), train=train)
         except (DataError, MemoryError):
             raise
-        except (Exception, SystemExit) as error:  # code of another package may raise anything
+        except (Exception, SystemExit) as error:  # code of another package may raise any exception
             advice = f"; run: eatnas-db data prepare {name} --root {root}" if source == TORCHVISION else ""
             raise DataError(f"{name} cannot be opened in {root}: {describe_exception(error)}{advice}") from error
 

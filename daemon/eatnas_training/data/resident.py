@@ -22,7 +22,7 @@ from eatnas_training.data.folder_content import Steps
 
 @dataclass(frozen=True, slots=True)
 class ResidentPart:
-    """Images uint8 `[N, C, H, W]` and labels int64 `[N]` on a device; `mean` and `scale` `[1, C, 1, 1]`."""
+    """A part on a device: images uint8 `[N, C, H, W]`, labels int64 `[N]`, and `mean` and `scale` `[1, C, 1, 1]`."""
 
     images: Tensor
     labels: Tensor

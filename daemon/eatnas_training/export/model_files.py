@@ -20,7 +20,7 @@ from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.formats import INPUT, PT2_DESCRIPTION, SUFFIXES, missing_onnx
 
 Forward = Callable[[Tensor], Tensor]
-"""Maps normalized images, float32 `[N, C, side, side]`, to logits `[N, classes]`."""
+"""A function from normalized images, float32 `[N, C, side, side]`, to logits `[N, classes]`."""
 
 
 @dataclass(frozen=True, slots=True)

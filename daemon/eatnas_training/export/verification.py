@@ -28,7 +28,7 @@ TOLERANCE: Final = 1e-4
 LARGE_LOGIT: Final = 30.0
 """For logits above this value, the tolerance grows in proportion to the logits, because float32 has seven digits."""
 LOW_PRECISION_SHARE: Final = 0.02
-"""The share of the largest logit by which arithmetic in less than float32 may change a logit."""
+"""The share of the largest logit by which arithmetic of a lower precision than float32 may change a logit."""
 
 
 @dataclass(frozen=True, slots=True)

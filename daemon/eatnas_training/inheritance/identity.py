@@ -57,7 +57,9 @@ def _set_identity_weights(layer: LayerParts, inputs: Moments) -> None:
 
 
 def set_identity_norm(norm: nn.BatchNorm2d, channels: Tensor, moments: Moments) -> None:
-    """Make a batch norm the identity on `channels`: exactly in eval mode, and in training if the moments hold."""
+    """Make a batch norm the identity on `channels`: exactly in eval mode, and in training mode if the moments are
+    right.
+    """
     gamma = (moments.var + norm.eps).sqrt()
     values = {"weight": gamma, "bias": moments.mean, "running_mean": moments.mean, "running_var": moments.var}
     for name, tensor in values.items():

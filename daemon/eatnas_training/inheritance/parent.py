@@ -38,7 +38,8 @@ def spec_of(assign: Assign) -> NetworkSpec:
 
 
 def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[Assign]]:
-    """Return the nearest ancestor with weights, and the assignments of later ancestors to train again, oldest first.
+    """Return the nearest ancestor with weights, and the assignments of the later ancestors that must be trained again,
+    oldest first.
 
     The ancestor is None if all ancestors must be trained again, the first of them from scratch. Raises
     `ParentMissingError` if the first ancestor itself inherits weights.

@@ -42,7 +42,7 @@ class TrainingTask:
     `seed` is the seed of all random draws. `device` is `cpu` or `cuda:N`. `precision` is the recipe's precision on this
     device, `float32` or `bfloat16`. `resolution`, `channels` and `classes` describe the images or, with `data.name:
     none`, the images that are assumed for the costs of networks. `half_batches` is True after the training ran out of
-    memory twice: it should then compute each batch in two halves.
+    memory twice: the function should then compute each batch in two halves.
     """
 
     seed: int
@@ -56,7 +56,7 @@ class TrainingTask:
 
     @property
     def data(self) -> LoadedData:
-        """Return the images of `data.name` as `train` and `held_out`. Raises `DataError` with `data.name: none`."""
+        """Return the images of `data.name` as `train` and `held_out`. Raises `DataError` if `data.name` is `none`."""
         return self._load()
 
 

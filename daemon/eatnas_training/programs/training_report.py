@@ -79,9 +79,9 @@ class TrainingReport:
         return found[-1] if found else None
 
     def epoch(self, number: int, /, **metrics: Any) -> None:
-        """Report the metrics of an epoch. Epochs are numbered from 0, and `training.epochs` says how many there are.
+        """Report the metrics of an epoch. Epochs are numbered from 0, and `training.epochs` is their number.
 
-        The metrics must include the search's `objective.metric`. Those of the last epoch are the scores of the
+        The metrics must include the search's `objective.metric`. The metrics of the last epoch are the scores of the
         candidate.
         """
         self._require_own_turn()
