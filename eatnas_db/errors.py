@@ -2,11 +2,11 @@
 
 
 class EatnasError(Exception):
-    """An error with a message of one line: what happened, and what to do."""
+    """An error with a one-line message that says what happened and what to do."""
 
 
 class InvalidArchitectureError(EatnasError):
-    """The space cannot express an architecture code."""
+    """The text or the code of an architecture is not valid in its space."""
 
 
 class InvalidSpecError(EatnasError):
@@ -38,11 +38,11 @@ class DamagedRecordError(EatnasError):
 
 
 class UnstorableTextError(RecordError):
-    """A text is too long or has characters that the database cannot store, so a repetition cannot succeed."""
+    """A text is too long or has characters that the database cannot store, so repeating the write is useless."""
 
 
 class TransactionRollbackError(RecordError):
-    """A transaction conflicted with another one and wrote nothing; it can be repeated at once."""
+    """A transaction conflicted with another one and wrote nothing; it can be repeated immediately."""
 
 
 class CollisionError(EatnasError):

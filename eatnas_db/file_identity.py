@@ -1,4 +1,4 @@
-"""Notice that a file or folder was deleted or replaced while a program uses it."""
+"""Detect that a file or folder was deleted or replaced while a program uses it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from eatnas_db.errors import OwnershipError, RecordError
 
 
 class FileIdentity:
-    """The file or folder that a path names now, by device and inode. Follows links.
+    """The file or folder at a path when this object is created, identified by device and inode. Follows links.
 
-    If nothing exists at the path now, the path is not watched.
+    If nothing exists at the path then, later changes are not detected.
     """
 
     def __init__(self, path: Path, description: str) -> None:
@@ -19,7 +19,7 @@ class FileIdentity:
 
     @property
     def is_unchanged(self) -> bool:
-        """Return whether the path still names the same file or folder."""
+        """Whether the path still names the same file or folder."""
         return self._find_change() is None
 
     def require_unchanged(self) -> None:

@@ -1,4 +1,4 @@
-"""Lock files between processes (`flock`). The kernel releases a lock when its process ends."""
+"""Locks on files that exclude other processes (`flock`). The kernel releases a lock when its process ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def try_lock(file: File) -> bool:
 
 
 def is_locked(file: File) -> bool:
-    """Return whether another process holds the lock of a file. Takes a shared lock for a short time."""
+    """Return whether another process holds the lock of a file. The check holds a shared lock for a short time."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Set how often Python searches the objects of this program for garbage."""
+"""Set how often Python's garbage collector runs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import gc
 from typing import Final
 
 YOUNG_OBJECTS: Final = 50_000
-"""The number of new objects after which a quick command searches for garbage; they take some megabytes."""
+"""The number of new objects, some megabytes, after which the garbage collector runs in a quick command."""
 _USUAL: Final = gc.get_threshold()
 
 
 def defer_collection() -> None:
-    """Search rarely for garbage. For quick commands: almost all their objects belong to modules and live to the end."""
+    """Run the garbage collector rarely, for quick commands: almost all their objects live until the process ends."""
     gc.set_threshold(YOUNG_OBJECTS)
 
 
 def collect_as_usual() -> None:
-    """Search for garbage as often as Python does by default. For programs that run for hours.
+    """Run the garbage collector as often as Python does by default, for programs that run for hours.
 
-    Cycles of few objects may hold much memory, such as a figure or the frames of a traceback.
+    A reference cycle of few objects may hold much memory, such as a figure or the frames of a traceback.
     """
     gc.set_threshold(*_USUAL)

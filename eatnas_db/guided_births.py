@@ -1,4 +1,4 @@
-"""Decide guided births by the model of the scores so far. Only the functions that decide a birth load the model."""
+"""Decide guided births with a model of the scores so far. Only the functions that decide a birth load the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eatnas_db.scored_births import ScoredBirthRow, encode_architecture, encode_
 from eatnas_db.transfer_sources import SourceScores, read_sources, source_model
 
 MODEL_LOOKBACK: Final = 64
-"""The number of earlier births among which the last prediction is sought.
+"""The number of earlier births that are searched for the last prediction.
 
 If none of these births has a prediction, the model is chosen again, with the same result.
 """
@@ -52,14 +52,14 @@ _LAST_MODEL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class GuidedInputs:
-    """All recorded data that decide a guided birth: scores of settled births, and codes. They never change."""
+    """All recorded data that decide a guided birth: scores of settled births, and codes. These data never change."""
 
     number: int
     scored: tuple[ScoredBirthRow, ...]
     pending: tuple[str, ...]
     """The codes of earlier births whose scores this birth must not depend on."""
     model: ProcessModel | tuple[ScoredBirthRow, ...]
-    """The model of the previous birth, or the scored births by which the model is chosen again."""
+    """The model of the previous birth, or the scored births from which the model is chosen again."""
     sources: tuple[SourceScores, ...] = ()
 
     @property
@@ -77,7 +77,7 @@ def read_inputs(
 ) -> GuidedInputs:
     """Read the data that decide birth `number`.
 
-    `undecided` are the births directly before it that are not recorded yet.
+    `undecided` are the births directly before this birth that are not recorded yet.
     """
     visible = number - record.lag + 1
     recorded = number - len(undecided)
@@ -94,16 +94,18 @@ def read_inputs(
 
 
 def births_of_model(visible: int) -> int:
-    """Return how many of the first births choose the model by their scores; 0 if the sources alone choose it."""
+    """Return how many of the first births the model is fitted to, or 0 if it is fitted to the sources alone."""
     return count_fitted_births(visible) if visible >= GUIDED_MIN_SCORES else 0
 
 
 def decide_guided_birth(
     record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
 ) -> Birth | None:
-    """Decide a birth by the scores of the births up to its number minus `lag`. Return None if evolution should decide.
+    """Decide a birth from the scores of the births up to its number minus `lag`.
 
-    The result depends on the arguments alone, so a second decision gives the same birth.
+    Return None if evolution should decide.
+
+    The result depends on the arguments alone, so deciding the birth again gives the same result.
     """
     codes = BlockCodes(space)
     if not inputs.may_decide:
@@ -161,9 +163,9 @@ class GuidedChoice:
 def _read_model(
     connection: Connection, search_id: int, recorded: int, model_births: int, undecided: Sequence[Birth]
 ) -> ProcessModel | tuple[ScoredBirthRow, ...]:
-    """Return the model of the last prediction if the first `model_births` births chose it.
+    """Return the model of the last prediction if it was fitted to the first `model_births` births.
 
-    Otherwise return the scored births by which the caller chooses the model.
+    Otherwise return the scored births from which the caller chooses the model.
     """
     last: Any = next((birth.prediction for birth in reversed(undecided) if birth.prediction is not None), None)
     if last is None:

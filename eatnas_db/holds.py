@@ -15,7 +15,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.text_encoding import to_storable
 
 RETRY_SECONDS: Final = 1.0
-"""The seconds until the first retry; doubled after each further retry."""
+"""The delay before the first retry, in seconds. The delay doubles with each further retry."""
 MAX_RETRY_SECONDS: Final = 60.0
 MAX_REASON_LENGTH: Final = 1000
 
@@ -33,7 +33,7 @@ class SearchHold:
 
     def is_due(self, now: float) -> bool:
         """Return whether the host should try again."""
-        # If the time is further ahead than any delay, the clock was set back after the time was written.
+        # If `retry_at` is further ahead than any delay, the clock was set back after `retry_at` was written.
         return not now < self.retry_at <= now + MAX_RETRY_SECONDS
 
 
@@ -100,12 +100,12 @@ def lift_hold(connection: Connection, host_id: int, search_id: int, now: float) 
 
 
 def remove_holds_of_search(connection: Connection, search_id: int) -> None:
-    """Let every host try again at once."""
+    """Remove the holds of a search, so that every host tries again immediately."""
     connection.execute(delete(hold).where(hold.c.search_id == search_id))
 
 
 def remove_holds_of_other_sessions(connection: Connection, connected_hosts: frozenset[int]) -> None:
-    """Remove the holds of hosts without a daemon."""
+    """Remove the holds of hosts whose daemon is not connected."""
     connection.execute(delete(hold).where(hold.c.host_id.not_in(connected_hosts)))
 
 

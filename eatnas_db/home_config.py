@@ -64,7 +64,7 @@ def _split_command(value: object) -> object:
     if isinstance(value, str):
         parts: object = shlex.split(value)
     else:
-        # The arguments of a command are texts, even 8080.
+        # The arguments of a command are strings, even 8080.
         parts = plain_texts(value) if isinstance(value, list) else plain_values(value)
     if not isinstance(parts, list):
         return parts
@@ -153,7 +153,7 @@ def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
     """Return the maximum number of bytes that a home may use: `EATNAS_MAX_BYTES`, else its `storage.max_bytes`, else
     None.
 
-    Raises `EatnasError` that names the invalid value and its place.
+    Raises an `EatnasError` that names the invalid value and its place.
     """
     if given := environment.get(MAX_BYTES_VARIABLE):
         try:
@@ -167,17 +167,17 @@ def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
 def read_hooks(home: Path) -> HooksConfig | None:
     """Return the `hooks` of a home, or None if it has none.
 
-    Raises `EatnasError` that names the invalid value and its place.
+    Raises an `EatnasError` that names the invalid value and its place.
     """
     return _read_section(home, "hooks").hooks
 
 
 def read_worker_settings(home: Path, environment: Mapping[str, str]) -> WorkerSettings:
-    """Return where workers run.
+    """Return the settings that determine where workers run.
 
     Each value is from the environment variable in `WORKER_VARIABLES`, else from the key of `workers`, else None.
 
-    Raises `EatnasError` that names the invalid value and its place.
+    Raises an `EatnasError` that names the invalid value and its place.
     """
     config = _read_section(home, "workers").workers or WorkersConfig()
     values = config.model_dump()
@@ -222,7 +222,7 @@ _MODELS: Final[dict[tuple[str, ...], type[_ConfigSection]]] = {
 
 def _describe(error: ValidationError, tree: Any, file: Path) -> str:
     """Describe the first mistake in one line: its place, the value and the allowed values."""
-    # A misspelt key comes first: it also explains why another one is missing.
+    # Report a misspelt key first, because it may explain why another key is missing.
     tree = plain_values(tree)
     mistake = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
     names = tuple(name for name in mistake["loc"] if isinstance(name, str))
@@ -243,6 +243,6 @@ def _describe(error: ValidationError, tree: Any, file: Path) -> str:
 
 
 def _cause(mistake: Mapping[str, Any]) -> str:
-    """Return the message of a check of this module in parentheses, with a space before it."""
+    """Return the message of a check of this module, in parentheses after a space, or an empty string."""
     cause = mistake["msg"].removeprefix("Value error, ").strip() if mistake["type"] == "value_error" else ""
     return f" ({cause})" if cause else ""

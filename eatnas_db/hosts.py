@@ -55,7 +55,9 @@ def claim_host(connection: Connection, host_id: int) -> str:
 
 
 _SELECT_OWNER: Final = (
-    select(host.c.owner).where(host.c.id == bindparam("of_host")).with_for_update(read=True)  # until the commit
+    select(host.c.owner)
+    .where(host.c.id == bindparam("of_host"))
+    .with_for_update(read=True)  # locks the row until the commit
 )
 
 
@@ -102,7 +104,7 @@ def record_worker_end(connection: Connection, worker_id: int, reason: str, now: 
 
 
 def record_lost_workers(connection: Connection, host_id: int, reason: str, now: float) -> None:
-    """Record the end of all workers of a host. A supervisor that was only frozen overwrites these rows later."""
+    """Record the end of all workers of a host. If a supervisor was only frozen, it overwrites these rows later."""
     is_lost = (
         worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host_id)),
         worker.c.ended_at.is_(None),
@@ -146,7 +148,7 @@ def list_paused_devices(connection: Connection, host_id: int) -> frozenset[str]:
 
 
 def set_device_paused(connection: Connection, uuid: str, paused_at: float | None) -> bool:
-    """Pause a device, or resume it if `paused_at` is None. Return whether this changed anything."""
+    """Pause a device, or resume it if `paused_at` is None. Return whether the state of the device has changed."""
     is_paused = device.c.paused_at.is_not(None)
     changes = is_paused if paused_at is None else ~is_paused
     changed = update(device).where(device.c.uuid == uuid, changes).values(paused_at=paused_at)

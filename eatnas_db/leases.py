@@ -1,4 +1,4 @@
-"""Leases: the token that guards every write of an attempt, heartbeats, and the choice of the next candidate."""
+"""Leases: the choice of the next candidate, heartbeats, and the token that guards every write of an attempt."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class LeaseFilter:
 
 ANY_CANDIDATE: Final = LeaseFilter()
 
-# If the time is further ahead than any back-off, the clock was set back after the time was written.
+# If `not_before` is further ahead than any back-off, the clock was set back after `not_before` was written.
 _BACKOFF_IS_OVER: Final = or_(
     candidate.c.not_before <= bindparam("now"),
     candidate.c.not_before > bindparam("now") + MAX_BACKOFF_SECONDS,
@@ -137,7 +137,7 @@ def stale_lease(token: LeaseToken) -> StaleLeaseError:
 
 
 class LeaseTime(NamedTuple):
-    """A lease, with its training's share of the device so far and its seconds in steps at the last heartbeat."""
+    """A lease, and the training's share of the device and seconds in steps as of the last heartbeat."""
 
     token: LeaseToken
     device_share: float
@@ -178,9 +178,11 @@ _COUNT_PENDING: Final = (
 
 
 def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
-    """Count a search's pending candidates that may be leased now. There are only a few of them.
+    """Count a search's pending candidates that may be leased now.
 
-    `alone` is true if no other training uses the device. Some candidates can only be leased then.
+    This is quick, because only a few candidates are pending.
+
+    `alone` is true if no other training uses the device. Some candidates can be leased only in this case.
     """
     fallback = MemoryFallback.HALVED if alone else MemoryFallback.NONE
     parameters = {"search_id": search_id, "now": now, "max_memory_fallback": fallback}

@@ -24,10 +24,10 @@ def load_model(model: str | Path | int, *, home: str | Path | None = None, featu
 
     `model` is a file that `eatnas-db export` wrote (`.safetensors`, `.pt2` or `.py`), or the id of a candidate of the
     record in `home`. By default, `home` is the home of the command line. `model.preprocess` is a torchvision transform
-    from an image to an input, and `model.classes` the names of the classes. With `features_only` the module returns the
-    feature maps of the stages, and `model.feature_info` describes them.
+    from an image to an input, and `model.classes` holds the names of the classes. With `features_only` the module
+    returns the feature maps of the stages, and `model.feature_info` describes them.
 
-    Raises `EatnasError`, for example if the weights of the candidate are not kept.
+    Raises `EatnasError`, for example if the weights of the candidate were not kept.
     """
     loading = import_module(LOADING_MODULE)
     if isinstance(model, str | Path):
@@ -49,7 +49,10 @@ def find_model(settings: Settings, model: str) -> TrainedModel:
 
 
 def export_fields(settings: Settings, model: TrainedModel) -> dict[str, Any]:
-    """Return the fields of an `ExportRequest` that describe a model. Raises `NotFoundError` if its file is missing."""
+    """Return the fields of an `ExportRequest` that describe a model.
+
+    Raises `NotFoundError` if the checkpoint of the model is missing.
+    """
     checkpoint = find_artifact(settings.artifacts, model.checkpoint)
     if checkpoint is None or not checkpoint.is_file():
         elsewhere = "" if model.host == settings.host else f", or export on {model.host}, which trained it"

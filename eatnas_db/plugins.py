@@ -1,7 +1,7 @@
 """Find and load the plug-ins of installed packages: operators, spaces, data sets and trainings.
 
-A package registers an object by an entry point; a spec may also name a function as `module:name`. For every plug-in
-that a search uses, the record stores the version and the digest of its source.
+A package registers an object through an entry point. A spec may also name a function as `module:name`. For every
+plug-in that a search uses, the record stores the version and the digest of its source.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Plugin:
         try:
             return call_within_limit(self.load, seconds=IMPORT_FACTOR * plugin_seconds())
         except TimeoutError as error:
-            HANGING[key] = f"{self} cannot be imported: {error}; correct or reinstall its package"
+            HANGING[key] = f"{self} cannot be imported: {error}; fix or reinstall the package that defines it"
             raise PluginError(HANGING[key]) from None
 
     def load(self) -> Any:
@@ -74,10 +74,12 @@ class Plugin:
             for part in attribute.split("."):
                 found = getattr(found, part)
         except SystemExit as error:
-            raise PluginError(f"{self} ends the process when it is imported; correct its package") from error
-        except Exception as error:  # a module of the user's may raise anything
             raise PluginError(
-                f"{self} cannot be loaded ({_describe(error)}); correct or reinstall its package"
+                f"{self} ends the process when it is imported; fix the package that defines it"
+            ) from error
+        except Exception as error:  # the user's module may raise any error
+            raise PluginError(
+                f"{self} cannot be loaded ({_describe(error)}); fix or reinstall the package that defines it"
             ) from error
         return found
 
@@ -114,7 +116,7 @@ class PluginIdentity:
         return {"reference": self.reference, "version": self.version, "source_digest": self.source_digest}
 
     def require_installed(self) -> None:
-        """Raise `PluginError` unless exactly this source is installed, and no other is imported."""
+        """Raise `PluginError` unless exactly this source is installed, and no other source is imported."""
         plugin = Plugin(self.reference, self.reference)
         installed = plugin.identity()
         if installed.source_digest != self.source_digest:
@@ -156,7 +158,10 @@ def find_plugin(group: str, name: str) -> Plugin:
 
 
 def find_function(reference: str) -> Plugin:
-    """Return the plug-in `module:name`. Raises `PluginError` if `reference` has another form or is not installed."""
+    """Return the plug-in `module:name`.
+
+    Raises `PluginError` if `reference` has another form or its package is not installed.
+    """
     module, separator, attribute = reference.partition(":")
     parts = [*module.split("."), *attribute.split(".")]
     if not separator or not all(part.isidentifier() for part in parts):
@@ -184,7 +189,8 @@ def list_versions(package: str) -> dict[str, str]:
 def find_distribution(package: str) -> str | None:
     """Return the distribution that installs a top-level package, or None if no distribution does.
 
-    `importlib.metadata.packages_distributions` takes seconds, because it parses the file lists of all distributions.
+    This avoids `importlib.metadata.packages_distributions`, which takes seconds to parse the files of all
+    distributions.
     """
     with suppress(PackageNotFoundError):
         return distribution(package).name
@@ -199,7 +205,10 @@ def find_distribution(package: str) -> str | None:
 IMPORT_FACTOR: Final = 3
 """An import may take this many times as long as a call, because it reads files."""
 HANGING: Final[dict[tuple[str, str], str]] = {}
-"""The errors of imports that exceeded the time limit, by reference and source digest. They are not tried again."""
+"""The errors of imports that exceeded the time limit, by reference and source digest.
+
+These imports are not tried again.
+"""
 SOURCE_DIGESTS: Final[dict[str, str]] = {}
 """The digests that this process has read, by top-level package."""
 
@@ -232,7 +241,9 @@ def _read_digest(package: str) -> str:
     else:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
         files = {file.relative_to(folder).as_posix(): file for folder in folders for file in folder.rglob("*.py")}
-        files = {name: file for name, file in files.items() if file.is_file()}  # an editor's lock file is a broken link
+        files = {
+            name: file for name, file in files.items() if file.is_file()
+        }  # skips an editor's lock file, a broken link
     for name, file in sorted(files.items()):
         content = file.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)

@@ -57,9 +57,9 @@ def revoke_rights(connection: Connection) -> None:
 
 
 def try_become_reader(connection: Connection) -> bool:
-    """Take the role, and so give up all other rights, until the transaction ends.
+    """Assume the role, and thereby give up all other rights, until the transaction ends.
 
-    Return whether the server allows it.
+    Return whether the server allows this.
     """
     first_view = view_name(next(iter(VIEWS)))
     may_read = text("SELECT count(*) FROM pg_roles WHERE rolname = :role AND has_table_privilege(oid, :view, 'SELECT')")

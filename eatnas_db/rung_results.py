@@ -14,7 +14,7 @@ from eatnas_db.schema.trainings import rung
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A rung: its number, from 0, its epochs, and whether it is the last one."""
+    """A rung: its number (counted from 0), its epochs, and whether it is the last rung."""
 
     number: int
     epochs: int
@@ -22,7 +22,7 @@ class Rung:
 
 
 class WaitingRung(NamedTuple):
-    """The result at a rung of a candidate that waits for the decision."""
+    """A candidate's result at a rung, where the candidate waits for the decision whether it continues."""
 
     candidate_id: int
     attempt: int

@@ -25,7 +25,7 @@ DELIMITERS: Final = ",;\t"
 PROGRESS_LINES: Final = 1000
 MAX_EPOCHS: Final = 100_000
 MAX_SCORE: Final = 1e150
-"""The largest score: sums of its squares stay finite."""
+"""The largest score that is accepted, so that sums of squared scores stay finite."""
 MAX_MEGABYTES: Final = 256
 MAX_SHOWN: Final = 200
 """The maximum number of characters of a value in a message."""
@@ -67,7 +67,7 @@ def digest_content(content: bytes) -> str:
 def parse_scores(
     file: Path, content: bytes, space: Space, *, metric: str, on_progress: ProgressCallback = lambda *_: None
 ) -> ScoreFile:
-    """Check a whole file. Raises `DataError`, which names the line, the column, the value and the allowed values.
+    """Parse a whole file. Raises `DataError`, which names the line, the column, the value and the allowed values.
 
     The first line names the columns: `code` and `score`, and optionally `seed` and `epochs`.
     """
@@ -87,16 +87,17 @@ def parse_scores(
     for line in lines:
         if len(line.cells) != len(names):
             raise DataError(
-                f"{file}, line {line.number}: expected {len(names)} values, as many as columns in the first line, but "
-                f"got {len(line.cells)}; write a decimal point in numbers, and quote a text that contains the delimiter"
+                f"{file}, line {line.number}: expected {len(names)} values, one for each column of the first line, but "
+                f"got {len(line.cells)}; write a decimal point in numbers, and quote a value that contains the "
+                "delimiter"
             )
         values = {column: line.cells[place].strip() for column, place in places.items()}
         row, digest = _parse_row(_Place(file, line.number), values, space, metric)
         first = lines_of_networks.setdefault(digest, line.number)
         if first != line.number:
             raise DataError(
-                f"{file}, line {line.number}, column code: {_show(values['code'])} is the network of line {first}; "
-                "keep one line for each network, for example with the mean of its scores"
+                f"{file}, line {line.number}, column code: {_show(values['code'])} describes the same network as line "
+                f"{first}; keep one line for each network, for example with the mean of its scores"
             )
         rows.append(row)
         if len(rows) % PROGRESS_LINES == 0:

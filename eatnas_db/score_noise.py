@@ -75,8 +75,8 @@ class ScoreNoise:
 class PopulationSpread:
     """The mean standard deviation of fitness in the last populations of searches.
 
-    `late` is true if each member could have been replaced at least once. Otherwise these are first populations, which
-    are wider.
+    `late` is true if each member could have been replaced at least once. Otherwise these are initial populations, whose
+    fitness varies more.
     """
 
     deviation: float
@@ -108,7 +108,7 @@ def list_comparable(connection: Connection, plan: PlannedTask) -> list[SearchRec
 
 
 def estimate_noise(connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]) -> ScoreNoise | None:
-    """Estimate the noise from re-evaluations of these searches: of searches on the planned task, or else of all."""
+    """Estimate the noise from re-evaluations of the searches on the planned task, or else of all these searches."""
     exact = [record for record in searches if plan.has_same_recipe(record)]
     return _estimate_noise(connection, exact, same_task=True) or _estimate_noise(connection, searches, same_task=False)
 

@@ -36,7 +36,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class ImportedScore:
-    """A score that was measured elsewhere, for a birth of an imported search; `epochs` is its number of epochs."""
+    """A score that was measured elsewhere, after `epochs` epochs, for a birth of an imported search."""
 
     birth: int
     value: float
@@ -81,7 +81,7 @@ def insert_imported_scores(connection: Connection, metric: str, scores: Mapping[
 
 
 def insert_measurements(connection: Connection, token: LeaseToken, measurements: Sequence[Measurement]) -> None:
-    """Insert a row for each measurement. Executes no statement if there are none."""
+    """Insert a row for each measurement. If there are none, execute no statement."""
     if measurements:
         key = {"candidate_id": token.candidate, "attempt": token.attempt}
         rows = [

@@ -31,7 +31,7 @@ from eatnas_db.score_noise import (
 )
 from eatnas_db.searches.transfer_model import MIN_SOURCE_SCORES
 
-if TYPE_CHECKING:  # it loads SciPy
+if TYPE_CHECKING:  # this import loads SciPy
     from eatnas_db.scored_births import ScoredBirthRow
 
 SOURCE_TRAININGS: Final = 32
@@ -48,8 +48,8 @@ _SELECT_NAMES: Final = select(search.c.name, search.c.finished_at)
 class SmallerTask:
     """A smaller task, and the cost of a source search on this task.
 
-    `share` is the cost of one training on it, and `trainings` the cost of `SOURCE_TRAININGS` trainings. The unit of
-    both is a training of the planned search.
+    `share` is the cost of one training on the task, and `trainings` is the cost of `SOURCE_TRAININGS` trainings. The
+    unit of both is a training of the planned search.
     """
 
     resolution: int
@@ -120,7 +120,7 @@ def advise(
 ) -> SearchAdvice:
     """Return the advice; `engine` is None if there is no record.
 
-    `file` and `changes` (`section.key=value`) are the spec in the commands of the advice.
+    The commands in the advice refer to the spec by `file` and `changes` (`section.key=value`).
     """
     stored = spec.model_dump(mode="json")
     plan = PlannedTask(
@@ -204,7 +204,7 @@ def _list_sources(plan: PlannedTask, space: Space, known: _Known) -> list[Source
 
 
 def _plan_smaller_task(spec: SearchSpec, space: Space, train_images: int) -> SmallerTask | None:
-    """Return a task with half the resolution, a quarter of the images and half the epochs; None for no images."""
+    """Return a task with half the resolution, a quarter of the images and half the epochs; None without images."""
     if not train_images:
         return None
     side = space.task.resolution
@@ -250,7 +250,7 @@ def _list_missing(
 
 
 def _repeat_command(record: SearchRecord) -> str:
-    """Return a command that trains the best networks of a search again; for an unfinished search, `run` may do that."""
+    """Return a command that trains the best networks of a search again; for an unfinished search, `run` may suffice."""
     run = f"eatnas-db run {shlex.quote(record.name)}"
     reevaluation = record.spec["reevaluation"]
     if record.finished_at is None and reevaluation["top"] and reevaluation["seeds"] > 1:
@@ -271,7 +271,7 @@ def _pilot_command(spec: SearchSpec, known: _Known, file: str, changes: Sequence
         number += 1
         name = _fitting_name(spec.name, f"-pilot-{number}")
     own = {"name": name, "budget.candidates": str(PILOT_CANDIDATES)}
-    if spec.transfer.start == "model":  # such a search needs a source
+    if spec.transfer.start == "model":  # `start: model` needs a source
         own |= {"transfer.start": "perturbations", "transfer.sources": "[]"}
     kept = [change for change in changes if change.partition("=")[0] not in own]
     settings = [*kept, *(f"{key}={value}" for key, value in own.items())]

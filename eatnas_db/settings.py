@@ -1,4 +1,4 @@
-"""The home folder and its database. A program decides both once, when it starts."""
+"""The home folder and its database. A program determines the folder and the database once, when it starts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Settings:
     def locate_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `data` section of a spec with the home's data folder as the default root, and the home's cache.
 
-        A path in the name becomes absolute.
+        If the name is a path, it becomes absolute.
         """
         cache = str(self.cache) if self.home.is_dir() else None
         name = with_absolute_path(data["name"], Path(data.get("root") or "."))
@@ -91,7 +91,7 @@ class Settings:
 
     @property
     def printable_url(self) -> str:
-        """The database URL without its password and its options, which may contain a password too."""
+        """The database URL without its password and its options, which may also contain a password."""
         return printable_url(self.database_url)
 
     def tracking_uri(self, environment: Mapping[str, str]) -> str:

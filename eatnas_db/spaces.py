@@ -15,7 +15,7 @@ from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import NotFoundError, PluginError
 from eatnas_db.plugins import OPERATORS, SPACES, Plugin, PluginIdentity, find_plugin, list_plugins
 
-if TYPE_CHECKING:  # it loads pydantic
+if TYPE_CHECKING:  # this import loads pydantic
     from eatnas_db.domain.spec import SearchSpec
 
 BUILT_IN_SPACES: Final[Mapping[str, SpaceDefinition]] = {**PRESETS, **CELL_PRESETS}
@@ -56,7 +56,7 @@ def find_operator(name: str) -> Operator:
     plugin = find_plugin(OPERATORS, name)
     operator = plugin.load_quickly()
     if not isinstance(operator, Operator) or operator.name != name:
-        raise PluginError(f"{plugin} is not an Operator with the name {name!r}; correct its package")
+        raise PluginError(f"{plugin} is not an Operator with the name {name!r}; fix the package that defines it")
     return operator
 
 
@@ -126,10 +126,12 @@ def _read_space(stored: str) -> SpaceDefinition:
 def _load_space(plugin: Plugin) -> SpaceDefinition:
     space = plugin.load_quickly()
     if not isinstance(space, SpaceDefinition) or getattr(space, "name", None) != plugin.name:
-        raise PluginError(f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; correct its package")
+        raise PluginError(
+            f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; fix the package that defines it"
+        )
     if not isinstance(getattr(space, "network", None), str):
         raise PluginError(
             f"the `network` of {plugin} must be the name of the function that builds a network, as 'module:name'; "
-            "correct its package"
+            "fix the package that defines the space"
         )
     return space

@@ -27,7 +27,7 @@ _RESULT_COLUMNS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     },
     "sqlite": dict.fromkeys(("json_each", "json_tree"), _TREE),
 }
-"""The columns of functions that name their results themselves."""
+"""The columns of functions that define the names of their result columns."""
 
 _OBJECT_KEYS: Final = ("json_object_keys", "jsonb_object_keys")
 _NAMED_BY_ALIAS: Final = frozenset(
@@ -36,7 +36,7 @@ _NAMED_BY_ALIAS: Final = frozenset(
 """Functions with one result column. Its name is the alias or, without an alias, the name of the function."""
 
 _MAX_BYTES: Final = 63
-"""PostgreSQL truncates longer names, so two different names in the text could be one name for the server."""
+"""PostgreSQL truncates longer names, so two different names in a query could be the same name for the server."""
 
 
 class QualifiedNames:
@@ -52,7 +52,7 @@ class QualifiedNames:
         self._entered: set[int] = set()
 
     def find_fault(self, column: exp.Column) -> str | None:
-        """Return the reason why a name may not be a column, or None if it is a column."""
+        """Return the reason why a qualified name is refused, or None if it is a column."""
         qualifier = column.args.get("table")
         if qualifier is None:
             return None
@@ -164,7 +164,7 @@ def _find_sources(part: exp.Expr) -> Iterator[exp.Expr]:
     relation = part.this if isinstance(part, exp.From | exp.Join) else part
     yield relation
     if isinstance(relation, exp.Subquery) and not isinstance(relation.this, exp.Select | exp.SetOperation):
-        yield from _find_sources(relation.this)  # Joins in parentheses.
+        yield from _find_sources(relation.this)  # The relation is a join in parentheses.
     for nested in (*(relation.args.get("joins") or []), *(relation.args.get("laterals") or [])):
         yield from _find_sources(nested)
 

@@ -1,4 +1,4 @@
-"""Read JSON in which each object has each key once."""
+"""Parse JSON, and refuse objects with duplicate keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eatnas_db.errors import EatnasError
 
 
 class DuplicateKeyError(EatnasError):
-    """An object has a key twice. Python's parser would silently drop the first value."""
+    """A JSON object has a duplicate key. Python's parser would silently drop the first value."""
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -1,8 +1,8 @@
 """Handle text from outside with characters that no file, terminal or database can store. Standard library only.
 
-If a file name or an argument is not valid text, Python decodes it to a text with lone surrogates. JSON can contain
+If a file name or an argument is not valid text, Python decodes it to a string with lone surrogates. JSON can contain
 escapes of lone surrogates. UTF-8 cannot encode lone surrogates. PostgreSQL stores no NUL. The encoding of a terminal or
-a pipe may have few characters.
+a pipe may support few characters.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _ASCII_FORMS: Final = {
 
 
 def is_storable(text: str) -> bool:
-    """Return whether every database and every UTF-8 file can store a text."""
+    """Return whether every database and every UTF-8 file can store a string."""
     return _UNSTORABLE.search(text) is None
 
 
 def to_storable(text: str) -> str:
-    """Return a text in which U+FFFD, the replacement character, replaces each character that cannot be stored."""
+    """Return the string in which U+FFFD, the replacement character, replaces each character that cannot be stored."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def escape_unstorable(text: str) -> str:
-    r"""Return a text with escapes such as `\udce9` for characters that cannot be stored, for a message."""
+    r"""Return the string with escapes such as `\udce9` for characters that cannot be stored, for a message."""
     return _UNSTORABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def escape_controls(text: str) -> str:
-    r"""Return a text with escapes such as `\x1b` for control characters and invisible characters."""
+    r"""Return the string with escapes such as `\x1b` for control characters and invisible characters."""
     if text.isprintable():
         return text
     return "".join(sign if _is_visible(sign) else sign.encode("unicode_escape").decode("ascii") for sign in text)
@@ -74,7 +74,7 @@ def _storable_tree(value: Any) -> Any:
 
 
 def find_unstorable(tree: Any) -> str | None:
-    """Find the first text that cannot be stored, in a tree of mappings and lists. Return it with escapes, or None."""
+    """Return the first string of a tree of mappings and lists that cannot be stored, with escapes, or None."""
     if isinstance(tree, str):
         return None if is_storable(tree) else escape_unstorable(tree)
     parts = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()

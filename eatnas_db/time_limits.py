@@ -18,13 +18,13 @@ T = TypeVar("T")
 VARIABLE: Final = "EATNAS_PLUGIN_SECONDS"
 DEFAULT_SECONDS: Final = 10.0
 REPEAT_SECONDS: Final = 1.0
-"""The code may catch the first exception, so the exception is raised again after each such interval."""
+"""The interval at which the exception is raised again, because the code may catch it the first time."""
 
 
 class _Expired(BaseException):
     """Raised in the code of a plug-in when its time is over.
 
-    It is not an `Exception`, so that the code does not handle it.
+    It is not an `Exception`, so that a handler of `Exception` in the code does not catch it.
     """
 
 
@@ -40,8 +40,9 @@ def plugin_seconds() -> float:
 def call_within_limit(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
     """Call a plug-in's function. Raises `TimeoutError` after `seconds`, by default `plugin_seconds`.
 
-    Python code is ended. A wait is ended in the main thread and abandoned in other threads. A computation in C is
-    abandoned in other threads if it releases the GIL; otherwise this function returns only after the computation.
+    The exception interrupts Python code. A blocking call is interrupted in the main thread and abandoned in other
+    threads. A computation in C is abandoned in other threads if it releases the GIL; otherwise this function returns
+    only after the computation.
     """
     seconds = plugin_seconds() if seconds is None else seconds
     if threading.current_thread() is not threading.main_thread():

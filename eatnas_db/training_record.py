@@ -64,7 +64,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResumptionRecord:
-    """The point from which an attempt resumes; `checkpoint` is None if it starts from scratch in spite of files.
+    """The point from which an attempt resumes; `checkpoint` is None if it starts from scratch although it has files.
 
     `damaged` maps the paths of unusable files, relative to the artifacts folder, to their errors.
     """

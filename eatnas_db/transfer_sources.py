@@ -33,7 +33,7 @@ class SourceScores(NamedTuple):
 
 
 class FittedSource(NamedTuple):
-    """The scores of a source among its first `births` births, with the model that they choose."""
+    """The scores of a source among its first `births` births, with the model that is fitted to them."""
 
     births: int
     source: SourceScores
@@ -56,14 +56,14 @@ _SELECT_SOURCES: Final = select(*(transfer_source.c[name] for name in StoredSour
 
 
 def fit_scores(source_id: int, births: int, rows: tuple[ScoredBirthRow, ...], space: Space) -> FittedSource:
-    """Choose the model of a source in the space of a target; `rows` are the scored births among its first `births`."""
+    """Fit the model of a source in a target's space; `rows` are the scored births among the source's first `births`."""
     with one_thread():
         model = fit_source(BlockCodes(space).encoding, encode_rows(space, rows)).posterior.model
     return FittedSource(births, SourceScores(source_id, rows, model))
 
 
 def is_current(connection: Connection, fitted: FittedSource) -> bool:
-    """Return whether the record still holds the scores by which a model was fitted."""
+    """Return whether the record still holds the scores to which a model was fitted."""
     return list_scored(connection, fitted.source.source_id, fitted.births) == fitted.source.rows
 
 
@@ -105,7 +105,7 @@ def digest_of(rows: Sequence[ScoredBirthRow]) -> str:
 
 @lru_cache(maxsize=64)
 def source_model(space: Space, source: SourceScores) -> SourceModel:
-    """Return the model of a source, in the space of its target."""
+    """Return the model of a source, in the space of the search that uses it."""
     return fit_source(BlockCodes(space).encoding, encode_rows(space, source.rows), source.model)
 
 

@@ -1,4 +1,4 @@
-"""Change the state of candidates. No other module writes this column.
+"""Change the state of candidates. No other module writes the column `state`.
 
 Each transition is one guarded UPDATE … RETURNING, together with its event, in the caller's transaction. The guards are
 generated from the table of edges in `domain.states`. A write with an outdated lease token raises `StaleLeaseError`.
@@ -84,7 +84,7 @@ def lease_next(
     now: float,
     lease_filter: LeaseFilter = ANY_CANDIDATE,
 ) -> LeasedCandidate | None:
-    """Lease a search's oldest pending candidate that the filter accepts. Return None if there is none."""
+    """Lease a search's oldest pending candidate that the filter accepts. Return None if there is no such candidate."""
     row = connection.execute(_LEASE_NEXT, next_pending_parameters(search_id, lease_filter, now)).first()
     if row is None:
         return None
@@ -186,7 +186,7 @@ def record_score(
 
 
 def promote(connection: Connection, waiting: WaitingRung, *, to_epochs: int, resumes: bool, now: float) -> None:
-    """Let a candidate continue to the next rung. It starts again from scratch unless it `resumes`."""
+    """Let a candidate continue to the next rung. It starts again from scratch unless `resumes` is true."""
     detail = {"rung": waiting.number + 1, "epochs": to_epochs, "start": "its checkpoint" if resumes else "scratch"}
     _move(connection, Transition.PROMOTE, waiting.token, now, detail)
     record_decision(connection, waiting, promoted=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 GRACE_SECONDS: Final = 3600.0
-"""For this time after a change, a file without a row may still be written, or its row may still be inserted."""
+"""The time after a change in which a file without a row may still be written, or its row may still be inserted."""
 
 
 class FoundFile(NamedTuple):
@@ -36,7 +36,7 @@ class UnchangedFiles:
         self._seen: dict[str, _Seen] = {}
 
     def observe(self, files: Iterable[FoundFile], now: float) -> frozenset[str]:
-        """Return the paths of the files that have not changed for the grace period; forget all others.
+        """Return the paths of the files that have not changed for the grace period, and forget the others.
 
         `now` comes from a monotonic clock.
         """

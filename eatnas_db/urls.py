@@ -1,6 +1,6 @@
-"""URLs of databases and of MLflow stores: paths in them, and their text without secrets. Standard library only.
+"""Parse the URLs of databases and of MLflow stores, and hide their secrets. Standard library only.
 
-This module does without SQLAlchemy: quick commands load SQLAlchemy late, and its versions decode paths differently.
+This module does not use SQLAlchemy: quick commands load it late, and its versions decode paths differently.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UrlParts:
     """The path, with its leading slash, without options and fragment."""
 
     def render(self, password: str | None = None) -> str:
-        """Return the URL without its options. If it has a password, `password` replaces it."""
+        """Return the URL without its options. If the URL has a password, `password` replaces it."""
         mark = f":{password}" if self.has_password and password is not None else ""
         user = f"{self.user}{mark}@" if self.user or mark else ""
         return f"{self.scheme}://{user}{self.host}{self.path}"
@@ -73,7 +73,7 @@ def _is_host(text: str) -> bool:
 
 
 def is_scheme(text: str) -> bool:
-    """Return whether a text can be the scheme of a URL."""
+    """Return whether a string can be the scheme of a URL."""
     return _SCHEME.fullmatch(text) is not None
 
 
@@ -108,7 +108,10 @@ def _mask(url: str) -> str:
 
 
 def require_parsable_url(url: str, name: str) -> None:
-    """Raise `RecordError` if the end of a URL's password is ambiguous. `name` is the URL's source for the message."""
+    """Raise `RecordError` if the end of a URL's password is ambiguous.
+
+    `name` says in the message where the URL comes from.
+    """
     if parse_url(url) is None and not url.startswith(SQLITE_PREFIX):
         raise RecordError(
             f"{name} cannot be parsed and is not shown, because it may hold a password; expected "
@@ -142,7 +145,10 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def expand_home(path: Path) -> Path:
-    """Return a path with a leading `~` or `~USER` replaced. A path whose user does not exist stays unchanged."""
+    """Return a path with a leading `~` or `~USER` replaced by the home folder of the user.
+
+    A path whose user does not exist stays unchanged.
+    """
     try:
         return path.expanduser()
     except RuntimeError:

@@ -18,7 +18,10 @@ LAUNCHER_SETTING: Final = "workers.launcher of config.yaml, or EATNAS_LAUNCHER,"
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """The settings of workers from the environment and the home's `config.yaml`; None: not set."""
+    """The settings of workers from the environment and the home's `config.yaml`.
+
+    A setting is None if it is not given.
+    """
 
     launcher: str | None = None
     address: str | None = None

@@ -1,4 +1,4 @@
-"""Read YAML 1.2: `010` is 10, `1:30` is a text, `1e2` is 100, and a mapping has each key once.
+"""Read YAML 1.2: `010` is 10, `1:30` is a string, `1e2` is 100, and duplicate keys are errors.
 
 Only programs that read specs or configurations import this module, because the parser is slow to load.
 """
@@ -23,7 +23,7 @@ TAG: Final = "tag:yaml.org,2002:"
 
 
 class YamlFormatError(EatnasError):
-    """A text is not YAML, or has a key twice; the message names the lines."""
+    """A text is not valid YAML, or has a duplicate key. The message names the lines."""
 
 
 def parse_yaml(text: str) -> Any:
@@ -61,12 +61,12 @@ def _key_text(key: Any) -> str:
     if isinstance(key, PlainScalar):
         return key.text
     if not isinstance(key, str):
-        raise YamlFormatError(f"the key {key!r} is not a text")
+        raise YamlFormatError(f"the key {key!r} is not a string")
     return key
 
 
 class _StrictConstructor(SafeConstructor):
-    """Construct plain Python objects. Keep the texts of numbers and booleans, and refuse duplicate keys."""
+    """Construct plain Python objects. Keep the spelling of numbers and booleans, and refuse duplicate keys."""
 
     def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
         """Return whether a key is new in its mapping. Raises `MarkedYAMLError` if it is not."""
@@ -97,7 +97,7 @@ for _kind, _construct in {
     "bool": SafeConstructor.construct_yaml_bool,
 }.items():
     _StrictConstructor.add_constructor(TAG + _kind, _keep_text(_construct))
-# YAML 1.2 has no dates, and `=` is a text.
+# YAML 1.2 has no dates, and `=` is a string.
 for _kind in ("timestamp", "value"):
     _StrictConstructor.add_constructor(TAG + _kind, _construct_text)
 

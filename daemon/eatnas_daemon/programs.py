@@ -22,6 +22,8 @@ def check_program(reference: str, *, timeout: float = IMPORT_SECONDS) -> None:
     try:
         run_training_program(PROGRAM, request={"reference": reference}, timeout=timeout)
     except TrainingTimeoutError:
-        raise PluginError(f"the import of {reference} did not end within {timeout:g} s; correct its package") from None
+        raise PluginError(
+            f"the import of {reference} did not end within {timeout:g} s; fix the package that defines it"
+        ) from None
     except DataError as error:
         raise PluginError(str(error)) from None

@@ -83,7 +83,7 @@ class CellSpace(SpaceDefinition):
         return stages
 
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
-        """Return the cost of the network, and the number of values per image that a training holds at its peak."""
+        """Return the cost of the network, and the peak number of values per image that a training holds in memory."""
         operations = [str(block.value("op")) for block in self.effective(architecture)]
         stages = self.stages(task)
         parts = [convolution(3, task.channels, self.channels, task.resolution)]

@@ -68,7 +68,7 @@ class Macro(SpaceDefinition):
     def to_json(self) -> dict[str, Any]:
         """Return the macro as plain JSON values.
 
-        They include the names of its operators only if a package defines any of them.
+        The values include the names of the operators only if a package defines one of them.
         """
         stored = asdict(self)
         if self.has_own_operators:
@@ -119,7 +119,7 @@ class Macro(SpaceDefinition):
         return self._block_class.of(*values)
 
     def parse_block(self, position: int, text: str) -> Block:
-        """Return a block from its text."""
+        """Parse the text of a block."""
         return parse_block(text, self._operator_names)
 
     def effective(self, architecture: Architecture) -> Architecture:
@@ -140,7 +140,7 @@ class Macro(SpaceDefinition):
         return Architecture(tuple(blocks))
 
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
-        """Return the cost of the network, and the number of values per image that a training holds at its peak."""
+        """Return the cost of the network, and the peak number of values per image that a training holds in memory."""
         self.require_block_count(architecture)
         layers = list(count_layers(architecture, self, task))
         return sum_costs(layers, self, task), sum_activations(layers, self, task)
@@ -154,7 +154,7 @@ class Macro(SpaceDefinition):
         return self.parse(code) if isinstance(code, str) else Architecture.from_code(code)
 
     def digest_text(self, effective: Architecture) -> str:
-        """Return the text that identifies the network; the text does not depend on the macro."""
+        """Return a string that identifies the network and does not depend on the macro."""
         return str(effective)
 
     @property

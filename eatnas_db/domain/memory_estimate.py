@@ -7,9 +7,9 @@
 - Activations: the values per image that are kept for the backward pass, counted from the architecture
   (`domain.activations`). A value has 4 bytes in float32 and 2 in bfloat16.
 
-Once trainings have finished, further estimates are multiplied by the largest ratio of measured to estimated memory in
-the search. Memory that does not depend on the network is left out of this ratio, because it would distort the ratio of
-small networks.
+Once trainings of the search have finished, further estimates are multiplied by the largest ratio of measured to
+estimated memory and by a margin. The ratio leaves out memory that does not depend on the network, because such memory
+would distort the ratio of small networks.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ WORKSPACES_BYTES: Final = 128 << 20
 """The bytes that cuBLAS and cuDNN hold in torch's allocator for any network; part of the context."""
 MIN_MEASURED_SHARE: Final = 0.1
 MEASURED_SHARE_MARGIN: Final = 1.15
-"""A factor for the measured share, because the next network may reuse memory less well."""
+"""The factor by which the measured share is raised, because the next network may reuse memory less well."""
 
 
 def bytes_per_value(precision: str) -> int:
-    """Return the bytes of an activation in a precision, `float32` or `bfloat16`."""
+    """Return the size of one activation in bytes; `precision` is `float32` or `bfloat16`."""
     return 2 if precision == "bfloat16" else 4
 
 
 def variable_bytes(params: int, activations: int, batch_size: int, precision: str = "float32") -> int:
-    """Return the estimated bytes of a training without the context. `activations` counts values per image."""
+    """Return the estimated memory of a training in bytes, without the context.
+
+    `activations` counts values per image.
+    """
     return BYTES_PER_PARAMETER * params + bytes_per_value(precision) * activations * batch_size
 
 
 def measured_share_of_estimate(*, peak_bytes: int, images_bytes: int, estimated_bytes: int) -> float:
-    """Return the bytes that a training used as a share of its `variable_bytes`; `images_bytes` are left out."""
+    """Return the ratio of measured to estimated memory. `estimated_bytes` are the `variable_bytes` of the training."""
     used_bytes = peak_bytes - images_bytes - WORKSPACES_BYTES
     return max(MIN_MEASURED_SHARE, used_bytes / estimated_bytes)
 
@@ -44,12 +47,15 @@ def measured_share_of_estimate(*, peak_bytes: int, images_bytes: int, estimated_
 def expected_bytes(
     params: int, activations: int, batch_size: int, measured_share: float | None, precision: str = "float32"
 ) -> int:
-    """Return the expected bytes of a training without the context; `measured_share` is the largest of its search."""
+    """Return the expected memory of a training in bytes, without the context.
+
+    `measured_share` is the largest in the search.
+    """
     return int(_corrected(measured_share) * variable_bytes(params, activations, batch_size, precision))
 
 
 def max_variable_bytes(free_bytes: int, measured_share: float | None) -> int:
-    """Return the `variable_bytes` of the largest training that fits into `free_bytes` together with its context."""
+    """Return the largest `variable_bytes` of a training that fits into `free_bytes` together with its context."""
     return max(0, int((free_bytes - CONTEXT_BYTES) / _corrected(measured_share)))
 
 

@@ -22,7 +22,7 @@ PARAMS: Final = "params"
 MULT_ADDS: Final = "mult_adds"
 LATENCY: Final = "latency_ms"
 COST_METRICS: Final = (LATENCY, PARAMS, MULT_ADDS)
-"""The metrics of several objectives that no training measures."""
+"""The metrics that a list of objectives may contain although no training measures them."""
 METRIC_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$"
 """The pattern of metric names: the tables store 32 characters, and MLflow permits these characters."""
 RESERVED_METRICS: Final = frozenset(
@@ -88,7 +88,7 @@ class Objective:
 
     @property
     def column(self) -> str:
-        """The name of the metric as a column of an answer."""
+        """The name of the metric's column in the answer of a query."""
         return "accuracy" if self.metric == VALIDATION_ACCURACY else self.metric
 
     @property
@@ -114,8 +114,8 @@ def require_metric_name(name: str) -> None:
     """Raise `ValueError` unless a user's own training function may report a metric with this name."""
     if re.fullmatch(METRIC_PATTERN, name) is None:
         raise ValueError(
-            f"{name!r} is not a valid name of a metric: use up to 32 letters, digits, `_`, `.` and `-`, and begin with "
-            "a letter"
+            f"{name!r} is not a valid metric name: use up to 32 letters, digits, `_`, `.` and `-`, and begin with a "
+            "letter or `_`"
         )
     if name in RESERVED_METRICS:
         raise ValueError(f"the metric {name} is reserved for the record; choose another name")
@@ -131,7 +131,7 @@ def fitness(
     """Return `value * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626).
 
     A metric to minimize enters with the opposite sign, so that a larger fitness is always better. A negative value is
-    divided by the factor instead, so that a higher cost lowers every fitness, negative or positive.
+    divided by the factor instead of multiplied, so that a higher cost lowers a negative fitness, too.
     """
     signed = value if direction is Direction.MAXIMIZE else -value
     if target is None:

@@ -1,4 +1,4 @@
-"""The objectives of a search that has several: their metrics, directions and values. Reads stored specs."""
+"""The metrics, directions and values of several objectives, as a stored spec describes them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DIRECTIONS: Final = {
     VALIDATION_LOSS: Direction.MINIMIZE,
     **dict.fromkeys(COST_METRICS, Direction.MINIMIZE),
 }
-"""The metrics that every search may use, with their directions."""
+"""The metrics that a search with the built-in training may optimize, with their default directions."""
 
 MIN_OBJECTIVES: Final = 2
 MAX_OBJECTIVES: Final = 4
 MAX_POPULATION: Final = {2: 1000, 3: 200, 4: 200}
-"""The largest population by the number of objectives, since each birth compares all pairs of members."""
+"""The largest population for each number of objectives. Each birth compares all pairs of members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,10 @@ class LatencySettings:
 
 @dataclass(frozen=True, slots=True)
 class OptimizedMetric:
-    """One of several metrics to optimize; `reference` is its value in the hypervolume's reference point, or None."""
+    """One of several metrics to optimize.
+
+    `reference` is its value in the hypervolume's reference point, if the spec sets it.
+    """
 
     metric: str
     direction: Direction
@@ -61,7 +64,7 @@ class OptimizedMetric:
         return f"{direction} ({device}, batch {self.latency.batch}, median of {self.latency.runs})"
 
     def orient(self, value: float) -> float:
-        """Return a number that is greater for better values."""
+        """Return `value`, negated if the metric is minimized, so that a greater number is better."""
         return value if self.direction is Direction.MAXIMIZE else -value
 
 
@@ -78,7 +81,10 @@ def _read_objective(entry: Mapping[str, Any]) -> OptimizedMetric:
 
 
 def latency_settings(objectives: Iterable[OptimizedMetric]) -> LatencySettings | None:
-    """Return how latency is measured, or None if it is not an objective. With latency, births depend on the machine."""
+    """Return how latency is measured, or None if latency is no objective.
+
+    If it is one, births depend on the machine.
+    """
     return next((objective.latency for objective in objectives if objective.latency is not None), None)
 
 
@@ -95,7 +101,7 @@ def select_values(objectives: Sequence[OptimizedMetric], metrics: Mapping[str, f
 
 
 def orient_values(objectives: Sequence[OptimizedMetric], values: Sequence[float]) -> Values:
-    """Return the values of the objectives as numbers that are greater for better values."""
+    """Return the values of the objectives, negated for minimized metrics, so that a greater number is better."""
     return tuple(objective.orient(value) for objective, value in zip(objectives, values, strict=True))
 
 
@@ -104,8 +110,9 @@ def choose_reference(
 ) -> tuple[float, ...] | None:
     """Return the reference point of the hypervolume.
 
-    The coordinate of each objective is its reference in the spec, otherwise 0 for the accuracy, and otherwise the worst
-    value among the `initial` births. Return None if a worst value is needed and there are no initial births.
+    The coordinate of an objective is its reference in the spec. If the spec sets none, the coordinate is 0 for the
+    validation accuracy, and the worst value among the `initial` births for any other metric. Return None if a worst
+    value is needed and there are no initial births.
     """
     reference = []
     for number, objective in enumerate(objectives):
@@ -123,9 +130,10 @@ def choose_reference(
 def relative_hypervolume(
     objectives: Sequence[OptimizedMetric], vectors: Iterable[Values], reference: Sequence[float]
 ) -> float:
-    """Return the hypervolume of vectors from `orient_values`, in multiples of each objective's reference.
+    """Return the hypervolume of `vectors`, which `orient_values` returned.
 
-    An objective with reference 0 is measured in its own unit. With the accuracy and a cost, the result is from 0 to 1.
+    The unit of an objective is the absolute value of its reference, or 1 if the reference is 0. With the default
+    references of the accuracy and a cost, the result is from 0 to 1.
     """
     units = [abs(value) or 1.0 for value in reference]
     points = [tuple(value / unit for value, unit in zip(vector, units, strict=True)) for vector in vectors]

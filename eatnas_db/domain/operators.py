@@ -1,6 +1,6 @@
-"""Operators: the computation of a block's layers, with its cost, its torch module and its weight inheritance.
+"""Operators: the computation of a block's layers, with their cost, their torch modules and their weight inheritance.
 
-`sep`, `mb3` and `mb6` are the operators of EAT-NAS. A package adds others by an entry point of the group
+`sep`, `mb3` and `mb6` are the operators of EAT-NAS. A package adds operators through an entry point in the group
 `eatnas_db.operators`.
 """
 
@@ -50,8 +50,9 @@ class Layer(NamedTuple):
 class Part(NamedTuple):
     """The cost of one part of a layer for one image.
 
-    `kept`: the values that it keeps for the backward pass. `held`: further values that are in memory while a training
-    step computes the part. `validation`: the values that are in memory while a validation step computes it.
+    `kept`: the number of values that the part keeps for the backward pass. `held`: the number of further values that
+    are in memory while a training step computes the part. `validation`: the number of values that are in memory while a
+    validation step computes the part.
     """
 
     params: int
@@ -62,7 +63,7 @@ class Part(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """The cost of a layer: the sums over its parts, and the largest memory that one part needs."""
+    """The cost of a layer: sums over its parts, and the most values in memory during a training or validation step."""
 
     params: int
     mult_adds: int
@@ -73,7 +74,7 @@ class LayerCost(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operator:
-    """An operator by name.
+    """A named operator, the computation of the layers of a block.
 
     `count` is a pure function without torch, which returns the parts of a layer in the order of their computation.
     `module` is the reference `module:name` of a function or class that returns the `torch.nn.Module` of a layer. Only
@@ -89,17 +90,20 @@ class Operator:
 
 
 def output_side(side: int, stride: int) -> int:
-    """Return the side of a convolution's output. The padding is k // 2, so only the stride reduces the side."""
+    """Return the side of a convolution's output.
+
+    Only the stride reduces the side, because the padding is `kernel // 2`.
+    """
     return (side - 1) // stride + 1
 
 
 def convolution(
     kernel: int, inputs: int, outputs: int, side: int, *, stride: int = 1, groups: int = 1, beside: int = 0
 ) -> Part:
-    """Count a convolution without bias and the batch norm after it. A ReLU after both adds nothing.
+    """Return the cost of a bias-free convolution and its batch norm. A ReLU after the batch norm adds no cost.
 
-    `side` is the side of the input in pixels. `beside` is the number of values of a shortcut that stay in memory
-    meanwhile.
+    `side` is the side of the input in pixels. `beside` is the number of values of a shortcut that stay in memory during
+    the convolution.
     """
     after = output_side(side, stride)
     weights = kernel * kernel * inputs * outputs // groups
@@ -169,4 +173,4 @@ BUILT_IN_OPERATORS: Final = (
         for name, expansion in EXPANSION.items()
     ),
 )
-"""The operators of EAT-NAS, cheapest first. `eatnas_training.inheritance` knows the layers of all three."""
+"""The operators of EAT-NAS, cheapest first. `eatnas_training.inheritance` copies the weights of all three."""

@@ -1,8 +1,8 @@
 """Estimate the duration of the EAT-NAS paper's search on a device from the measured speed of a training.
 
 The paper states 856 GPU hours on a TITAN X, but no number of images. Memory bandwidth limits the trainings of the
-paper's networks, so the speed of a TITAN X follows from its bandwidth. The model of the card and the reached share of
-its bandwidth are unknown, so there are a low and a high estimate.
+paper's networks, so the speed of a TITAN X follows from its bandwidth. Neither the model of the card nor the share of
+its bandwidth that the trainings reached is known, so the estimate is a range.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ PAPER_SPACES: Final = ("eatnas-cifar", "eatnas-imagenet")
 MIN_RESOLUTION: Final = 32
 """The estimate is not valid for smaller images, because memory bandwidth does not limit their steps."""
 TITAN_X_BYTES_PER_SECOND: Final = (0.2 * 336e9, 0.5 * 480e9)
-"""The assumed bandwidth of a training: a fifth of 336 GB/s (TITAN X of 2015) and half of 480 GB/s (of 2016)."""
+"""The assumed range of bandwidth in use: a fifth of 336 GB/s (TITAN X of 2015) to half of 480 GB/s (of 2016).
+"""
 MOVES: Final = 7
 """The number of times that a training step moves each value that it keeps for the backward pass.
 
@@ -26,9 +27,10 @@ FLOAT32_BYTES: Final = 4
 
 
 def estimate_paper_hours(images_per_second: float, activations: int) -> tuple[float, float]:
-    """Return the minimum and the maximum hours of the paper's search on a device that trains a network this fast.
+    """Return the minimum and the maximum duration in hours of the paper's search on a device.
 
-    `activations` is the number of values per image that the training keeps in memory (`domain.activations`).
+    The device trains a network at `images_per_second`. `activations` is the number of values per image that the
+    training keeps in memory (`domain.activations`).
     """
     bytes_per_image = MOVES * FLOAT32_BYTES * activations
     low, high = (speed / bytes_per_image for speed in TITAN_X_BYTES_PER_SECOND)

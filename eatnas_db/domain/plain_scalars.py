@@ -1,4 +1,4 @@
-"""Numbers and booleans of a YAML file together with their texts, so that a text field receives `010` as written."""
+"""Numbers and booleans of a YAML file with their spelling, so that a string field receives `010` as written."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class PlainScalar:
-    """An unquoted YAML scalar that is a number or a boolean: its text and its value."""
+    """An unquoted YAML scalar that is a number or a boolean: its spelling and its value."""
 
     text: str
     value: int | float | bool
 
 
 def plain_values(tree: Any) -> Any:
-    """Return a tree with the values of its plain scalars."""
+    """Return the tree with each plain scalar replaced by its value."""
     return _replaced(tree, as_text=False)
 
 
 def plain_texts(tree: Any) -> Any:
-    """Return a tree with the texts of its plain scalars."""
+    """Return the tree with each plain scalar replaced by its spelling."""
     return _replaced(tree, as_text=True)
 
 

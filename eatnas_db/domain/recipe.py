@@ -1,4 +1,7 @@
-"""Derive from a stored spec a candidate's recipe, and whether it inherits weights. Without pydantic."""
+"""Derive a candidate's recipe from a stored spec, and decide whether the candidate inherits weights.
+
+Without pydantic.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,14 @@ BALANCED: Final = "balanced"
 """The value of `data.class_weights` that becomes part of a recipe."""
 CHILD_LEARNING_RATE_FACTOR: Final = 1 / 3
 FINAL_EPOCHS_FACTOR: Final = 4
-"""A final model is trained for this many times the epochs of its search, unless the user sets its epochs."""
+"""The epochs of a final model as a multiple of the epochs of its search, unless the user sets the epochs."""
 
 
 def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | None) -> bool:
     """Return whether a candidate starts from its parent's weights; `spec` is the stored spec of its own search.
 
-    Only a mutation has a parent in its own search. Any other parent is a candidate of the transferred search or an
-    imported architecture. An imported architecture has no weights, so it cannot be combined with `transfer.weights:
-    inherited`.
+    Only a mutation has a parent in its own search. Any other parent is a candidate of the source search or an imported
+    architecture. An imported architecture has no weights, so it cannot be combined with `transfer.weights: inherited`.
     """
     if parent_id is None or origin in RETRAINED:
         return False
@@ -32,7 +34,7 @@ def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | N
 def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a section `training` that affect results: all except the interval of checkpoints.
 
-    Native arithmetic is left out, because older specs do not contain the field.
+    The field `arithmetic` is left out if its value is `native`, because older specs do not contain the field.
     """
     fields = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
     if fields.get("arithmetic") == NATIVE:

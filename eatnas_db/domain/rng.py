@@ -21,14 +21,14 @@ class KeyedRng:
         self._drawn = 0
 
     def bits(self) -> int:
-        """Return a uniform integer of 64 bits."""
+        """Return a uniformly distributed 64-bit integer."""
         block = self._keyed.copy()  # takes half as long as a new hash of the key
         block.update(b"%d" % self._drawn)
         self._drawn += 1
         return int.from_bytes(block.digest(), "big")
 
     def randbelow(self, bound: int) -> int:
-        """Return an integer from 0 to `bound - 1`, exactly uniform. Raises `ValueError` if `bound` is below 1."""
+        """Return an exactly uniform integer from 0 to `bound - 1`. Raises `ValueError` if `bound` is below 1."""
         if bound < 1:
             raise ValueError(f"bound must be at least 1, got {bound}")
         limit = 2**64 - 2**64 % bound
@@ -55,5 +55,5 @@ class KeyedRng:
 
 
 def derive_seed(seed: int, purpose: str, *indices: int) -> int:
-    """Return a seed of 63 bits for another generator, such as torch's."""
+    """Return a 63-bit seed for another generator, such as torch's."""
     return KeyedRng(seed, purpose, *indices).bits() >> 1

@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from eatnas_db.domain.states import RETRAINED
 
 COMPARED_BIRTHS: Final = 100
-"""The maximum number of births whose results decide at a rung. It bounds the cost of a decision in a long search."""
+"""The maximum number of earlier births that a candidate is compared with at a rung. This bounds the cost of a decision.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Rungs:
         return sum(self.keep**number for number in range(len(self.epochs)))
 
     def next_epochs(self, done: int) -> int:
-        """Return the epochs of the first rung with more epochs than `done`; if there is none, of the last rung."""
+        """Return the epochs of the first rung with more epochs than `done`, or of the last rung if there is none."""
         return next((epochs for epochs in self.epochs if epochs > done), self.epochs[-1])
 
 
@@ -72,7 +73,7 @@ class OnRung(Protocol):
 
     @property
     def fitness(self) -> float:
-        """The score at that rung."""
+        """The fitness of the candidate at its last rung."""
         ...
 
 
@@ -95,8 +96,9 @@ def rungs_of(spec: Mapping[str, Any], origin: str | None = None) -> Rungs | None
 def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> bool:
     """Return whether a candidate continues after a rung, given the results of earlier births at that rung.
 
-    The candidate continues if it is within the best share `keep` of the results, including its own, and if fewer than
-    this share of the earlier candidates have continued. Ties go to the earlier birth.
+    The share `keep` of all results, including the candidate's own, is rounded down to a number. The candidate continues
+    if it is among that many best results, and if fewer earlier candidates than that have continued. Ties go to the
+    earlier birth.
     """
     allowed = math.floor(keep * (len(earlier) + 1))
     not_worse = sum(result.fitness >= fitness for result in earlier)

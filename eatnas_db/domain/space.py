@@ -1,4 +1,4 @@
-"""A search space on a task: equivalent architectures, random samples, and mutations."""
+"""A search space for the networks of one task: equivalent architectures, random samples, and mutations."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from eatnas_db.time_limits import call_within_limit
 T = TypeVar("T")
 
 MAX_PROPOSALS: Final = 2000
-"""A space counts as exhausted after this many proposals."""
+"""A space counts as exhausted after this many proposals without a new architecture."""
 UNSHRUNK_PROPOSALS: Final = 64
-"""The number of first draws that are used unchanged. A later draw over a limit is shrunk until it fits."""
+"""The number of first draws that are used unchanged. A later draw that exceeds a limit is shrunk until it fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A drawn architecture, its effective form with the digest and cost, and the changes from its parent.
 
-    `activations` is the number of values per image that its training holds at its peak.
+    `activations` is the peak number of values per image that a training of the network holds in memory.
     """
 
     architecture: Architecture
@@ -107,8 +107,8 @@ class Space:
     def sample(self, rng: KeyedRng, is_held: DigestLookup) -> Proposal:
         """Return a random architecture within the limits that the search does not hold yet.
 
-        Samples are uniform over the architectures within the limits, provided that at least one in a few dozen is
-        within the limits; under tighter limits a sample is shrunk, primitive by primitive, until it fits. Raises
+        A sample that is found in the first `UNSHRUNK_PROPOSALS` draws is uniform over the architectures within the
+        limits. A later draw that exceeds a limit is shrunk, primitive by primitive, until it fits. Raises
         `SpaceExhaustedError` if no architecture is found.
         """
         for count in range(MAX_PROPOSALS):
@@ -122,10 +122,10 @@ class Space:
         )
 
     def mutate(self, parent: Architecture, rng: KeyedRng, is_held: DigestLookup) -> Proposal:
-        """Return the parent with one primitive of one block changed, as a network that the search does not hold yet.
+        """Return a network that differs from the parent in one primitive and that the search does not hold yet.
 
-        The change is uniform over blocks, then primitives, then other values, among the allowed changes. Raises
-        `SpaceExhaustedError` if no change is allowed.
+        The block, its primitive and the new value are drawn uniformly, one after the other, until the change is
+        allowed. Raises `SpaceExhaustedError` if no change is allowed.
         """
         self.macro.require_block_count(parent)
         refused: set[Change] = set()
@@ -183,7 +183,8 @@ class Space:
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(
-                f"space {self.macro.name} cannot {task} ({type(error).__name__}: {error}); correct its package"
+                f"space {self.macro.name} cannot {task} ({type(error).__name__}: {error}); fix the package that "
+                "defines the space"
             ) from error
 
     def _random_change(self, parent: Architecture, rng: KeyedRng) -> Change:
@@ -201,7 +202,7 @@ class Space:
 
 
 def require_round_trip(macro: SpaceDefinition, architecture: Architecture) -> None:
-    """Raise `PluginError` if the text or the code of an architecture stands for another architecture."""
+    """Raise `PluginError` if the space reads the text or the code of an architecture as another architecture."""
     code = macro.to_code(architecture)
     for name, notation, read in (
         ("text", str(architecture), macro.parse(str(architecture))),
@@ -210,7 +211,7 @@ def require_round_trip(macro: SpaceDefinition, architecture: Architecture) -> No
         if read != architecture:
             raise PluginError(
                 f"space {macro.name} reads the {name} {notation} of an architecture as another architecture, {read}; "
-                "correct its package (eatnas_db.testing.check_space tests it)"
+                "fix the package that defines the space, and test the space with eatnas_db.testing.check_space"
             )
 
 
@@ -224,7 +225,7 @@ def apply_change(architecture: Architecture, change: Change) -> Architecture:
 def random_change(
     architecture: Architecture, position: int, primitive: str, primitives: Primitives, rng: KeyedRng
 ) -> Change:
-    """Return a change of one primitive of the block at `position` (from 0) to another of its values."""
+    """Return a random change of `primitive` in the block at `position` (from 0) to another value."""
     before = architecture.blocks[position].value(primitive)
     after = rng.choice([value for value in primitives[primitive] if value != before])
     return Change(position + 1, primitive, before, after)

@@ -1,7 +1,7 @@
 """The interface of a search space: its primitives, codes, effective architectures, costs and networks.
 
-`Macro` is EAT-NAS's space and `CellSpace` is the space of NAS-Bench-201. A package adds others by an entry point of the
-group `eatnas_db.spaces`.
+`Macro` is EAT-NAS's space and `CellSpace` is the space of NAS-Bench-201. A package adds spaces through an entry point
+in the group `eatnas_db.spaces`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Primitives = Mapping[str, tuple[PrimitiveValue, ...]]
 class SpaceDefinition(ABC):
     """The primitives of each block, and the network around the blocks.
 
-    All methods are pure and none needs torch, because the daemon calls them to decide births. Only workers import the
-    two references `module:name`. `network` names a function that builds a `torch.nn.Module` from an architecture, the
-    definition and a task. `inheritance` names a function that writes a parent's weights into a child; None: no child
-    inherits.
+    All methods are pure and none needs torch, because the daemon calls them to decide births. `network` and
+    `inheritance` are references `module:name`, which only workers import. `network` names a function that builds a
+    `torch.nn.Module` from an architecture, the definition and a task. `inheritance` names a function that writes a
+    parent's weights into a child. If it is None, no child inherits weights.
     """
 
     name: str
@@ -42,7 +42,7 @@ class SpaceDefinition(ABC):
 
     @abstractmethod
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
-        """Return the cost of the network, and the number of values per image that a training holds at its peak."""
+        """Return the cost of the network, and the peak number of values per image that a training holds in memory."""
 
     def effective(self, architecture: Architecture) -> Architecture:
         """Return the one architecture that represents all architectures that build the same network."""
@@ -53,7 +53,10 @@ class SpaceDefinition(ABC):
         return ChoiceBlock(tuple(zip(self.blocks[position], values, strict=True)))
 
     def parse_block(self, position: int, text: str) -> Any:
-        """Parse the text of the block at `position`. Raises `InvalidArchitectureError` without the position."""
+        """Parse the text of the block at `position`.
+
+        The error `InvalidArchitectureError` does not name the position.
+        """
         return ChoiceBlock.parse(text, self.blocks[position])
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +65,7 @@ class SpaceDefinition(ABC):
 
     @property
     def runs_code_of_packages(self) -> bool:
-        """Whether the methods run code of an installed package other than this one.
+        """Whether the methods run code of a package other than eatnas-db.
 
         Such code may block or raise any error.
         """
@@ -82,7 +85,7 @@ class SpaceDefinition(ABC):
         blocks = []
         for position, part in enumerate(text.split("/")):
             try:
-                # The text may have more blocks than this space; `require_block_count` reports that.
+                # The text may have more blocks than this space; `require_block_count` reports this error.
                 blocks.append(self.parse_block(min(position, len(self.blocks) - 1), part))
             except InvalidArchitectureError as error:
                 raise InvalidArchitectureError(f"block {position + 1}: {error}") from None
@@ -97,7 +100,7 @@ class SpaceDefinition(ABC):
         return self.parse(str(code))
 
     def digest_text(self, effective: Architecture) -> str:
-        """Return a text that identifies the network of an effective architecture and its space."""
+        """Return a string that identifies the space and the network of an effective architecture."""
         return f"{self.name}:{effective}"
 
     def require_block_count(self, architecture: Architecture) -> None:

@@ -39,19 +39,31 @@ class DataSpec(SpecSection):
     """The images: a data set by name, and the split of its training part into training and validation images."""
 
     name: str = Field(min_length=1)
-    root: str | None = Field(None, description="folder of the files; default: the home's data folder")
-    resolution: int | None = Field(None, ge=4, le=1024, description="side in pixels; default: as stored")
-    train_images: int | None = Field(None, ge=1, description="default: all images that are not validation images")
-    validation_images: int | None = Field(None, ge=1, description="default: a fifth of the training part")
+    root: str | None = Field(
+        None, description="folder with the files of the data set; default: the data folder of the home"
+    )
+    resolution: int | None = Field(None, ge=4, le=1024, description="side of the images in pixels; default: as stored")
+    train_images: int | None = Field(
+        None,
+        ge=1,
+        description="number of training images; default: all images of the training part that are not for validation",
+    )
+    validation_images: int | None = Field(
+        None, ge=1, description="number of validation images; default: a fifth of the training part"
+    )
     split_seed: int = Field(0, ge=0, le=MAX_BIGINT)
     on_unreadable: Literal["fail", "skip"] = Field("fail", description="what to do if an image cannot be read")
-    stratify: bool = Field(False, strict=True, description="whether each class has the same share of both parts")
+    stratify: bool = Field(
+        False,
+        strict=True,
+        description="whether each class has the same share of the training and of the validation images",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: the loss of an image is divided by the share of its class"
     )
 
     options: dict[str, str | int | float | bool | None] = Field(
-        {}, description="further arguments of a data set of torchvision or of a package, or the names of columns"
+        {}, description="further arguments for a data set of torchvision or of a package, or the names of columns"
     )
 
     stored_if_set = frozenset({"stratify", "class_weights", "options"})
@@ -63,7 +75,7 @@ class DataSpec(SpecSection):
         if isinstance(options, dict):
             for key, option in options.items():
                 if not isinstance(key, str) or isinstance(option, dict | list):
-                    raise ValueError(f"{key!r} must be a name, and its value a text, a number, true, false or null")
+                    raise ValueError(f"{key!r} must be a string, and its value a string, a number, true, false or null")
         return options
 
 
@@ -73,7 +85,9 @@ class TrainingSpec(SpecSection):
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(64, ge=2, le=65_536)
     learning_rate: float = Field(0.1, gt=0, le=100)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; a cosine follows")
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises; it then falls as a cosine"
+    )
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(4e-5, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -84,7 +98,7 @@ class TrainingSpec(SpecSection):
     arithmetic: Literal["native", "portable"] = Field(
         "native", description="portable: slower, with bit-identical results on all x86-64 processors with AVX2"
     )
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values give other results")
+    threads: int = Field(1, ge=1, le=1024, description="number of CPU threads of a worker; results depend on it")
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400)
     program: ProgramSpec | None = Field(
         None, description="a training of your own: a function of an installed package, as `module:name`"
@@ -96,7 +110,7 @@ class TrainingSpec(SpecSection):
     @model_validator(mode="after")
     def _options_have_a_program(self) -> TrainingSpec:
         if self.options and self.program is None:
-            raise ValueError("options are for a training.program, and none is set; add it, or remove the options")
+            raise ValueError("options need a training.program, but none is set; set one, or remove the options")
         return self
 
     def without_timing(self) -> dict[str, Any]:
@@ -120,11 +134,17 @@ class EvolutionSpec(SpecSection):
         description="whether guided births maximize the improvement per birth or per predicted device second",
     )
     lag: int | None = Field(
-        None, ge=1, le=100_000, description="births in training at a time; default: twice the slots, at least 4"
+        None,
+        ge=1,
+        le=100_000,
+        description="maximum number of births in training at a time; default: twice the slots, at least 4",
     )
     stop_when: Literal["budget", "quality_flat"] = "budget"
     flat_steps: int | None = Field(
-        None, ge=1, le=100_000_000, description="steps without a rise of quality; default: 4 times `population`"
+        None,
+        ge=1,
+        le=100_000_000,
+        description="steps without a rise of quality that end the search; default: 4 times `population`",
     )
     flat_by: float = Field(0.001, ge=0, le=1e9, description="the smallest increase of quality that counts as a rise")
     fidelity: FidelitySpec | None = Field(None, description="rungs; default: every candidate gets the whole training")
@@ -133,8 +153,8 @@ class EvolutionSpec(SpecSection):
     def _check_acquisition(self) -> EvolutionSpec:
         if self.acquisition != "improvement" and self.births != "guided":
             raise ValueError(
-                f"acquisition: {self.acquisition} needs births: guided, which predicts improvements; add births: "
-                "guided, or remove acquisition"
+                f"`acquisition: {self.acquisition}` needs `births: guided`, whose model predicts improvements; add "
+                "`births: guided`, or remove `acquisition`"
             )
         return self
 
@@ -194,7 +214,7 @@ class BudgetSpec(SpecSection):
         10,
         ge=0,
         le=100_000,
-        description="births in a row that must fail for the same reason to pause the search; 0: never pause",
+        description="number of consecutive failures for the same reason that pause the search; 0: never pause",
     )
 
 
@@ -203,17 +223,20 @@ class InheritanceSpec(SpecSection):
 
     weights: Literal["fresh", "inherited"] = "fresh"
     epochs: int | None = Field(
-        None, ge=1, le=100_000, description="epochs of a child that inherits; default: `training.epochs`"
+        None, ge=1, le=100_000, description="epochs of a child that inherits weights; default: `training.epochs`"
     )
     learning_rate: float | None = Field(
-        None, gt=0, le=100, description="peak rate of such a child; default: a third of `training.learning_rate`"
+        None,
+        gt=0,
+        le=100,
+        description="peak learning rate of a child that inherits weights; default: a third of `training.learning_rate`",
     )
 
 
 class ReevaluationSpec(SpecSection):
     """The re-evaluation: trainings of the best candidates from scratch with fresh seeds when the search ends."""
 
-    top: int = Field(4, ge=0, le=1000, description="number of best candidates; 0: none")
+    top: int = Field(4, ge=0, le=1000, description="number of candidates that are re-evaluated, best first; 0: none")
     seeds: int = Field(3, ge=1, le=100)
     epochs: int | None = Field(None, ge=1, le=100_000, description="default: `training.epochs`")
 
@@ -242,7 +265,7 @@ class SearchSpec(SpecSection):
     def _not_an_id(cls, value: str) -> str:
         if value.isdecimal():
             raise ValueError(
-                "a name of digits only would be read as the id of a candidate; add a letter, `.`, `_` or `-`, "
+                "a name that has only digits would be read as the id of a candidate; add a letter, `.`, `_` or `-`, "
                 f"for example s{value[:62]}"
             )
         return value
@@ -272,8 +295,8 @@ class SearchSpec(SpecSection):
             require_population(metrics, self.evolution.population)
             if self.evolution.births == "guided":
                 raise ValueError(
-                    "evolution.births: guided models one objective and cannot be combined with objective.metrics; "
-                    "use births: mutation"
+                    "evolution: `births: guided` models a single objective, so it cannot be combined with "
+                    "objective.metrics; use `births: mutation`"
                 )
         return self
 
@@ -281,8 +304,8 @@ class SearchSpec(SpecSection):
     def _model_of_sources_guides_births(self) -> SearchSpec:
         if self.transfer.start == "model" and self.evolution.births != "guided":
             raise ValueError(
-                "transfer.start: model needs a search whose births a model decides; set evolution.births: guided, or "
-                "use transfer.start: survivors"
+                "`transfer.start: model` needs `evolution.births: guided`; set `evolution.births: guided`, or use "
+                "`transfer.start: survivors`"
             )
         return self
 
@@ -308,7 +331,7 @@ class SearchSpec(SpecSection):
                 if weights != "fresh":
                     raise ValueError(
                         f"{section}.weights is {weights}, but only the checkpoints of the built-in training hold "
-                        "weights that a child can inherit; use fresh with training.program"
+                        "weights that a child can inherit; use `weights: fresh` with training.program"
                     )
             first = first_score(self.objective.metrics or ())
             if first is not None and "metric" not in self.objective.model_fields_set:
@@ -340,18 +363,18 @@ class SearchSpec(SpecSection):
         return tuple(warnings)
 
     def macro(self) -> Macro:
-        """Return the macro of EAT-NAS that `space` names or defines; `spaces.space_of_spec` accepts all spaces."""
+        """Return the EAT-NAS macro that `space` names or defines. `spaces.space_of_spec` accepts other spaces, too."""
         return PRESETS[self.space] if isinstance(self.space, str) else self.space.to_macro()
 
 
 def parse_spec(
     tree: Any, overrides: Mapping[str, Any] | None = None, *, plugin_spaces: Collection[str] = ()
 ) -> SearchSpec:
-    """Validate a spec read from YAML or a mapping of the same shape; `overrides` maps `section.key` to values.
+    """Validate a spec, a mapping of the shape that YAML has. `overrides` maps `section.key` to values.
 
     `plugin_spaces`: the names of the spaces of installed packages.
 
-    Raises `InvalidSpecError` with one line per error: the key, the allowed values, and the value.
+    Raises `InvalidSpecError` with one line per error, which states the key, the allowed values, and the given value.
     """
     if not isinstance(tree, dict):
         raise InvalidSpecError(

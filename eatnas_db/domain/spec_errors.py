@@ -13,7 +13,10 @@ from eatnas_db.domain.suggestions import did_you_mean
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line for each error that pydantic found in a spec: the key, the allowed values, and the value."""
+    """Return one line for each error that pydantic found in a spec.
+
+    The line states the key, the allowed values, and the given value.
+    """
     lines: list[str] = []
     for details in error.errors():
         location = _location(details)
@@ -62,7 +65,7 @@ def _describe_unknown_key(location: Sequence[str], model: type[BaseModel]) -> st
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str], *, include_unions: bool = True) -> list[str]:
-    """Return the keys of the section at `location`; empty if no section is there."""
+    """Return the keys of the section at `location`, or an empty list if there is no section."""
     for part in location:
         if part.isdecimal():  # an index of a list, whose entries all have the same keys
             continue

@@ -16,11 +16,11 @@ class FidelitySpec(SpecSection):
     """Rungs: short trainings after which only the best candidates continue."""
 
     rungs: tuple[int, ...] = Field(min_length=1, max_length=16, description="epochs after which a candidate may stop")
-    keep: float = Field(0.25, gt=0, lt=1, description="at most this share of the candidates at a rung continue")
+    keep: float = Field(0.25, gt=0, lt=1, description="largest share of the candidates at a rung that continue")
     schedule: Literal["whole", "rung"] = Field(
         "whole",
-        description="the span of the learning rate's schedule; whole: all epochs, and a candidate that continues "
-        "resumes its checkpoint; rung: the epochs up to the next rung, and it starts again from scratch",
+        description="whole: the learning rate's schedule spans all epochs, and a candidate that continues "
+        "resumes its checkpoint; rung: the schedule ends at the next rung, and the candidate starts again from scratch",
     )
 
     @field_validator("rungs")
@@ -36,7 +36,7 @@ class FidelitySpec(SpecSection):
         if self.rungs[-1] > whole or self.rungs[0] >= whole:
             raise ValueError(
                 f"evolution.fidelity.rungs {list(self.rungs)}: the first rung must be less than training.epochs "
-                f"({whole}), and no rung may be more; lower the rungs, or raise training.epochs"
+                f"({whole}), and no rung may exceed it; lower the rungs, or raise training.epochs"
             )
         if spec.training.program is not None:
             raise ValueError(

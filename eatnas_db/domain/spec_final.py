@@ -14,7 +14,9 @@ from eatnas_db.errors import InvalidSpecError
 
 
 class FinalSpec(SpecSection):
-    """How `search final` changes the recipe of the search. A key that is not set comes from the preset or the search.
+    """The changes that `search final` makes to the recipe of the search.
+
+    A key that is not set takes its value from the preset, or otherwise from the search.
 
     A value that turns a method off also takes precedence over the preset.
     """
@@ -25,9 +27,9 @@ class FinalSpec(SpecSection):
     optimizer: Literal["sgd", "adamw"] | None = None
     learning_rate: float | None = Field(None, gt=0, le=100)
     warmup: float | None = Field(None, ge=0, lt=1)
-    momentum: float | None = Field(None, ge=0, lt=1, description="with AdamW: the first beta")
+    momentum: float | None = Field(None, ge=0, lt=1, description="with `optimizer: adamw`, the first beta")
     weight_decay: float | None = Field(None, ge=0, le=1)
-    clip_norm: float | None = Field(None, ge=0, le=1e9, description="largest norm of the gradient; 0: no limit")
+    clip_norm: float | None = Field(None, ge=0, le=1e9, description="maximum norm of the gradient; 0: no limit")
     label_smoothing: float | None = Field(None, ge=0, lt=1)
     ema_decay: float | None = Field(None, ge=0, lt=1, description="decay of the average of the weights; 0: no average")
     augment: Literal["none", "flip", "shift", "crop_flip"] | None = None
@@ -39,9 +41,11 @@ class FinalSpec(SpecSection):
         None, ge=0, lt=1, description="share of images that skip the last residual layer"
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="share of the classifier's inputs that are dropped")
-    end_resolution: int | None = Field(None, ge=4, le=1024, description="side of the images in the last epochs")
+    end_resolution: int | None = Field(
+        None, ge=4, le=1024, description="side of the images in pixels in the last epochs"
+    )
     end_epochs: int | None = Field(None, ge=0, le=100_000, description="number of last epochs with `end_resolution`")
-    devices: int | None = Field(None, ge=1, le=64, description="processes that share each batch")
+    devices: int | None = Field(None, ge=1, le=64, description="number of processes that share each batch")
     from_: str | None = Field(
         None, alias="from", description="the final model whose weights the training starts from; none: random weights"
     )

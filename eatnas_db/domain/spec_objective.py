@@ -24,7 +24,7 @@ DEFAULT_RUNS: Final = 30
 
 
 class MetricSpec(SpecSection):
-    """One of several objectives. The last four keys belong to `latency_ms`, which is measured on a device."""
+    """One of several objectives. The keys `device`, `batch`, `threads` and `runs` apply to `latency_ms` only."""
 
     metric: str = Field(min_length=1, max_length=32)
     direction: Literal["maximize", "minimize"] | None = Field(
@@ -34,7 +34,7 @@ class MetricSpec(SpecSection):
         None,
         ge=-1e15,
         le=1e15,
-        description="the value from which the hypervolume counts; default: 0 for "
+        description="the metric's value in the hypervolume's reference point; default: 0 for "
         "accuracy, otherwise the worst initial value",
     )
     device: Literal["cpu", "cuda"] | None = None
@@ -55,7 +55,7 @@ class MetricSpec(SpecSection):
                 "runs": self.runs or DEFAULT_RUNS,
             }
         elif any((self.device, self.batch, self.threads, self.runs)):
-            raise ValueError(f"device, batch, threads and runs belong to {LATENCY}, the one metric that is measured")
+            raise ValueError(f"device, batch, threads and runs apply to {LATENCY} only; remove them from {self.metric}")
         return self.model_copy(update=update)
 
 
@@ -93,7 +93,7 @@ def require_population(metrics: Sequence[MetricSpec], population: int) -> None:
 
 
 def expand_objectives(tree: Any) -> Any:
-    """Return a spec in which a list of objectives is the mapping `{metrics: …}`, with the default removal for it.
+    """Return a spec in which a list of objectives is the mapping `{metrics: …}`, and set the default removal for it.
 
     `tree` is not validated yet. A removal in the spec takes precedence over the default.
     """

@@ -17,7 +17,7 @@ MAX_DEPTH: Final = 20
 
 
 def require_plain_options(value: Any, path: str = "", depth: int = 0) -> Any:
-    """Return a value that JSON can hold exactly. Raises `ValueError` for any other."""
+    """Return a value that JSON can hold exactly. Raises `ValueError` for any other value."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path or 'the value'} is {value}, which is not finite; use a finite number")
     if depth > MAX_DEPTH:
@@ -25,14 +25,14 @@ def require_plain_options(value: Any, path: str = "", depth: int = 0) -> Any:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"the key {key!r} is not a text; quote it")
+                raise ValueError(f"the key {key!r} is not a string; quote it")
             require_plain_options(inner, f"{path}.{key}".removeprefix("."), depth + 1)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             require_plain_options(inner, f"{path}[{number}]", depth + 1)
     elif not isinstance(value, str | int | float | bool | None):
         raise ValueError(
-            f"{path or 'the value'} is of type {type(value).__name__}; use numbers, texts, lists or mappings"
+            f"{path or 'the value'} is of type {type(value).__name__}; use numbers, strings, lists or mappings"
         )
     return value
 
@@ -82,5 +82,5 @@ def require_metric_names(metric: str, metrics: Sequence[MetricSpec] | None) -> N
 
 
 def first_score(metrics: Sequence[MetricSpec]) -> MetricSpec | None:
-    """Return the first of several objectives that a training measures; it decides fitness."""
+    """Return the first of several objectives that is not a cost; its metric decides fitness."""
     return next((entry for entry in metrics if entry.metric not in COST_METRICS), None)

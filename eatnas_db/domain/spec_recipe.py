@@ -13,9 +13,9 @@ from eatnas_db.domain.spec import TrainingSpec
 class TrainingRecipe(TrainingSpec):
     """A recipe with the methods of final models, all off by default.
 
-    A stored recipe contains a method only if it is on.
+    A stored recipe contains only the methods that are on.
 
-    `docs/final-models.md` describes each of them.
+    `docs/final-models.md` describes each method.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"

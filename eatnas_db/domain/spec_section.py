@@ -17,9 +17,12 @@ from eatnas_db.domain.plain_scalars import PlainScalar, plain_values
 
 
 class SpecSection(BaseModel):
-    """A section of the spec: unknown keys are errors, and scalars are read as YAML writes them."""
+    """A section of the spec.
 
-    # allow_inf_nan: YAML's .nan and .inf would pass all range checks or none.
+    Unknown keys are errors, and a string field keeps the YAML spelling of a number or boolean.
+    """
+
+    # allow_inf_nan: range checks alone do not reject YAML's .nan and .inf in every field.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
     stored_if_set: ClassVar[frozenset[str]] = frozenset()
@@ -45,7 +48,7 @@ class SpecSection(BaseModel):
     def _convert_scalar(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name is not None and isinstance(value, PlainScalar):
             annotation = cls.model_fields[info.field_name].annotation
-            if str in (annotation, *get_args(annotation)):  # a text field keeps the spelling of 010
+            if str in (annotation, *get_args(annotation)):  # a string field keeps the spelling, such as 010
                 return value.text
         if not isinstance(value, dict):  # a nested section converts its own values
             value = plain_values(value)

@@ -50,5 +50,5 @@ class MacroSpec(SpecSection):
         return self
 
     def to_macro(self, operators: tuple[Operator, ...] = BUILT_IN_OPERATORS) -> Macro:
-        """Return the macro with these operators, which `ops` names."""
+        """Return the macro with `operators`, the operators that `ops` names."""
         return Macro(**self.model_dump(exclude={"ops"}), operators=operators)

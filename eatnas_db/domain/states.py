@@ -19,7 +19,10 @@ class CandidateState(StrEnum):
 
 
 class Transition(StrEnum):
-    """The transitions, made by `eatnas_db.transitions`; the value of each is the kind of its event."""
+    """A change of a candidate's state, made by `eatnas_db.transitions`.
+
+    Its value is the kind of the event that it records.
+    """
 
     LEASE = "leased"
     SCORE = "scored"
@@ -48,7 +51,7 @@ ALLOWED_TRANSITIONS: Final[dict[Transition, tuple[frozenset[CandidateState], Can
     Transition.STOP: (frozenset({CandidateState.WAITING}), CandidateState.SCORED),
     Transition.IMPORT: (frozenset({CandidateState.PENDING}), CandidateState.SCORED),
 }
-"""The states that each transition starts from, and the state that it ends in. No edge leaves a settled state."""
+"""The states that each transition starts from, and the state that it ends in. No transition leaves a settled state."""
 
 UNSETTLED: Final = frozenset({CandidateState.PENDING, CandidateState.LEASED, CandidateState.WAITING})
 """The states of candidates that are in training or may still be trained."""
@@ -88,7 +91,7 @@ class SearchKind(StrEnum):
     FINAL = "final"
     """Trains the winners of another search with a longer recipe on training and validation images.
 
-    It evaluates each once on the test part, and has no other births.
+    It evaluates each final model once on the test part, and has no other births.
     """
     RETRY = "retry"
     """Trains failed candidates of another search from scratch, outside its population, and has no other births."""
@@ -105,7 +108,7 @@ class DesiredState(StrEnum):
 
 
 class MemoryFallback(IntEnum):
-    """How a candidate is trained after it ran out of memory; after the last fallback it fails."""
+    """How a candidate is trained after it ran out of memory. If the last fallback also runs out of memory, it fails."""
 
     NONE = 0
     ALONE = 1
@@ -118,7 +121,7 @@ class MemoryFallback(IntEnum):
 
 
 class FailureKind(StrEnum):
-    """The reason for which an attempt ended without a score."""
+    """The reason why an attempt ended without a score."""
 
     EXCEPTION = "exception"
     DIVERGED = "diverged"
@@ -134,11 +137,12 @@ class FailureKind(StrEnum):
     PARENT_MISSING = "parent_missing"
     """The weights to inherit are missing or damaged: the next attempt trains the parent again."""
     LOST = "lost"
-    """The worker was killed, or its machine rebooted or disconnected: it never counts against the candidate."""
+    """The worker was killed, or its machine rebooted or disconnected: this failure never counts against the candidate.
+    """
 
 
 class HoldCause(StrEnum):
-    """The reason for which a host has set a search aside."""
+    """The reason why a host has set a search aside."""
 
     ERROR = "error"
     """Deciding or storing the next step of the search failed; the host leaves the whole search alone."""

@@ -76,7 +76,8 @@ def perturb(
 ) -> Proposal:
     """Return the basic architecture with one primitive changed in each of one to `limits.max_blocks` blocks.
 
-    The result is within the hard limits of the space and not yet held. Raises `SpaceExhaustedError` if none is found.
+    The result is within the hard limits of the space, and the search does not hold it yet. Raises `SpaceExhaustedError`
+    if none is found.
     """
     variable = [
         position for position, names in space.macro.variable if any(name in limits.primitives for name in names)
@@ -100,7 +101,7 @@ def stretch(
 ) -> Architecture:
     """Return the basic architecture, widened, deepened or reduced step by step towards `mult_adds`.
 
-    Each step moves one primitive to its next or previous value, and takes the move that comes closest to `mult_adds`.
+    A move sets one primitive to its next or previous value. Each step takes the move that comes closest to `mult_adds`.
     The steps end when no move comes closer.
     """
     architecture = basic

@@ -1,6 +1,6 @@
 """Convert between architectures and codes.
 
-A code has an index for each primitive of each block: the index of its value.
+A code has an integer for each primitive of each block: the index of the primitive's value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from eatnas_db.guidance.encoding import Code, Encoding
 
 
 class BlockCodes:
-    """The codes of a search space. They include architectures over the limits, and several codes of one network."""
+    """The codes of a search space.
+
+    Some belong to architectures over the limits, and several may belong to one network.
+    """
 
     def __init__(self, space: Space) -> None:
         self._space = space

@@ -19,7 +19,7 @@ Reals = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Encoding:
-    """The positions of a code: the number of values, whether the values are ordered, and the number of the primitive.
+    """The positions of a code: for each, the number of values, whether they are ordered, and the primitive's number.
 
     Positions of one primitive have the same values, for instance the kernels of all blocks.
     """
@@ -37,7 +37,7 @@ class Encoding:
         return np.asarray(cdist(self._coordinates(left), self._coordinates(right), "cityblock")) / len(self.levels)
 
     def totals(self, codes: Codes) -> Reals:
-        """Return the share of each primitive's positions that has each value, with shape (codes, values)."""
+        """Return how often each primitive has each value, as a share of its positions, with shape (codes, values)."""
         columns = []
         for primitive, positions in self._positions.items():
             part = codes[:, positions]
@@ -45,7 +45,7 @@ class Encoding:
         return np.stack(columns, 1)
 
     def running_totals(self, codes: Codes) -> Reals:
-        """Return the totals over the first position of a primitive, the first two, and so on up to all of them.
+        """Return the totals over each primitive's first position, over its first two positions, up to all of them.
 
         Each total is a share of all positions of the primitive, and is scaled so that the squared distance of two codes
         is a mean over the positions. Codes are close if they have the same values at nearby positions.
@@ -79,5 +79,5 @@ class Encoding:
 
 
 def as_array(codes: Sequence[Code], positions: int) -> Codes:
-    """Return codes as an array with shape (codes, positions), also if there are no codes."""
+    """Return codes as an array with shape (codes, positions), even if there are no codes."""
     return np.array(codes, dtype=np.int64).reshape(len(codes), positions)

@@ -54,9 +54,10 @@ NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
 
 
 class ProcessModel(NamedTuple):
-    """A kernel, a noise variance and the slopes of the sources, chosen by the scores of the first `births` births.
+    """A kernel, a noise variance and the slopes of the sources, fitted to the scores of the first `births` births.
 
-    The prior mean is the sum of the sources' predictions, each multiplied by its slope. It is 0 without sources.
+    The prior mean is the sum of the sources' predictions, each multiplied by its slope. Without sources, the prior mean
+    is 0.
     """
 
     kernel: Kernel
@@ -135,7 +136,7 @@ def likelihoods(
 ) -> Iterator[tuple[ProcessModel, float]]:
     """Yield each combination of kernel, noise and slopes, with the logarithm of its marginal likelihood.
 
-    The scale is the one with the largest likelihood, and a constant is left out (Rasmussen and Williams, equation 5.8).
+    The scale maximizes the likelihood, and a constant term is left out (Rasmussen and Williams, equation 5.8).
     `targets` has shape (points,), and `expected` has shape (points, sources).
     """
     count = len(targets)
@@ -158,7 +159,10 @@ def likelihoods(
 
 
 def list_slopes(sources: int) -> list[tuple[float, ...]]:
-    """Return the combinations of slopes: 0, 1/2 or 1 for each source, with a sum of at most 1. All 0 comes first."""
+    """Return the combinations of slopes: 0, 1/2 or 1 for each source, with a sum of at most 1.
+
+    Slopes that are all 0 come first.
+    """
     return [slopes for slopes in product((0.0, 0.5, 1.0), repeat=sources) if sum(slopes) <= 1]
 
 
@@ -175,7 +179,7 @@ def prior_mean(slopes: Sequence[float], expected: Reals) -> Reals:
 class Posterior:
     """The process conditioned on scored points and on pending points, whose targets are their predicted means.
 
-    So pending points change only the variance. Rasmussen and Williams, equations 2.23 and 2.24.
+    Pending points therefore change only the variance. See Rasmussen and Williams, equations 2.23 and 2.24.
     """
 
     encoding: Encoding
@@ -213,13 +217,13 @@ class Posterior:
         )
 
     def fitted(self, targets: Reals) -> Reals:
-        """Return the mean at each scored point; `targets` must be the argument of `fit`."""
+        """Return the mean at each scored point; `targets` must be the targets that `fit` received."""
         return targets - self.model.noise * self.weights
 
     def agreement(self, targets: Reals) -> float:
         """Return the correlation of the targets with their leave-one-out predictions; 0 if all targets are equal.
 
-        Rasmussen and Williams, equation 5.12.
+        See Rasmussen and Williams, equation 5.12.
         """
         left_out = targets - self.weights / self.leverages
         deviations = float(targets.std() * left_out.std())

@@ -15,7 +15,7 @@ FIXED_SHARE: Final = 1 / 3
 
 
 def predict_seconds(mult_adds: Sequence[int], scored: Sequence[int]) -> Reals:
-    """Return the seconds of networks with these mult-adds, in multiples of the median scored network's seconds.
+    """Return the predicted seconds of networks with these mult-adds, relative to the median scored network.
 
     `scored` are the mult-adds of the scored networks. The result has shape (networks,).
     """

@@ -30,13 +30,13 @@ MODEL_GROWTH: Final = 1.3
 WATCHED_SCORES: Final = 16
 """With fewer scores, the agreement of scores and predictions would be a matter of chance."""
 MIN_AGREEMENT: Final = 0.1
-"""The model decides births if scores correlate at least this much with their leave-one-out predictions."""
+"""The model decides births only if the correlation of scores and leave-one-out predictions is at least this large."""
 TOLERANCE: Final = 1e-6
 """Values that differ by less count as equal, because processors may round them differently."""
 
 
 class CodeSpace(Protocol):
-    """The interface of a space of codes for the model."""
+    """A space of codes, as the model sees it."""
 
     @property
     def encoding(self) -> Encoding:
@@ -66,7 +66,7 @@ class ScoredCode(NamedTuple):
 
 
 Seconds = Callable[[Sequence[Code]], Reals]
-"""Returns the predicted device seconds of codes, relative to a typical code, with shape (codes,)."""
+"""Returns the predicted device seconds of codes, relative to the median scored code, with shape (codes,)."""
 
 
 class EvaluatedPool(NamedTuple):
@@ -105,13 +105,13 @@ class GuidedProposal(NamedTuple):
 def min_scores(sources: Sequence[SourceModel]) -> int:
     """Return the number of scores that the model needs.
 
-    With sources, one score is enough, because their models replace scores.
+    With sources, one score is enough, because the models of the sources replace scores.
     """
     return 1 if sources else GUIDED_MIN_SCORES
 
 
 def count_fitted_births(visible: int) -> int:
-    """Return how many of the first births choose the model by their scores; the number grows in steps of 30%."""
+    """Return how many of the first births the model is fitted to; this number grows in steps of 30%."""
     size = float(GUIDED_MIN_SCORES)
     while size * MODEL_GROWTH <= visible:
         size *= MODEL_GROWTH
@@ -121,7 +121,7 @@ def count_fitted_births(visible: int) -> int:
 def fit_model(
     encoding: Encoding, rows: Sequence[ScoredCode], births: int, sources: Sequence[SourceModel] = ()
 ) -> ProcessModel:
-    """Choose the kernel, the noise and the slopes by `rows`, the scored births among the first `births` births."""
+    """Choose the kernel, the noise and the slopes from `rows`, the scored births among the first `births` births."""
     if sources and not rows:
         return model_of_sources(sources)._replace(births=births)
     points = _points(encoding, [row.code for row in rows])
@@ -130,7 +130,10 @@ def fit_model(
 
 
 def fit_source(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel | None = None) -> SourceModel:
-    """Return the model of a source from its scored births. They also choose its kernel and noise if `model` is None."""
+    """Return the model of a source from its scored births.
+
+    If `model` is None, choose the kernel and the noise from these births, too.
+    """
     points, targets = _points(encoding, [row.code for row in rows]), rank_targets(rows)
     return SourceModel.fit(encoding, model or choose_model(encoding, points, targets), points, targets)
 
@@ -166,9 +169,9 @@ def propose(
 
     With `seconds`, return the code with the largest expected improvement per predicted second.
 
-    Evolution should decide with fewer than `min_scores` scores, if predictions and scores do not agree, or if no code
-    is accepted. `rows` holds at most `MAX_ROWS` scored births, and `pending` the codes whose scores are not visible
-    yet.
+    Evolution should decide if there are fewer than `min_scores` scores, if predictions and scores do not agree, or if
+    no code is accepted. `rows` holds at most `MAX_ROWS` scored births, and `pending` the codes whose scores are not
+    visible yet.
     """
     pool = evaluate_pool(space, model, rows, pending, rng, sources, seconds=seconds)
     if pool is None or pool.hands_over:
@@ -244,7 +247,7 @@ def evaluate_pool(
 def expected_improvement(mean: Reals, deviation: Reals, best: float) -> Reals:
     """Return the expected improvement over `best` at each point, with the shape of `mean` and `deviation`.
 
-    Jones, Schonlau and Welch, Efficient Global Optimization (1998), equation 15.
+    See Jones, Schonlau and Welch, Efficient Global Optimization (1998), equation 15.
     """
     gain = mean - best
     standardized = gain / deviation

@@ -1,4 +1,4 @@
-"""The models of source searches. Their predictions make the prior mean of a transferred search."""
+"""The models of source searches. Their predictions form the prior mean of a transferred search."""
 
 from __future__ import annotations
 

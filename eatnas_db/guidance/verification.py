@@ -32,7 +32,7 @@ ROUNDING: Final = 1e-9
 def may_choose_model(
     encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel, sources: Sequence[SourceModel] = ()
 ) -> bool:
-    """Return whether `rows` choose `model`, or another model whose likelihood differs only by rounding."""
+    """Return whether `model` has the largest likelihood for `rows`, up to differences in rounding."""
     if sources and not rows:
         return model._replace(births=0) == model_of_sources(sources)
     points = make_points(encoding, as_array([row.code for row in rows], len(encoding.levels)))

@@ -29,9 +29,9 @@ def list_violations(
 ) -> Iterator[Violation]:
     """Yield every invariant that does not hold.
 
-    The sizes of checkpoint files below `artifacts` are compared with the record, and with `whole_files` their contents
-    too. `on_unchecked` is called for each search that cannot be replayed because one of its plug-ins is missing. Raises
-    `RecordError` if the database cannot be read.
+    The sizes of checkpoint files below `artifacts` are compared with the record. With `whole_files`, their contents are
+    compared, too. `on_unchecked` is called for each search that cannot be replayed because one of its plug-ins is
+    missing. Raises `RecordError` if the database cannot be read.
     """
     on_sqlite = not is_postgresql(engine)
     damage = check_database_file(engine) if on_sqlite else []

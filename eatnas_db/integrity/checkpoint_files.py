@@ -22,7 +22,7 @@ def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool
     missing, different = [], []
     for row in rows:
         file = find_artifact(artifacts, row.path)
-        if file is None:  # `escaping_paths` reports it
+        if file is None:  # `escaping_paths` reports this path
             continue
         try:
             if file.stat().st_size != row.bytes or (whole_files and not has_digest(file, row.digest)):

@@ -34,7 +34,7 @@ class _EpochCount(NamedTuple):
 
 
 def check_epochs(engine: Engine) -> list[Violation]:
-    """Check that epochs have no gaps, and that a scored candidate has all epochs of its recipe or its last rung."""
+    """Check that epochs have no gaps, and that a scored candidate has all epochs of its recipe or of its last rung."""
     with read_transaction(engine) as connection:
         trained = search.c.kind != SearchKind.IMPORTED
         specs = {row.id: row.spec for row in connection.execute(select(search.c.id, search.c.spec).where(trained))}

@@ -48,7 +48,7 @@ def check_genotypes(engine: Engine) -> list[Violation]:
     for stored in rows:
         with suppress(
             DamagedRecordError, PluginError, AttributeError, TypeError
-        ):  # the replay reports that it cannot be read
+        ):  # the replay reports that the space cannot be read
             spaces[stored.id] = Space(read_space(stored.macro), Task(**stored.task))
     parsers = {search_id: _parser_of(space) for search_id, space in spaces.items()}
     wrong_genotype: list[int] = []
@@ -71,7 +71,7 @@ def check_genotypes(engine: Engine) -> list[Violation]:
                     wrong_genotype.append(row.candidate_id)
                 if _mutations_of(row, proposed, parse) != mutations.get(row.candidate_id, []):
                     wrong_mutations.append(row.candidate_id)
-            except PluginError:  # the replay reports it
+            except PluginError:  # the replay reports this error
                 del spaces[row.search_id]
             except (EatnasError, ValueError):
                 wrong_genotype.append(row.candidate_id)

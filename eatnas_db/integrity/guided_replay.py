@@ -22,7 +22,7 @@ from eatnas_db.scored_births import encode_rows
 
 
 class RecordedBirth(NamedTuple):
-    """A birth of the record."""
+    """A recorded birth."""
 
     id: int
     number: int
@@ -32,7 +32,7 @@ class RecordedBirth(NamedTuple):
 def follows_from_model(
     engine: Engine, record: SearchRecord, space: Space, birth: RecordedBirth, is_held: Callable[[str], bool]
 ) -> bool:
-    """Return whether the model may have decided a birth, or may have left it to evolution if it has no prediction."""
+    """Return whether the model may have decided a birth, or have left a birth without a prediction to evolution."""
     stored = select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise, prediction.c.slopes)
     with read_transaction(engine) as connection:
         row = connection.execute(stored.where(prediction.c.candidate_id == birth.id)).first()

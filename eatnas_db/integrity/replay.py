@@ -114,7 +114,7 @@ def check_replay(engine: Engine, on_unchecked: NoteCallback = lambda _: None) ->
 class _Replay:
     """The replay of one search.
 
-    It compares each birth with the recorded population, so that one fault gives one finding.
+    The replay bases each birth on the recorded population, so that one fault causes only one violation.
     """
 
     def __init__(self, engine: Engine, record: SearchRecord, offenders: _Offenders) -> None:
@@ -297,7 +297,7 @@ class _Replay:
     def _has_fitness(self, birth: _ReplayedBirth) -> bool:
         if birth.measured is None:
             return False
-        if birth.origin == Origin.FINAL:  # The cost does not enter the fitness of a final model.
+        if birth.origin == Origin.FINAL:  # The cost does not affect the fitness of a final model.
             return birth.fitness == birth.measured
         fitness = self._objective.fitness(birth.measured, birth.mult_adds)
         rungs = rungs_of(self._record.spec, birth.origin)
@@ -315,7 +315,7 @@ class _Replay:
         return birth.objectives == list(values)
 
     def _advance(self, last: int) -> None:
-        """Compare each recorded step up to `last` with the step that the functions decide."""
+        """Compare each recorded step up to `last` with the replayed step."""
         while self._step < last and self._unapplied:
             birth = self._unapplied.popleft()
             self._step += 1

@@ -49,7 +49,7 @@ def check_rungs(engine: Engine) -> Iterator[Violation]:
                 decisions += found[1]
     yield from summarize_offenders("a scored candidate has the score of its last rung", "candidates", results)
     yield from summarize_offenders(
-        "a candidate continues after a rung if it is among the best of the births before it", "candidates", decisions
+        "a candidate continues after a rung if and only if its result is among the best so far", "candidates", decisions
     )
 
 
@@ -94,7 +94,7 @@ def _check_search(record: SearchRecord, rows: Sequence[_RungRow]) -> tuple[list[
 
 
 def _is_sound(reached: Sequence[_RungRow], rungs: Rungs) -> bool:
-    """Return whether the rungs of one candidate have no gaps, and its score is the score at its last rung."""
+    """Return whether the rungs of a candidate have no gaps and its score is the score at its last rung."""
     last = reached[-1]
     if last.number is None:
         return last.state != CandidateState.SCORED

@@ -1,4 +1,4 @@
-"""Check that the sources of searches with `transfer.start: model` still have the scores to which models were fitted."""
+"""Check that the sources of transferred models still have the scores to which the models were fitted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eatnas_db.spaces import read_space
 
 
 def check_sources(engine: Engine) -> Iterator[Violation]:
-    """Yield the searches whose sources lack scores, have changed scores, or choose another model."""
+    """Yield the searches whose sources lack scores or have scores to which the stored model was not fitted."""
     changed: list[str] = []
     with read_transaction(engine) as connection:
         searches = list_searches(connection)
@@ -28,7 +28,7 @@ def check_sources(engine: Engine) -> Iterator[Violation]:
             if record.kind == SearchKind.EVOLUTION and record.has_sources and not _has_sources(engine, record):
                 changed.append(record.name)
     yield from summarize_offenders(
-        "the sources of each transferred model have the scores that it was created with", "searches", changed
+        "the sources of each transferred model have the scores to which the model was fitted", "searches", changed
     )
 
 

@@ -14,8 +14,8 @@ SHOWN: Final = 5
 class Violation:
     """An invariant that does not hold.
 
-    `what` names the kind of the offending things ("candidates", "files"), `count` is their number, and `examples` holds
-    the ids or names of the first `SHOWN` of them.
+    `what` names the kind of offenders ("candidates", "files"), `count` is the number of offenders, and `examples` holds
+    the ids or names of the first `SHOWN` offenders.
     """
 
     invariant: str
@@ -33,6 +33,6 @@ NoteCallback = Callable[[str], None]
 
 
 def summarize_offenders(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:
-    """Return the violation of one invariant in a list, which is empty if there are no offenders."""
+    """Return a list with the violation of one invariant, or an empty list if there are no offenders."""
     listed = list(offenders)
     return [Violation(invariant, what, len(listed), tuple(listed[:SHOWN]))] if listed else []

@@ -1,4 +1,4 @@
-"""Query the candidates with at least one attempt. Each becomes a run in MLflow."""
+"""Query the candidates with at least one attempt. Each of these candidates becomes a run in MLflow."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AttemptedCandidate:
 
 
 def list_attempted_ids(connection: Connection, after_event: int | None) -> list[int]:
-    """Return the ids of the attempted candidates that may have changed after this event, in order.
+    """Return the ids of the attempted candidates that may have changed after this event, in ascending order.
 
     These are candidates with newer events, and candidates in training. Return all attempted ids if `after_event` is
     None.

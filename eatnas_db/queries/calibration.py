@@ -52,8 +52,9 @@ _PREDICTED_FIELDS: Final = tuple(field.name for field in fields(PredictedBirth))
 class Calibration:
     """The quality of a search's predictions.
 
-    `share_within` is the share of predictions whose measured fitness is within one standard deviation. It is near
-    `EXPECTED_SHARE` if the model estimates its errors well. `correlation` is between predicted and measured fitness.
+    `share_within` is the share of births whose measured fitness is within one standard deviation of the prediction. The
+    share is near `EXPECTED_SHARE` if the model estimates its errors well. `correlation` is the correlation of predicted
+    and measured fitness.
     """
 
     predicted: int
@@ -76,7 +77,7 @@ def _read_prediction(*columns: Any) -> PredictedBirth:
 
 
 def get_calibration(connection: Connection, search_id: int) -> Calibration:
-    """Return the quality of a search's predictions. Its figures are None if no predicted candidate is scored."""
+    """Return the quality of a search's predictions. The figures are None if no predicted candidate is scored."""
     rows = _select_predictions(search_id).subquery()
     predicted, fitness = rows.c.predicted, rows.c.fitness
     scored = select(rows).where(fitness.is_not(None)).subquery()

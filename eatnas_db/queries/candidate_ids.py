@@ -1,4 +1,4 @@
-"""Ids of candidates: read them from text, and look them up."""
+"""Parse ids of candidates, and look them up in the record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parse_candidate_id(name_or_id: str) -> int | None:
 
 
 def can_be_id(candidate_id: int) -> bool:
-    """Return whether a number may be an id. The drivers refuse numbers that no integer column can hold."""
+    """Return whether a number may be an id. Database drivers refuse numbers that no integer column can hold."""
     return 0 < candidate_id <= MAX_BIGINT
 
 

@@ -176,7 +176,7 @@ def list_epochs(
 
 
 def list_genotypes(connection: Connection, candidate_ids: Sequence[int]) -> dict[int, str]:
-    """Return the effective genotypes of candidates by their ids."""
+    """Return a mapping from the ids of candidates to their effective genotypes."""
     query = (
         select(candidate.c.id, architecture.c.genotype)
         .join(architecture, architecture.c.id == candidate.c.architecture_id)

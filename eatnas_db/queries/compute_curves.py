@@ -29,7 +29,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class ComputeCurve:
-    """The values of a search's population over device seconds, from the complete initial population on.
+    """The values of a search's population over device seconds, beginning with the complete initial population.
 
     The seconds of each point include `seconds_before`, the device seconds that the search's sources and their
     re-evaluations had used until the transfer.
@@ -44,7 +44,7 @@ class ComputeCurve:
 class LevelReached:
     """The device seconds that a search needed to reach a level; None if it did not reach the level.
 
-    `ratio` is the seconds as a multiple of the first compared search's seconds.
+    `ratio` is the quotient of these seconds and the seconds of the first compared search.
     """
 
     level: float
@@ -104,7 +104,7 @@ def _describe_task(record: SearchRecord) -> tuple[str, ...]:
 
 def _compute_curve(connection: Connection, record: SearchRecord, measure: Measure, alone: bool) -> ComputeCurve:
     before = 0.0 if alone else _seconds_before(connection, record)
-    # Start with the full population: in a smaller one, a lucky first candidate would count as a high level.
+    # Start with the full population: before, a lucky first candidate alone could reach a high level.
     points = tuple(
         CurvePoint(step=step.number, device_seconds=before + step.device_seconds, value=value)
         for step in list_steps(connection, record.id, after=record.population - 1)
@@ -116,8 +116,8 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
     """Return the device seconds of all sources of a search, and of their sources. Each source counts once.
 
-    A source counts with the seconds that it had used at the last transfer from it. So extending a source does not
-    change the curves of searches that were transferred from it before.
+    A source counts with the seconds that it had used at the last transfer from it. Therefore, extending a source does
+    not change the curves of searches that were transferred from it before.
     """
     seconds: dict[int, float] = {}
     waiting = [record.id]

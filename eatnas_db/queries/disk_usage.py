@@ -72,7 +72,7 @@ class DiskUsage:
 
     @property
     def bytes(self) -> int:
-        """The sum of all parts."""
+        """The total number of bytes."""
         checkpoints = sum(self.checkpoints.values())
         files = self.logs + self.mlflow + self.cache + self.other
         return self.database + self.write_ahead_log + checkpoints + files
@@ -80,7 +80,7 @@ class DiskUsage:
 
 @dataclass(frozen=True, slots=True)
 class _RecordedFiles:
-    """The data of the record about files.
+    """What the record knows about files.
 
     `searches` maps ids, as text, to names; `unfinished` holds the ids of candidates that are pending or in training;
     `orders` maps paths of checkpoints to their removal order, or to None if they must stay.
@@ -137,9 +137,9 @@ def measure_disk_usage(
 
 
 def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
-    """Return the files to delete so that the home uses at most `limit` bytes; all removable files if they are too few.
+    """Return the files to delete so that the home uses at most `limit` bytes, or all files if that is not possible.
 
-    The files are in the order of `RemovalOrder`, and within it the oldest first.
+    The files are sorted by `RemovalOrder`, and then by age, the oldest first.
     """
     selected: list[RemovableFile] = []
     excess = usage.bytes - limit

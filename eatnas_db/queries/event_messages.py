@@ -14,8 +14,8 @@ _MESSAGES: Final = {
     "tested": "attempt {attempt} was evaluated once on the test part: accuracy {fitness}",
     "failed": "the candidate failed in attempt {attempt}: {failure}",
     "taken_back": "attempt {attempt} ended without a score: {failure}; the candidate waits for another attempt",
-    "to_be_alone": "memory or another training on the device may be the cause; the next attempt will have "
-    "its device to itself",
+    "to_be_alone": "a lack of memory or another training on the device may have caused the failure; the next attempt "
+    "will have its device to itself",
     "to_be_halved": "the training ran out of memory again; the next attempt will train each batch in two halves, "
     "which is recorded as a deviation",
     "released": "attempt {attempt} was stopped on request; the training will continue from its checkpoint",
@@ -70,13 +70,13 @@ _BIRTH_MESSAGES: Final = {
 }
 
 _COUNTED: Final = {"epochs": "epoch", "files": "checkpoint", "candidates": "candidate"}
-"""The nouns of the numbers in the details of events."""
+"""The noun for each count in the details of events."""
 
 EVENT_KINDS: Final = tuple(sorted({"born", *_MESSAGES, *_CANDIDATE_MESSAGES, *_SEARCH_MESSAGES}))
 
 
 def require_event_kind(kind: str) -> None:
-    """Raise `NotFoundError` with all kinds if there is no such kind of event."""
+    """Raise `NotFoundError`, which lists all kinds of events, if there is no such kind."""
     if kind not in EVENT_KINDS:
         raise NotFoundError(
             f"no event kind {kind!r}{did_you_mean(kind, EVENT_KINDS)}; the kinds are: {', '.join(EVENT_KINDS)}"
@@ -92,7 +92,7 @@ def describe_event(
     fitness: float | None,
     detail: Mapping[str, Any],
 ) -> str:
-    """Describe an event in a sentence; `origin`, `parent_id` and `fitness` belong to its candidate, if it has one.
+    """Describe an event in a sentence; `origin`, `parent_id` and `fitness` are those of its candidate, if it has one.
 
     Kinds and details that a later version has written are shown unchanged.
     """

@@ -40,7 +40,7 @@ def list_events(
     limit: int = 50,
     offset: int = 0,
 ) -> tuple[RecordedEvent, ...]:
-    """Return the newest events, the newest last; `offset` skips the newest ones.
+    """Return the newest `limit` events, the newest last, after skipping the newest `offset` events.
 
     Only events of the search, the candidate and the kind are returned, with ids above `after` and up to `until`. A
     reader that follows events must set `until` to an `EventWatermark`, because later events may still be missing.

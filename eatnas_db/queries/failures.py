@@ -1,4 +1,4 @@
-"""Query the attempts that ended without a score, and the reasons."""
+"""Query the attempts that ended without a score, and the reasons why they did."""
 
 from __future__ import annotations
 

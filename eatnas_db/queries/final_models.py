@@ -23,8 +23,8 @@ from eatnas_db.schema.trainings import score
 class FinalModel:
     """A final model of the candidate `candidate_id`, in the search of final models `search`.
 
-    `recipe` has the fields of its section `training` that affect results. `accuracy` is the accuracy on the test part;
-    None before the evaluation.
+    `recipe` has the fields of the section `training` of the search that affect results. `accuracy` is the accuracy on
+    the test part; None before the evaluation.
     """
 
     candidate_id: int
@@ -50,7 +50,7 @@ def group_tested_models(connection: Connection, candidate_ids: Select[tuple[int]
 
 
 def count_test_evaluations(connection: Connection, search_id: int) -> int:
-    """Count the evaluations of a search's final models on the test part; a search of final models counts its own."""
+    """Count the evaluations of a search's final models on the test part; for a search of final models, its own."""
     of_search = (search.c.id == search_id) | ((search.c.source_id == search_id) & (search.c.kind == SearchKind.FINAL))
     query = select(func.count()).select_from(event).join(search, search.c.id == event.c.search_id)
     return int(connection.execute(query.where(of_search, event.c.kind == "tested")).scalar_one())

@@ -33,7 +33,7 @@ class Fingerprint:
 
 
 class _RowsByBirth:
-    """The rows of a table by candidate, read in step with the candidates, in order of birth."""
+    """The rows of a table, grouped by candidate in order of birth and read while the candidates are read."""
 
     def __init__(self, connection: Connection, query: Select[Any]) -> None:
         rows = connection.execute(query).yield_per(_BATCH)
@@ -137,7 +137,7 @@ def _to_line(values: list[Any]) -> bytes:
 
 
 def _to_exact_json(value: Any) -> Any:
-    """Write floats as hexadecimal text, so that every bit counts."""
+    """Convert floats to hexadecimal strings, so that every bit counts."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, dict):

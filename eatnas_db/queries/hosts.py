@@ -51,7 +51,7 @@ class RecordedHost:
 
 
 def list_hosts(connection: Connection) -> tuple[RecordedHost, ...]:
-    """Return the hosts of a record on a PostgreSQL server, by name."""
+    """Return the hosts of a record on a PostgreSQL server, sorted by name."""
     connected = list_connected_hosts(connection)
     devices = select(func.count()).where(device.c.host_id == host.c.id).scalar_subquery()
     leases = select(func.count()).where(lease.c.host_id == host.c.id).scalar_subquery()
@@ -88,7 +88,7 @@ def list_hosts(connection: Connection) -> tuple[RecordedHost, ...]:
 
 
 def list_devices(connection: Connection) -> tuple[RecordedDevice, ...]:
-    """Return the devices of all hosts, by host."""
+    """Return the devices of all hosts, sorted by host."""
     query = (
         select(
             host.c.name,

@@ -39,7 +39,7 @@ class InheritanceLink:
 
     @property
     def training(self) -> dict[str, Any]:
-        """The recipe of its training."""
+        """The recipe of the candidate's training."""
         recipe = recipe_of(self.spec, inheriting=self.inherited)
         if self.rungs is None or self.rungs.resumes:
             return recipe
@@ -47,7 +47,7 @@ class InheritanceLink:
 
     @property
     def stop_after(self) -> int | None:
-        """The number of epochs after which its training stopped at a rung; None if the training had all epochs."""
+        """The number of epochs after which the training stopped at a rung; None if the training had all epochs."""
         if self.rungs is None or not self.rungs.resumes or self.rung == self.rungs.last:
             return None
         return self.rungs.epochs[self.rung]
@@ -60,7 +60,7 @@ def has_unsettled_child(candidate_id: ColumnElement[int] = candidate.c.id) -> Ex
 
 
 def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: bool) -> tuple[InheritanceLink, ...]:
-    """Return the parent alone, or with `whole` its ancestors as well.
+    """Return the parent alone or, if `whole` is true, the parent with its ancestors.
 
     The whole chain runs from the nearest ancestor that was trained from scratch down to the parent.
     """

@@ -21,7 +21,7 @@ def find_front_of_many(vectors: Sequence[Values]) -> list[int]:
         return find_front(vectors)
     try:
         import numpy as np  # only here, because loading it takes time
-    except ImportError:  # eatnas-db-core has none
+    except ImportError:  # eatnas-db-core does not require NumPy
         return find_front(vectors)
 
     # This order puts each vector after all vectors that dominate it, and after the first vector that equals it.
@@ -38,7 +38,7 @@ def find_front_of_many(vectors: Sequence[Values]) -> list[int]:
 
 
 def _at_least(first: Any, second: Any) -> Any:
-    """Return a matrix: whether the vector `first[i]` is at least as good as `second[j]` in every objective."""
+    """Return the matrix that says whether `first[i]` is at least as good as `second[j]` in every objective."""
     better = first[:, None, 0] >= second[None, :, 0]
     for objective in range(1, first.shape[1]):
         better &= first[:, None, objective] >= second[None, :, objective]

@@ -29,7 +29,7 @@ class LearningPoint:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """The points of one candidate in order. `in_training` is true if further points may follow."""
+    """The points of one candidate in order of epochs. `in_training` is true if further points may follow."""
 
     candidate_id: int
     birth: int
@@ -38,7 +38,7 @@ class LearningCurve:
 
 
 def list_candidates_in_training(connection: Connection, search_id: int, limit: int) -> list[int]:
-    """Return the ids of at most `limit` candidates in training of a search, the oldest first."""
+    """Return the ids of at most `limit` candidates of a search that are in training, the oldest first."""
     query = (
         select(lease.c.candidate_id)
         .join(candidate, candidate.c.id == lease.c.candidate_id)
@@ -54,7 +54,7 @@ def list_learning_curves(
 ) -> tuple[LearningCurve, ...]:
     """Return the curves of candidates that have finished an epoch, in the given order.
 
-    Of a training with more than `max_points` epochs, only evenly spaced epochs and the last one are read.
+    If a training has more than `max_points` epochs, only evenly spaced epochs and the last epoch are read.
     """
     of_candidates = epoch.c.candidate_id.in_(candidate_ids)
     last = connection.execute(select(func.max(epoch.c.number)).where(of_candidates)).scalar() or 0

@@ -136,7 +136,7 @@ def list_scored_children(connection: Connection, lineage: Sequence[int]) -> list
 
 
 def list_scored_births(connection: Connection, names: Iterable[str]) -> list[ScoredBirth]:
-    """Return the fitness of all scored candidates of these searches in order of birth, without retrainings."""
+    """Return the fitness of all scored candidates of these searches except retrainings, in order of birth."""
     query = (
         select(search.c.name, candidate.c.birth, candidate.c.fitness)
         .join(candidate, candidate.c.search_id == search.c.id)

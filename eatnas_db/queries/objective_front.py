@@ -43,7 +43,7 @@ _COLUMNS = (
 
 
 def get_objectives(connection: Connection, search_id: int) -> tuple[OptimizedMetric, ...]:
-    """Return the objectives of a search with several objectives; empty in a search with one."""
+    """Return the objectives of a search with several objectives, or an empty tuple if it has only one."""
     return list_objectives(connection.execute(select(search.c.spec).where(search.c.id == search_id)).scalar_one())
 
 
@@ -81,7 +81,7 @@ def order_by_preference(connection: Connection, search_id: int, candidate_ids: S
 
 
 def list_objective_values(connection: Connection, candidate_ids: Sequence[int]) -> list[ObjectiveValues]:
-    """Return the values of these candidates; their searches have several objectives."""
+    """Return the values of these candidates, whose searches must have several objectives."""
     query = select(*_COLUMNS).where(candidate.c.objectives.is_not(None))
     return [
         _read(row)

@@ -99,11 +99,14 @@ class Condition:
         return self.value == "" and self.sign == "="
 
     def compare(self, value: Any) -> Any:
-        """Compare text: a Python value or an SQL expression."""
+        """Compare a string, a Python value or an SQL expression, with the value of the condition."""
         return _OPERATORS[self.sign](value, self.value)
 
     def compare_number(self, value: Any) -> Any:
-        """Compare a number: a Python value or an SQL expression. Raises `ConflictError`."""
+        """Compare a number, a Python value or an SQL expression, with the value of the condition.
+
+        Raises `ConflictError`.
+        """
         if not self.value and self.sign in ("=", "!="):
             return self.sign == "!="  # a number is never empty
         try:
@@ -128,9 +131,9 @@ def fetch_page(
 ) -> list[_T]:
     """Return a page of the rows of a query, each made by `row_type` from the output columns.
 
-    Conditions and `sort` may name any output column. The query must have no ORDER BY. Its default order is by the
-    output columns `order`, which have no NULLs; a leading "-" means the largest first. They also break ties of `sort`.
-    Raises `ConflictError` for a condition or a column that does not fit.
+    Conditions and `sort` may name any output column. The query must have no ORDER BY. By default the rows are sorted by
+    the output columns `order`, which have no NULLs; a leading "-" means the largest first. These columns also break
+    ties of `sort`. Raises `ConflictError` for an unknown column, or a condition that does not fit its column.
     """
     if page.selects:
         # Compare output columns outside the query, because some of them are aggregates.

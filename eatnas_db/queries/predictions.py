@@ -76,7 +76,7 @@ def explain_proposal(
 ) -> str:
     """Explain in one sentence why the model proposed a network. `slopes` has the name and slope of each source.
 
-    `per_second`: the search maximizes the improvement per predicted device second.
+    `per_second` is true if the search maximizes the improvement per predicted device second.
     """
     listed = ", ".join(f"{name} with slope {slope:.2g}" for name, slope in slopes)
     sources = f" and of the source{'s' if len(slopes) > 1 else ''} {listed}" if slopes else ""

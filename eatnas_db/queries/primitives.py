@@ -17,7 +17,7 @@ PRIMITIVES: Final = ("op", "kernel", "skip", "depth", "width")
 
 @dataclass(frozen=True, slots=True)
 class PrimitiveShare:
-    """The share and the mean fitness of the members with a value in a block, in the population after a step."""
+    """The share and the mean fitness of the members that have a value in a block, in the population after a step."""
 
     step: int
     block: int
@@ -127,7 +127,7 @@ def _group_blocks(connection: Connection, search_id: int, steps: list[int], posi
 
 
 def _group_choices(connection: Connection, members: Subquery, position: int | None) -> list[_BlockGroup]:
-    """Return the groups of a space whose blocks have no rows in `block`, by parsing the texts of its architectures."""
+    """Return the groups by parsing genotypes, for a space whose blocks have no rows in the table `block`."""
     group = (members.c.step, architecture.c.genotype)
     query = (
         select(*group, func.count(), func.sum(members.c.fitness))

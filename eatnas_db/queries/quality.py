@@ -26,7 +26,7 @@ class PopulationStep:
     device_seconds: float
     at: float
     hypervolume: float | None = None
-    """The hypervolume of several objectives; None before all initial births are settled, and with one objective."""
+    """The hypervolume of several objectives; None until all initial births are settled, or with one objective."""
 
 
 _COLUMNS = tuple(step.c[field.name] for field in fields(PopulationStep))
@@ -42,13 +42,13 @@ def list_steps(
 ) -> tuple[PopulationStep, ...]:
     """Return the steps after number `after` in order, or a page of them.
 
-    With `max_points`, a longer search gives about this many evenly spaced steps and its last step. Raises
+    If a search has more than `max_points` steps, return about this many evenly spaced steps and the last step. Raises
     `ConflictError` for a page with an unknown column.
     """
     query = select(*_COLUMNS).where(step.c.search_id == search_id, step.c.number > after)
     if max_points is not None:
         last = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
         interval = max(1, -(-last // max_points))
-        if interval > 1:  # each of these is found in the index; a condition on the remainder would read all steps
+        if interval > 1:  # the index finds each of these steps; a condition on the remainder would read all steps
             query = query.where(step.c.number.in_([*range(interval, last, interval), last]))
     return tuple(fetch_page(connection, query, page, row_type=PopulationStep, order=("number",)))

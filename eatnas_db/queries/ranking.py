@@ -33,10 +33,10 @@ class RankedCandidate:
     `reevaluation` is the mean fitness of its re-evaluations, `reevaluation_spread` their standard deviation (None with
     fewer than two), and `reevaluation_seeds` their number. Only re-evaluations with the most epochs
     (`reevaluation_epochs`) count. `test`, `test_spread` and `test_seeds` are the mean, the standard deviation and the
-    number of test accuracies of its final models; only models with the recipe of the newest one count.
-    `test_weights_from` is the final model, as SEARCH/CANDIDATE, whose weights they start from. `deviation` describes
-    how its training differed from the recipe after it ran out of memory. `rung` is its last rung; 0 in a search without
-    rungs.
+    number of test accuracies of its final models; only models with the recipe of the newest model count.
+    `test_weights_from` is the final model, as SEARCH/CANDIDATE, whose weights these models start from. `deviation`
+    describes how its training differed from the recipe after it ran out of memory. `rung` is its last rung; 0 in a
+    search without rungs.
     """
 
     id: int
@@ -72,7 +72,7 @@ def get_best(connection: Connection, search_id: int) -> RankedCandidate | None:
 
 
 def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple[RankedCandidate, ...]:
-    """Return a page of the ranking. Raises `ConflictError` for a column or value that does not exist."""
+    """Return a page of the ranking. Raises `ConflictError` for an unknown column or value."""
     scored = _candidates().where(candidate.c.fitness.is_not(None))
     front = list_front_ids(connection, search_id)
     if front is not None:
@@ -94,7 +94,7 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
 def list_to_reevaluate(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
     """Return the `top` candidates to re-evaluate, in the order of the ranking without re-evaluations.
 
-    Earlier re-evaluations do not count, so that candidates born after them have the same chance. With several
+    Earlier re-evaluations do not count, so that candidates that were born later have the same chance. With several
     objectives, return the least crowded candidates of the Pareto front, which cover the front best.
     """
     front = list_front_ids(connection, search_id)
@@ -104,7 +104,7 @@ def list_to_reevaluate(connection: Connection, search_id: int, top: int) -> tupl
 
 
 def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
-    """Return the `top` candidates of a search by fitness alone, in the order of the ranking."""
+    """Return the `top` candidates of a search with the highest fitness, in the order of the ranking."""
     scored = _candidates().where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None))
     fittest = scored.order_by(*FITTEST_FIRST).limit(top)
     return tuple(_sort_by_rank(_add_measures(connection, fittest)))
@@ -191,9 +191,9 @@ def _add_measures(connection: Connection, query: Select[Any]) -> list[RankedCand
 def _group_reevaluations(
     connection: Connection, candidate_ids: Select[tuple[int]]
 ) -> dict[int, dict[int, list[float]]]:
-    """Return the fitness values of each candidate's re-evaluations by their number of epochs.
+    """Return the fitness values of each candidate's re-evaluations, grouped by the number of epochs.
 
-    Recipes of re-evaluations differ in nothing else.
+    The recipes of re-evaluations differ only in this number.
     """
     query = (
         select(candidate.c.parent_id, candidate.c.fitness, search.c.spec["training"]["epochs"].as_integer())

@@ -42,7 +42,7 @@ class CandidateRung:
 
 
 def count_rungs(connection: Connection, search_id: int, spec: Mapping[str, Any]) -> tuple[RungCount, ...]:
-    """Return the counts of each rung of a search; empty in a search without rungs."""
+    """Return the counts of each rung of a search, or an empty tuple if the search has no rungs."""
     rungs = rungs_of(spec)
     if rungs is None:
         return ()

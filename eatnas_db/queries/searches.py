@@ -25,7 +25,7 @@ RUN_WITH_SOURCE: Final = (SearchKind.REEVALUATION, SearchKind.RETRY)
 class SearchRecord:
     """A row of the table of searches, and its status: running, waiting, paused, finished, failed or cancelled.
 
-    `waiting` is the reason why the search waits, and `pause_reason` the reason why a daemon has paused it. A search
+    `waiting` is the reason why the search waits, and `pause_reason` is the reason why a daemon has paused it. A search
     that ends without a scored candidate has failed. The first `initial_births` are decided without any score. Equal
     failures are counted from birth `streak_start` on.
     """
@@ -74,7 +74,7 @@ class SearchRecord:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether its spec, its macro or its task is not JSON, because somebody edited the record manually."""
+        """Whether the spec, the macro or the task is not JSON, because somebody edited the record manually."""
         return any(isinstance(value, DamagedJson) for value in (self.spec, self.macro, self.task))
 
     def require_whole(self) -> None:
@@ -84,12 +84,12 @@ class SearchRecord:
 
     @property
     def has_sources(self) -> bool:
-        """Whether the predictions of other searches' models are the prior of its model."""
+        """Whether the model of this search uses the predictions of other searches' models as its prior mean."""
         return bool(self.spec["transfer"]["start"] == "model")
 
     @property
     def objectives(self) -> tuple[OptimizedMetric, ...]:
-        """The objectives of a search with several objectives; empty in a search with one."""
+        """The objectives of a search with several objectives, or an empty tuple if it has only one."""
         return list_objectives(self.spec)
 
     @property
@@ -219,7 +219,10 @@ def fetch_searches(connection: Connection, query: Select[Any], **parameters: Any
 
 
 def _waiting(connection: Connection, row: Row[Any]) -> str | None:
-    """Return the reason why a search waits, or None. A reason for all searches, such as a full disk, comes first."""
+    """Return the reason why a search waits, or None.
+
+    A reason that affects all searches, such as a full disk, takes precedence.
+    """
     waiting: str | None = row.waiting
     if waiting is None and row.held is not None and not is_trained_elsewhere(connection, row.id):
         return str(row.held)

@@ -34,10 +34,11 @@ class Ancestor:
 class TrainedModel:
     """A scored candidate and its weights.
 
-    `is_final` is true if the model was trained on the validation images too. `architecture_digest` is the digest of the
-    effective genotype. `data` is the section of the spec. `data_digest` covers the training and the validation images.
-    `recipe` is the recipe behind the score, with the precision. `checkpoint` is a path relative to the home's
-    artifacts, `checkpoint_digest` the SHA-256 of the content, and `host` the machine that wrote the checkpoint.
+    `is_final` is true if the model was also trained on the validation images. `architecture_digest` is the digest of
+    the effective genotype. `data` is the section `data` of the spec. `data_digest` covers the training and the
+    validation images. `recipe` is the recipe behind the score, with the precision. `checkpoint` is a path relative to
+    the home's artifacts, `checkpoint_digest` the SHA-256 of the content, and `host` the machine that wrote the
+    checkpoint.
     """
 
     candidate_id: int
@@ -65,7 +66,7 @@ class TrainedModel:
 def get_trained_model(connection: Connection, candidate_id: int) -> TrainedModel:
     """Return the model of a candidate.
 
-    Raises `NotFoundError` if there is no such candidate, and `ConflictError` if it is not scored or its weights are
+    Raises `NotFoundError` if there is no such candidate, and `ConflictError` if it is not scored or its weights were
     not kept.
     """
     details = get_candidate(connection, candidate_id)
@@ -111,8 +112,9 @@ def get_trained_model(connection: Connection, candidate_id: int) -> TrainedModel
 def find_best_model(connection: Connection, name: str) -> int:
     """Return the id of a search's best model: its best final model or, if it has no final models, its best candidate.
 
-    The ranking decides, and never the test accuracy. Of several final models of a candidate, return the first seed of
-    the newest recipe. Raises `NotFoundError`, and `ConflictError` if no candidate is scored.
+    The ranking decides which candidate is the best; the test accuracy has no influence. If a candidate has several
+    final models, return the model with the first seed of the newest recipe. Raises `NotFoundError`, and `ConflictError`
+    if no candidate is scored.
     """
     record = get_search(connection, name)
     final = _find_best_final(connection, record)
@@ -125,7 +127,7 @@ def find_best_model(connection: Connection, name: str) -> int:
 
 
 def _find_best_final(connection: Connection, record: SearchRecord) -> int | None:
-    """Return the final model, the first seed of the newest recipe, of the best candidate that has a final model."""
+    """Return the final model of the best candidate that has any: the model with the first seed of the newest recipe."""
     if record.kind == SearchKind.FINAL:
         of_record = [search.c.id == record.id]
     else:

@@ -89,7 +89,7 @@ def list_blocked_searches(connection: Connection) -> tuple[BlockedSearch, ...]:
 
 
 def list_idle_slots(connection: Connection) -> tuple[IdleSlot, ...]:
-    """Return the slots whose workers are alive and train nothing, by host and slot."""
+    """Return the slots whose workers are alive and train nothing, sorted by host and slot."""
     leased = select(attempt.c.worker_id).join(
         lease, (lease.c.candidate_id == attempt.c.candidate_id) & (lease.c.attempt == attempt.c.number)
     )
@@ -105,8 +105,8 @@ def list_idle_slots(connection: Connection) -> tuple[IdleSlot, ...]:
 
 
 def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ...]:
-    """Return every candidate in training, by host and slot."""
-    # This is a separate statement, because a planner might otherwise start from all attempts of the record.
+    """Return every candidate in training, sorted by host and slot."""
+    # This is a separate statement, because a query planner might otherwise read all attempts of the record first.
     leased = connection.execute(select(lease.c.candidate_id)).scalars().all()
     epochs_done = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
     query = (

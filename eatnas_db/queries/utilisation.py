@@ -271,7 +271,8 @@ def _list_searches_during(connection: Connection, search_id: int, span: _Span) -
 
 def _list_pauses(connection: Connection, search_id: int, span: _Span) -> Iterator[_Span]:
     """Yield the pauses of a search within a span."""
-    # The sum keeps planners from using the index of the search's events, because most of them belong to candidates.
+    # The sum `search_id + 0` keeps query planners from using the index of the search's events, because most of them
+    # belong to candidates.
     query = (
         select(event.c.kind, event.c.at)
         .where(event.c.candidate_id.is_(None), event.c.search_id + 0 == search_id)

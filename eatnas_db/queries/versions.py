@@ -1,4 +1,4 @@
-"""Compute a short text that changes when the record of a search changes, so that a reader knows when to read again."""
+"""Compute a short string that changes with the record of a search, so that a reader knows when to read again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RETRAININGS: Final = (SearchKind.REEVALUATION, SearchKind.RETRY, SearchKind.FINA
 
 
 def get_version(connection: Connection, record: SearchRecord) -> str:
-    """Return a digest of the state of a search. It reads only small index ranges, also in a long search.
+    """Return a digest of the state of a search. The queries read only small index ranges, even in a long search.
 
     The digest changes with each event of the search and its retrainings, each new epoch, and each change of its status.
     """

@@ -30,7 +30,7 @@ architecture = define_table(
     Column("digest", String(32), nullable=False, unique=True),
     Column("genotype", Text, nullable=False),
 )
-"""An effective genotype in readable form. All searches share its row."""
+"""An effective genotype in readable form. All searches share the row of a genotype."""
 
 
 block = define_table(
@@ -44,7 +44,7 @@ block = define_table(
     Column("width", Float, nullable=False),
     rowid=False,
 )
-"""A block of an architecture, numbered from 1. It allows a GROUP BY over the values of a block."""
+"""A block of an architecture, numbered from 1. The table allows a GROUP BY over the values of a block."""
 
 
 candidate = define_table(
@@ -91,13 +91,13 @@ candidate = define_table(
 
 `rung` is the last rung of a candidate that is scored; 0 in a search without rungs. `accuracy` repeats the score of the
 metric that the search optimizes, for the Pareto front; it is null if the candidate stopped before the last rung.
-`objectives` is the list of the values of several objectives, in the order of the spec; null with one objective.
-`left` equals `joined` if the candidate was removed as soon as it joined the population. `replica` numbers the seeds of
-one architecture in a re-evaluation, among final models and among retries; elsewhere it is 0. `thrift` is how the
-candidate is trained after it ran out of memory (`states.MemoryFallback`).
-`activations` are the values per image that its training holds in memory, for the estimate of its memory.
-`share_inherited` is the share of its parameters that it took from its parent, `logit_distance` the distance of its
-outputs from its parent's at birth, `lineage_epochs` the epochs behind its score: its own and the inherited ones.
+`objectives` is the list of the values of several objectives, in the order of the spec; null with one objective. `left`
+equals `joined` if the candidate was removed as soon as it joined the population. `replica` numbers the seeds of one
+architecture in a re-evaluation, among final models and among retries; elsewhere it is 0. `thrift` is how the candidate
+is trained after it ran out of memory (`states.MemoryFallback`). `activations` is the number of values per image that
+the training holds in memory; the memory estimate uses it. `share_inherited` is the share of the parameters that come
+from the parent. `logit_distance` is the distance between the outputs of the candidate and the parent at birth.
+`lineage_epochs` is the number of epochs behind the score, including inherited epochs.
 """
 
 Index("uq_eatnas_candidate_birth", candidate.c.search_id, candidate.c.birth, unique=True)
@@ -196,8 +196,9 @@ prediction = define_table(
 )
 """The model's prediction for a guided birth, made before the training.
 
-`low`, `middle` and `high` are fitness; `mean`, `deviation`, `improvement` and `margin` are in normal scores (the
+`low`, `middle` and `high` are fitness values; `mean`, `deviation`, `improvement` and `margin` are in normal scores (the
 quantiles of a normal distribution by rank). `agreement` is the correlation of left-out scores with their predictions.
-The model had `scores` scored births; `kernel`, `noise` and `slopes` were chosen by the first `model_births` births.
-`slopes` has the slope of each of the search's sources, in the order of `transfer_source`; null without sources.
+The model had `scores` scored births; `kernel`, `noise` and `slopes` were chosen from the scores of the first
+`model_births` births. `slopes` has the slope of each of the search's sources, in the order of `transfer_source`; null
+without sources.
 """

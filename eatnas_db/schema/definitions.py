@@ -1,6 +1,6 @@
 """Define tables by common rules: a name prefix, named constraints and one type of ids.
 
-With the prefix, MLflow or Optuna can share the database. Times are seconds since 1970 (UTC) on the clock of the host
+The prefix allows MLflow or Optuna to use the same database. Times are seconds since 1970 (UTC) on the clock of the host
 that writes them. No decision depends on times.
 """
 

@@ -26,4 +26,5 @@ record = define_table(
     Column("uuid", String(32), nullable=False),
     Column("created_at", Float, nullable=False),
 )
-"""One row with the UUID of the record. Copies share the UUID, and a move does not change it."""
+"""One row with the UUID of the record. Copies of the record share the UUID, and moving the record does not change it.
+"""

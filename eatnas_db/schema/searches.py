@@ -71,13 +71,13 @@ search = define_table(
 )
 """A search: its spec as the user gave it, and its counters. `born` is the number of the next birth.
 
-`source_id` is the search that this search was transferred from, re-evaluates or trains final models of.
-`source_seconds` are the device seconds that the source and its re-evaluations had used when this search was created.
-`basic_code` is the architecture that the search starts with, and `basic_id` the candidate of the source that has it, if
-the search was transferred. The first `initial_births` are decided without any score. `data_state` is a
-`domain.data_state.DataState`. Unless it is null, workers compare it with the state of the images that they load. With
-`stop_when: quality_flat`, `quality_mark` is the quality after its last rise, `flat_since` the step of this rise, and
-`ends_at` the number of births after which the search ends. A search has `failed` if it ended without a scored
+`source_id` is the search from which this search was transferred, or whose candidates it trains again. `source_seconds`
+are the device seconds that the source and its re-evaluations had used when this search was created. `basic_code` is the
+architecture that the search starts with, and `basic_id` is the candidate of the source with this architecture, if the
+search was transferred. The first `initial_births` are decided without any score. `data_state` is a
+`domain.data_state.DataState`. Unless this state is null, workers compare it with the state of the images that they
+load. With `stop_when: quality_flat`, `quality_mark` is the quality after its last rise, `flat_since` the step of this
+rise, and `ends_at` the number of births after which the search ends. A search has `failed` if it ended without a scored
 candidate. `pause_reason` is the reason why a daemon has paused the search; null if a user has paused it. Equal failures
 are counted from birth `streak_start` on. `memory_share` is the largest ratio of used to estimated memory among its
 trainings.

@@ -64,7 +64,7 @@ attempt = define_table(
 """An attempt at training a candidate. The attempts of a candidate are numbered from 1 without gaps.
 
 `step_seconds` is the time in training and validation steps; null if it equals the device seconds. `device_seconds` is
-the attempt's share of this time if several trainings shared the device, so the device seconds of all attempts on
+the attempt's share of the step seconds if several trainings shared the device, so the device seconds of all attempts on
 a GPU add up to wall time. `peak_bytes` is the peak GPU memory of a scored attempt.
 """
 
@@ -115,7 +115,7 @@ epoch = define_table(
 )
 """An epoch of a candidate's training, numbered from 0.
 
-The validation columns of a final model are null, because it trains on the validation images too. `metrics` are the
+The validation columns of a final model are null, because it also trains on the validation images. `metrics` are the
 further metrics of a user's own training function, which may leave the columns empty; null with the built-in training.
 `memory_bytes` is the device memory of the worker at the end of the epoch. `load` is the share of the GPU, or of one
 processor core, in use.

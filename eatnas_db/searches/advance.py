@@ -23,8 +23,8 @@ def advance_search(
 ) -> bool:
     """Settle, breed and finish or pause a search that was read in this transaction.
 
-    Return whether the search needs no training now. Births that need the model are taken from `prepared` only; if it is
-    None, they are decided in this transaction.
+    Return whether the search needs no training now. Births that need the model are taken from `prepared` or, if
+    `prepared` is None, decided in this transaction.
 
     On a server, the transaction must have locked the search (`database.locks.lock_searches`). Raises `CollisionError`
     or `TransactionRollbackError` if another program has advanced the search since it was read.

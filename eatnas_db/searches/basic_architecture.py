@@ -15,7 +15,7 @@ from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
 
-if TYPE_CHECKING:  # it loads pydantic
+if TYPE_CHECKING:  # this import loads pydantic
     from eatnas_db.domain.spec import SearchSpec
 
 
@@ -51,7 +51,9 @@ def choose_basic_candidate(connection: Connection, source: SearchRecord, candida
 
 
 def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space: Space) -> Architecture:
-    """Return an architecture for the task of `space`, stretched if the spec asks for that. Errors name it by `label`.
+    """Return an architecture for the task of `space`, stretched if the spec asks for that.
+
+    Error messages call the architecture `label`.
 
     Raises `ConflictError` if the number of blocks differs, and `SpaceExhaustedError` if the result is over the limits.
     """
@@ -62,7 +64,7 @@ def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space
     if not space.limits.allow(cost):
         advice = "raise them, or lower transfer.stretch_to"
         if spec.transfer.start == "survivors":
-            advice = "raise them, or use transfer.start: perturbations with a lower transfer.stretch_to"
+            advice = "raise them, or use `transfer.start: perturbations` with a lower transfer.stretch_to"
         raise SpaceExhaustedError(
             f"the basic architecture has {cost.params:,} parameters and {cost.mult_adds:,} mult-adds on this task, "
             f"which is over the limits of the objective; {advice}"

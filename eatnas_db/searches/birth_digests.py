@@ -1,4 +1,4 @@
-"""Look up whether an earlier birth of a search has a network."""
+"""Look up whether an earlier birth of a search has the same network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SELECT_DIGEST: Final = (
 
 
 def initial_digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return a function like that of `digest_lookup`, but read all earlier births now. For initial births."""
+    """Return the function that `digest_lookup` returns, but read all earlier births immediately, for initial births."""
     earlier = (candidate.c.search_id == search_id, candidate.c.birth < birth)
     query = select(architecture.c.digest).join(candidate).where(*earlier)
     return set(connection.execute(query).scalars()).__contains__

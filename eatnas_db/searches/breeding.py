@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def breed(connection: Connection, state: AdvanceState, now: float, prepared: PreparedBirths | None = None) -> int:
     """Insert births until the next birth cannot be decided yet. Return their number.
 
-    Births that need the model are taken from `prepared`, or decided here if it is None.
+    Births that need the model are taken from `prepared`, or decided here if `prepared` is None.
     """
     before = state.born
     while state.can_breed:
@@ -99,7 +99,7 @@ def _decide_guided_birth(
     """Yield the next birth, which the model decides; if the model decides none, evolution decides it.
 
     If `prepared` is given but lacks this birth, or the record has changed since it was prepared, yield nothing and set
-    `state.awaits_model`. If it is None, decide the birth here.
+    `state.awaits_model`. If `prepared` is None, decide the birth here.
     """
     # Import only here, because the model loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs

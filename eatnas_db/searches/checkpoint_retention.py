@@ -1,8 +1,8 @@
-"""Delete unneeded checkpoints by the changes since the last cleanup; `retention` has the rule.
+"""Delete the checkpoints that are not needed any more since the last cleanup; `retention` defines the rule.
 
 A candidate that keeps its checkpoint can lose it only when a birth of its search settles or is born, or when a child
-settles. So a cleanup reads only the searches whose births have changed, and in each of them only the affected
-candidates.
+settles. Therefore, a cleanup reads only the searches whose births have changed, and only the affected candidates of
+these searches.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _SearchState(NamedTuple):
 
     @property
     def kept(self) -> int:
-        """The number of the fittest candidates that keep their checkpoints."""
+        """The number of candidates that keep their checkpoints because they are the fittest."""
         return max(1, int(self.top or 0))
 
     @property
@@ -85,7 +85,7 @@ class CheckpointRetention:
         self._last_id = self._cleanups = 0
 
     def forget(self) -> None:
-        """Forget everything, because it may come from a transaction that was rolled back."""
+        """Forget all states of searches, because they may come from a transaction that was rolled back."""
         self._fronts.forget()
         self._known.clear()
         self._last_id = self._cleanups = 0
@@ -109,12 +109,12 @@ class CheckpointRetention:
         return dropped
 
     def _list_states(self, connection: Connection) -> list[_SearchState]:
-        """Return the new searches, the open ones, and those that were open at the last cleanup."""
+        """Return the new searches, the open searches, and the searches that were open at the last cleanup."""
         columns = (search.c.id, search.c.born, search.c.settled, search.c.lag, stored_top(connection).label("top"))
         objectives = stored_metrics(connection).is_not(None).label("has_objectives")
         is_open = search.c.finished_at.is_(None)
         others = or_(search.c.id.in_(tuple(self._known)), search.c.id > self._last_id)
-        # A union, because planners read the whole table for an OR.
+        # Use a union, because query planners read the whole table for an OR.
         wanted = union(select(search.c.id).where(is_open), select(search.c.id).where(others))
         query = select(*columns, objectives, is_open.label("is_open")).where(search.c.id.in_(wanted))
         return [_SearchState(*row) for row in connection.execute(query)]
@@ -134,7 +134,7 @@ class CheckpointRetention:
             }
             ids = connection.execute(_CONCERNED, window).scalars()
             concerned.update(candidate_id for candidate_id in ids if candidate_id is not None)
-            # Each birth that has been scored since moves the others down by one place at most.
+            # Each birth that has been scored since then moves the others down by one place at most.
             places = {"search_id": state.id, "limit": state.kept + state.born - before.settled}
             ranked = connection.execute(_FITTEST, places).scalars().all()
             fittest[state.id] = frozenset(ranked[: state.kept])
@@ -179,7 +179,7 @@ class CheckpointRetention:
 
 
 def _with_objectives(states: Sequence[_SearchState]) -> dict[int, int]:
-    """Return the settled births of the searches with several objectives."""
+    """Return the number of settled births of each search with several objectives, by the id of the search."""
     return {state.id: state.settled for state in states if state.has_objectives}
 
 

@@ -44,7 +44,7 @@ def create_search(
     """
     if spec.transfer.start == "model":
         raise ConflictError(
-            "transfer.start: model needs the scores of another search; use `eatnas-db transfer SOURCE SPEC.yaml`"
+            "`transfer.start: model` needs the scores of another search; use `eatnas-db transfer SOURCE SPEC.yaml`"
         )
     space = feasible_space(spec, task)
     basic_code = None

@@ -15,7 +15,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.search_space import feasible_space
 from eatnas_db.searches.transfer_model import SourceChangedError, list_sources
 
-if TYPE_CHECKING:  # they load pydantic and SciPy
+if TYPE_CHECKING:  # these imports load pydantic and SciPy
     from eatnas_db.domain.spec import SearchSpec
     from eatnas_db.transfer_sources import FittedSource
 
@@ -49,7 +49,7 @@ def write_with_sources(
 def _fit_sources(engine: Engine, source_name: str, spec: SearchSpec, task: Task) -> tuple[FittedSource, ...]:
     """Return the models of the sources.
 
-    Return none if a source cannot be used, because `write` then raises the error.
+    Return no models if a source cannot be used, because `write` then raises the error.
     """
     if spec.transfer.start != "model":
         return ()

@@ -1,4 +1,4 @@
-"""Find the searches that a supervisor can advance or lease from, with one statement of the database."""
+"""Find, with one SQL statement, the searches that a supervisor can advance or lease candidates from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CAN_BREED: Final = and_(
 _TRAINS: Final = (
     select(lease.c.candidate_id)
     .join(candidate, candidate.c.id == lease.c.candidate_id)
-    # The sum keeps planners from using an index on the search, with which they would read all its candidates.
+    # The sum keeps query planners from using an index on the search, with which they would read all its candidates.
     .where(candidate.c.search_id + 0 == search.c.id)
     .exists()
 )
@@ -95,7 +95,7 @@ def list_active_searches(
     `only` is the name of a search, and includes its re-evaluations and retries. `stopping` are ids of searches to add
     if they no longer run, because their workers have to stop. `held` are ids of searches to add if they still run.
     """
-    # Use subqueries, because planners do not use the index of the open searches for an OR.
+    # Use subqueries, because query planners do not use the index of the open searches for an OR.
     advancing = select(search.c.id).where(_CAN_ADVANCE, _is_meant(only))
     given = and_(search.c.id.in_([*stopping, *held]), _is_meant(only))
     stopped = and_(search.c.id.in_(stopping), search.c.wish != DesiredState.RUN)

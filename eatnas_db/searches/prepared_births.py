@@ -1,6 +1,6 @@
 """Decide guided births before the transaction that inserts them.
 
-The transaction compares the data that decided them.
+The transaction checks that the data that decided these births have not changed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PreparedBirths(Protocol):
     """The births that were decided before a transaction."""
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth of a search; None if it is not decided yet. A later transaction then inserts the birth."""
+        """Return a birth of a search, or None if it is not decided yet and a later transaction has to insert it."""
         ...
 
     def discard(self, search_id: int) -> None:
@@ -49,13 +49,13 @@ class PreparedBirths(Protocol):
 
 
 class LeftToDaemon:
-    """The prepared births of a command: none. A command leaves births that need the model to a daemon."""
+    """The prepared births of a command, which has none and leaves births that need the model to a daemon."""
 
     def take(self, search_id: int, number: int) -> None:
-        """Return no birth."""
+        """Return None, because no birth was decided."""
 
     def discard(self, search_id: int) -> None:
-        """Do nothing: no birth was decided."""
+        """Do nothing, because no birth was decided."""
 
 
 def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:

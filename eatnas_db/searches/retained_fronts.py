@@ -67,11 +67,11 @@ class RetainedFronts:
     def list_kept(
         self, connection: Connection, settled: dict[int, int], *, of_all: bool = True
     ) -> dict[int, frozenset[int] | None]:
-        """Return the front of each search, given their settled births.
+        """Return the front of each search; `settled` maps ids of searches to their numbers of settled births.
 
-        `of_all`: these are all searches that have candidates to delete, so the fronts of others are forgotten. The
-        front is None if a search has damaged values. Such a search keeps all checkpoints, and the other searches
-        continue.
+        `of_all` is true if `settled` has all searches with candidates to delete; the fronts of other searches are then
+        forgotten. The front is None if a search has damaged values. Such a search keeps all checkpoints, and the other
+        searches continue.
         """
         fronts: dict[int, _Front] = {} if of_all else dict(self._fronts)
         kept: dict[int, frozenset[int] | None] = {}
@@ -101,7 +101,7 @@ class RetainedFronts:
 
 
 def _extend(front: _Front, rows: Sequence[_Scored]) -> dict[int, Values]:
-    """Return the front of a known front's members and of younger candidates, in order of birth."""
+    """Return the front after younger candidates are added to a known front, in order of birth."""
     added = [orient_values(front.objectives, row.objectives) for row in rows]
     first = find_front_of_many(added) if added else []
     ids = [*front.vectors, *(rows[place].id for place in first)]

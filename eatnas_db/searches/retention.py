@@ -19,7 +19,7 @@ from eatnas_db.searches.retained_fronts import RetainedFronts
 
 NO_CANDIDATES: Final = frozenset[int]()
 MAX_TOP: Final = 1_000_000_000
-"""A larger number in a damaged spec counts as this one, because a database may not be able to compare it."""
+"""A larger number in a damaged spec counts as this number, because a database may be unable to compare a larger one."""
 _STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
 _HELD: Final = (
     select(
@@ -60,8 +60,8 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
 
     A checkpoint is needed if its candidate is unsettled, is a member of the population, may become the parent of a
     birth that is not decided yet, has an unsettled child, or is among the fittest, which include the best of the
-    ranking. With several objectives, the candidates of the front need their checkpoints too. This reads the whole
-    table; `checkpoint_retention` reads only the changes. `fronts` remembers the fronts from one call to the next.
+    ranking. With several objectives, the candidates of the front also need their checkpoints. This function reads the
+    whole table; `checkpoint_retention` reads only the changes. `fronts` remembers the fronts from one call to the next.
     """
     top = stored_top(connection)
     unneeded = (
@@ -92,7 +92,7 @@ def stored_top(connection: Connection) -> ColumnElement[float]:
 
 
 def stored_metrics(connection: Connection) -> ColumnElement[str | None]:
-    """Return the several objectives of a search as text; null if it has one, or if a manual change damaged its spec."""
+    """Return the list of objectives of a search as text; null with a single objective or a damaged spec."""
     metrics = search.c.spec["objective"]["metrics"].as_string()
     return metrics if is_postgresql(connection) else case((func.json_valid(search.c.spec) == 1, metrics))
 
@@ -110,15 +110,15 @@ def is_outlived(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bo
 
 
 def delete_rows(connection: Connection, rows: Sequence[CheckpointKey]) -> list[str]:
-    """Delete checkpoints, and return the paths of those that no other host deletes."""
+    """Delete checkpoints except those that another host is deleting, and return the paths of the deleted ones."""
     dropped: list[str] = []
     for batch in split_in_batches(rows, MAX_VALUES // 2):
-        # The candidates are the beginning of the table's index. Without them, the database would read the whole table.
+        # The table's index begins with the candidate. Without the candidates, the database would read the whole table.
         are_given = (
             checkpoint.c.candidate_id.in_({row.candidate_id for row in batch}),
             checkpoint.c.path.in_({row.path for row in batch}),
         )
-        # Another host may delete the same rows in another order.
+        # Skip locked rows: another host may delete the same rows in another order, which could cause a deadlock.
         free = select(checkpoint.c.candidate_id, checkpoint.c.path).where(*are_given)
         free_rows = connection.execute(free.with_for_update(skip_locked=True)).all()
         if free_rows:
@@ -130,5 +130,5 @@ def delete_rows(connection: Connection, rows: Sequence[CheckpointKey]) -> list[s
 
 
 def is_kept(front: frozenset[int] | None, candidate_id: int) -> bool:
-    """Return whether a candidate is on a front; None: the front is unknown, so it may be."""
+    """Return whether a candidate is or may be on a front; the front is None if it is unknown."""
     return front is None or candidate_id in front

@@ -120,8 +120,8 @@ def _final_training(record: SearchRecord, keys: Mapping[str, Any]) -> dict[str, 
     training = final_recipe(record.spec["training"], keys)
     if "auto_augment" in training and record.task["channels"] not in AUGMENTED_CHANNELS:
         raise InvalidSpecError(
-            f"final.auto_augment: {training['auto_augment']} needs images of 1 or 3 channels, but the images of "
-            f"{record.name!r} have {record.task['channels']}; use none"
+            f"`final.auto_augment: {training['auto_augment']}` needs images of 1 or 3 channels, but the images of "
+            f"{record.name!r} have {record.task['channels']}; use `none`"
         )
     return training
 
@@ -155,7 +155,9 @@ def insert_reevaluation(
     epochs: int | None,
     now: float,
 ) -> str:
-    """Insert a search that trains candidates of `source`, given by id and code, once per seed. Return its name.
+    """Insert a search that trains candidates of `source`, given by id and code, once per seed.
+
+    Return the name of the new search.
 
     The seeds differ from the seeds of all earlier re-evaluations of a candidate.
     """
@@ -193,7 +195,7 @@ def insert_retrainings(
     training: dict[str, Any],
     now: float,
 ) -> str:
-    """Insert a search with all its births, which are known in advance. Return its name."""
+    """Insert a search with all its births, which are known in advance. Return the name of the search."""
     budget = {**source.spec["budget"], "candidates": len(retrainings), "device_hours": None}
     if kind == SearchKind.FINAL:  # the time limit applies to the recipe of the search
         budget["candidate_seconds"] = None
@@ -253,7 +255,7 @@ _ORIGINS: Final = {
     SearchKind.FINAL: Origin.FINAL,
     SearchKind.RETRY: Origin.RETRY,
 }
-"""The origin of the candidates by the kind of a search of retrainings."""
+"""The origin of the candidates for each kind of search that trains candidates again."""
 
 
 def _insert_births(connection: Connection, record: SearchRecord, retrainings: Sequence[Retraining], now: float) -> None:
@@ -274,7 +276,7 @@ def _insert_births(connection: Connection, record: SearchRecord, retrainings: Se
 def _insert_with_unused_name(
     connection: Connection, values: dict[str, Any], spec: dict[str, Any], *, prefix: str, suffix: str
 ) -> tuple[int, str]:
-    """Insert a search named PREFIX.SUFFIX, with a number after it if that name is taken. Return its id and name.
+    """Insert a search named PREFIX.SUFFIX, followed by a number if this name is taken. Return its id and name.
 
     The insert itself detects a taken name, so no other program can take the name between a check and the insert.
     """

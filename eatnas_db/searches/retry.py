@@ -37,7 +37,7 @@ class Retry(NamedTuple):
 def retry_candidates(connection: Connection, candidate_ids: Sequence[int], now: float) -> tuple[Retry, ...]:
     """Train failed candidates again, each once. Raises `NotFoundError` or `ConflictError`, and then changes nothing.
 
-    The candidates may belong to several searches. A candidate can be retried once. If its retry fails too, the retry
+    The candidates may belong to several searches. A candidate can be retried once. If its retry also fails, the retry
     can be retried.
     """
     ids = list(dict.fromkeys(candidate_ids))
@@ -161,7 +161,7 @@ def _record_retries(
 
 
 def _open_retry_search(connection: Connection, record: SearchRecord) -> SearchRecord | None:
-    """Return the search that retries candidates of a search, or None if there is none or it is cancelled."""
+    """Return the search that retries candidates of a search, or None if no such search exists or it is cancelled."""
     query = (
         select(search)
         .where(

@@ -41,7 +41,7 @@ _SELECT_RESULTS: Final = (
 
 
 def decide_rungs(connection: Connection, state: AdvanceState, now: float) -> None:
-    """Promote or stop each waiting candidate if all earlier births have a result at the same rung or are settled."""
+    """Promote or stop each waiting candidate if the births before it have a result at the same rung or are settled."""
     record = state.search
     rungs = rungs_of(record.spec) if record.kind == SearchKind.EVOLUTION else None
     if rungs is None:

@@ -12,7 +12,7 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.spaces import read_space, space_of_spec
 
-if TYPE_CHECKING:  # it loads pydantic
+if TYPE_CHECKING:  # this import loads pydantic
     from eatnas_db.domain.spec import SearchSpec
 
 

@@ -103,7 +103,7 @@ def settle(connection: Connection, state: AdvanceState, now: float) -> int:
 
 
 def _settle_births(connection: Connection, state: AdvanceState, births: Sequence[_Birth], now: float) -> None:
-    """Make one step for each birth, and write them together."""
+    """Make one step for each birth, and write all steps together."""
     record = state.search
     population = list(list_members(connection, state, state.settled))
     advanced = {"search_id": record.id, "before": state.settled, "after": state.settled + len(births)}
@@ -131,7 +131,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
 
 
 def _change_population(state: AdvanceState, population: list[Member], birth: _Birth, changes: _Changes) -> None:
-    """Let a scored candidate join at the current step. Let a member leave if the population exceeds its limit."""
+    """Add a scored candidate at the current step, and remove a member if the population exceeds its limit."""
     assert birth.fitness is not None
     record, number = state.search, state.settled
     values = state.orient(birth.objectives)

@@ -35,7 +35,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.search_space import feasible_space
 from eatnas_db.searches.transfer_model import insert_sources, list_sources, rank_sources
 
-if TYPE_CHECKING:  # it loads SciPy
+if TYPE_CHECKING:  # this import loads SciPy
     from eatnas_db.transfer_sources import FittedSource
 
 
@@ -57,8 +57,8 @@ def create_transfer(
 
     The population grows from `candidate_id` of the source or its best candidate; with `transfer.start: survivors` it
     begins with the source's population. `force` permits a source that is not finished. `fitted` are the models of the
-    sources with `transfer.start: model` (`fitted_sources.write_with_sources`); if it is None, this transaction fits
-    them. Raises `NotFoundError`, `ConflictError`, `SpaceExhaustedError`, `InvalidArchitectureError` or
+    sources with `transfer.start: model` (`fitted_sources.write_with_sources`); if `fitted` is None, this transaction
+    fits the models. Raises `NotFoundError`, `ConflictError`, `SpaceExhaustedError`, `InvalidArchitectureError` or
     `SourceChangedError`; the caller then rolls back.
     """
     _require_no_basic_architecture(spec, source_name)
@@ -122,13 +122,14 @@ def _require_weights(spec: SearchSpec, source: SearchRecord) -> None:
     if spec.transfer.weights == INHERITED and source.kind == SearchKind.IMPORTED:
         raise ConflictError(
             f"the scores of search {source.name!r} were imported, so there are no weights to inherit; use "
-            "transfer.weights: fresh"
+            "`transfer.weights: fresh`"
         )
     trained = arithmetic_of(source.spec)
     if spec.transfer.weights == INHERITED and spec.training.arithmetic != trained:
         raise ConflictError(
             f"the weights of search {source.name!r} were trained with {trained} arithmetic and cannot be inherited "
-            f"with training.arithmetic: {spec.training.arithmetic}; set it to {trained}, or use transfer.weights: fresh"
+            f"with `training.arithmetic: {spec.training.arithmetic}`; set it to {trained}, or use `transfer.weights: "
+            "fresh`"
         )
 
 
@@ -163,7 +164,8 @@ def _select_survivors(
     architectures = [parse_code(choice.code, f"candidate {choice.candidate_id}", space) for choice in ranking]
     selection = select_survivors(architectures, space, limit)
     if len(selection.survivors) > spec.budget.candidates:
-        # Otherwise, an extended search would add perturbations where a larger first budget has survivors.
+        # Otherwise, extending the search would add perturbations, where a larger initial budget would have added
+        # survivors.
         noun = "survivors" if spec.transfer.start == "survivors" else "candidates"
         raise ConflictError(
             f"budget.candidates is {spec.budget.candidates}, but {len(selection.survivors)} {noun} of search "

@@ -20,14 +20,14 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.basic_architecture import BasicChoice
 from eatnas_db.spaces import read_space
 
-if TYPE_CHECKING:  # they load pydantic and SciPy
+if TYPE_CHECKING:  # these imports load pydantic and SciPy
     from eatnas_db.domain.spec import SearchSpec
     from eatnas_db.transfer_sources import FittedSource
 
 MIN_SOURCE_SCORES: Final = 4
-"""With fewer scores, a source has no model."""
+"""A source with fewer scores has no model."""
 MAX_STARTS: Final = 300
-"""The number of each source's best candidates among which the starts are selected."""
+"""The number of best candidates of each source from which the starts are selected."""
 
 
 class SourceChangedError(CollisionError):
@@ -35,7 +35,7 @@ class SourceChangedError(CollisionError):
 
 
 def list_sources(connection: Connection, source: SearchRecord, spec: SearchSpec, space: Space) -> list[SearchRecord]:
-    """Return the sources of a search with `transfer.start: model`; empty for any other start.
+    """Return the sources of a search with `transfer.start: model`, or an empty list for any other start.
 
     Raises `NotFoundError`, or `ConflictError` if a source cannot be used.
     """
@@ -76,7 +76,7 @@ def insert_sources(
 ) -> None:
     """Store the sources of a new search's model, each with the births that its model knows.
 
-    `fitted` are models that were fitted before the transaction; if it is None, fit them here. Raises
+    `fitted` are models that were fitted before the transaction; if `fitted` is None, fit the models here. Raises
     `SourceChangedError` if the scores have changed since the fit.
     """
     # Import only here, because the model loads SciPy.
@@ -108,7 +108,7 @@ def _require_same_objective(source: SearchRecord, spec: SearchSpec) -> None:
     if source.objectives:
         raise ConflictError(
             f"search {source.name!r} has several objectives, but a model predicts one; choose a source with one "
-            "objective, or use transfer.start: survivors"
+            "objective, or use `transfer.start: survivors`"
         )
     theirs, ours = source.objective, Objective.from_spec(spec.model_dump(mode="json"))
     if (theirs.metric, theirs.direction) != (ours.metric, ours.direction):
@@ -129,7 +129,7 @@ def _require_same_primitives(source: SearchRecord, space: Space) -> None:
         if (difference := describe_difference(before, after)) is not None:
             raise ConflictError(
                 f"search {source.name!r} and space {space.macro.name} have different primitives: in block "
-                f"{number}, {difference}; choose a source with the same primitives, or use transfer.start: survivors"
+                f"{number}, {difference}; choose a source with the same primitives, or use `transfer.start: survivors`"
             )
 
 
@@ -138,7 +138,10 @@ def describe_difference(before: Mapping[str, Sequence[Any]], after: Mapping[str,
     for primitive in dict.fromkeys([*before, *after]):
         theirs, ours = (list(blocks.get(primitive, ())) for blocks in (before, after))
         if theirs != ours:
-            return f"{primitive} is one of {_describe_values(theirs)} there, but one of {_describe_values(ours)} here"
+            return (
+                f"{primitive} is one of {_describe_values(theirs)} in the source, but one of {_describe_values(ours)} "
+                "in the new search"
+            )
     return None
 
 

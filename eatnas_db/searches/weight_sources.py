@@ -86,8 +86,7 @@ def _require_same_space(record: SearchRecord, source: SearchRecord) -> None:
         )
     if read_space(record.macro).inheritance is None:
         raise ConflictError(
-            f"final.from: the space {own.get('name')} has no way to copy weights between its networks; "
-            "leave the key out"
+            f"final.from: the space {own.get('name')} has no way to copy weights between its networks; remove the key"
         )
 
 

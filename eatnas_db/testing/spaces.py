@@ -20,8 +20,8 @@ def check_space(space: SpaceDefinition, task: Task = CHECKED_TASK, *, samples: i
     """Raise `AssertionError` or `OperatorError` with the reason if a space lacks a property that searches rely on.
 
     For `samples` random architectures, the text and the code must round-trip, the effective form must be stable and
-    have the same cost, and every change of one primitive must give a valid architecture. `networks` of them are built,
-    counted with `torch.utils.flop_counter`, and run.
+    have the same cost, and every change of one primitive must give a valid architecture. The networks of `networks` of
+    these architectures are built, counted with `torch.utils.flop_counter`, and run.
     """
     require_no_torch(type(space).__module__)
     for number, primitives in enumerate(space.blocks, 1):

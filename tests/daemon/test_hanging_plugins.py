@@ -1,4 +1,4 @@
-"""A space of a package that hangs in a running daemon: only its own search waits."""
+"""The space of a package hangs in a running daemon, and only the search with this space waits."""
 
 from __future__ import annotations
 
@@ -88,6 +88,6 @@ def test_daemon_sets_a_search_with_a_hanging_space_aside(tmp_path, home, supervi
     supervise(settings, only=None, on_tick=observe, timeouts=QUICK, wall=lambda: time.time() * 60)
     (reason,) = reasons
     assert reason.startswith("space stuck cannot count ")
-    assert reason.endswith("(TimeoutError: it did not return within 0.3 s); correct its package")
+    assert reason.endswith("(TimeoutError: it did not return within 0.3 s); fix the package that defines the space")
     assert list(list_violations(engine, settings.artifacts)) == []
     engine.dispose()

@@ -81,7 +81,7 @@ def test_several_objectives_remove_the_worst_rank_by_default(removal):
         ([ACCURACY, {**LATENCY, "threads": 2000}], "objective.metrics.1.threads"),
         ([ACCURACY, {**LATENCY, "runs": 2}], "objective.metrics.1.runs"),
         ([ACCURACY, {**LATENCY, "device": "tpu"}], "objective.metrics.1.device: input should be 'cpu' or 'cuda'"),
-        ([ACCURACY, {**MULT_ADDS, "device": "cpu"}], "belong to latency_ms"),
+        ([ACCURACY, {**MULT_ADDS, "device": "cpu"}], "apply to latency_ms only; remove them from mult_adds"),
         ([ACCURACY, {**MULT_ADDS, "metrc": "params"}], "unknown key 'metrc'; did you mean metric?"),
         ([ACCURACY, "params"], "objective.metrics.1: expected a section of keys and values"),
         ({"metrics": ACCURACY}, "objective.metrics: expected a list"),
@@ -102,7 +102,10 @@ def test_bad_objectives_are_refused_in_one_line(objective, words):
 @pytest.mark.parametrize(
     ("evolution", "words"),
     [
-        ({"births": "guided"}, "guided models one objective and cannot be combined with objective.metrics"),
+        (
+            {"births": "guided"},
+            "evolution: `births: guided` models a single objective, so it cannot be combined with objective.metrics",
+        ),
         ({"population": 1001}, "evolution.population is at most 1000 with 2 metrics (given: 1001)"),
     ],
 )

@@ -241,7 +241,7 @@ def test_metric_must_be_one_that_the_training_measures():
         ({"metric": "id"}, "objective.metric: the metric id is reserved for the record; choose another name"),
         (
             [{"metric": "error", "direction": "minimize"}, {"metric": "a b", "direction": "minimize"}],
-            r"objective.metrics\[1\].metric: 'a b' is not a valid name of a metric",
+            r"objective.metrics\[1\].metric: 'a b' is not a valid metric name",
         ),
     ],
 )
@@ -253,7 +253,7 @@ def test_metric_of_a_program_has_a_free_name(objective, message):
 
 def test_acquisition_per_second_needs_guided_births():
     changes = {"evolution.acquisition": "improvement_per_second"}
-    with pytest.raises(InvalidSpecError, match="acquisition: improvement_per_second needs births: guided"):
+    with pytest.raises(InvalidSpecError, match="`acquisition: improvement_per_second` needs `births: guided`"):
         parse_spec(MINIMAL, changes)
     stored = parse_spec(MINIMAL, {**changes, "evolution.births": "guided"}).model_dump(mode="json")["evolution"]
     assert stored["acquisition"] == "improvement_per_second"

@@ -1,4 +1,4 @@
-"""Specs are YAML 1.2, and a field that holds a text takes numbers and booleans as written."""
+"""Specs are YAML 1.2, and a string field takes numbers and booleans as they are written."""
 
 import re
 
@@ -52,7 +52,7 @@ def test_references_to_references_are_counted():
         ("&a [*a]", "refers to itself"),
         ("[" * 1000, "nested too deeply"),
         ("9" * 5000, "digits"),
-        ("? [1]\n: 2", "is not a text"),
+        ("? [1]\n: 2", "is not a string"),
         ("? [1]\n: 2\n? [1]\n: 2", "given twice"),
         ("a: !!python/object:os.system 1", "line 1, column 4: "),
         ("\0", "unacceptable character"),
@@ -74,7 +74,9 @@ def test_text_fields_take_numbers_unchanged(name):
 @pytest.mark.parametrize("name", ["1", "010", "9" * 64])
 def test_name_of_digits_is_refused(name):
     assert parse_spec(parse_yaml(f"name: s\ndata: {{name: digits, root: {name}}}")).data.root == name
-    with pytest.raises(InvalidSpecError, match="name: a name of digits only would be read as the id of a candidate"):
+    with pytest.raises(
+        InvalidSpecError, match="name: a name that has only digits would be read as the id of a candidate"
+    ):
         parse_spec(SPEC, parse_overrides([f"name={name}"]))
 
 

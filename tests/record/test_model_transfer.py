@@ -250,7 +250,7 @@ def test_check_finds_a_changed_score_of_a_source(engine, finished, run):
     run(transfer(engine))
     with transaction(engine) as connection:
         connection.execute(update(transfer_source).where(transfer_source.c.source_id == small).values(digest="0" * 64))
-    assert violations(engine) == ["the sources of each transferred model have the scores that it was created with"]
+    assert violations(engine) == ["the sources of each transferred model have the scores to which the model was fitted"]
 
 
 def test_sources_cannot_be_deleted_before_their_target(engine, finished):
@@ -283,12 +283,12 @@ def test_export_and_import_keep_the_sources(engine, finished, run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evolution.births": "mutation"}, "transfer.start: model needs a search whose births a model decides"),
+        ({"evolution.births": "mutation"}, "`transfer.start: model` needs `evolution.births: guided`"),
         ({"transfer.sources": ["a", "b", "a"]}, "transfer.sources: 'a' is named twice"),
         ({"transfer.sources": list("abcdefgh")}, "transfer.sources: "),
-        ({"transfer.start": "survivors", "transfer.sources": ["a"]}, "sources needs start: model"),
-        ({"transfer.stretch_to": 1000}, "start: model keeps architectures unchanged"),
-        ({"transfer.basic": "sep_k3_d1_w1.0"}, "start: model needs a source search"),
+        ({"transfer.start": "survivors", "transfer.sources": ["a"]}, "`sources` needs `start: model`"),
+        ({"transfer.stretch_to": 1000}, "`start: model` keeps architectures unchanged"),
+        ({"transfer.basic": "sep_k3_d1_w1.0"}, "`start: model` needs a source search"),
     ],
 )
 def test_spec_of_a_model_is_checked(changes, message):
@@ -337,11 +337,14 @@ def test_sources_that_do_not_fit_are_refused(engine, finished, search_factory, r
 
 @ON_SQLITE
 def test_search_without_a_source_is_refused(engine, search_factory):
-    with pytest.raises(ConflictError, match="model needs the scores of another search"):
+    with pytest.raises(ConflictError, match="model` needs the scores of another search"):
         search_factory("alone", transfer__start="model", evolution__births="guided")
 
 
 def test_difference_of_primitives_names_both_values():
     before, after = {"op": ("sep", "mb3"), "kernel": (3, 5)}, {"op": ("sep", "mb3"), "kernel": (3, 7)}
     assert describe_difference(before, before) is None
-    assert describe_difference(before, after) == "kernel is one of [3, 5] there, but one of [3, 7] here"
+    assert (
+        describe_difference(before, after)
+        == "kernel is one of [3, 5] in the source, but one of [3, 7] in the new search"
+    )

@@ -224,7 +224,9 @@ SPACE = Broken()
 """
     install_package(site, "plugin_sample_p", source, entries="[eatnas_db.spaces]\nbroken = plugin_sample_p:SPACE\n")
 
-    with pytest.raises(PluginError, match=r"broken cannot make an architecture .*; correct its package"):
+    with pytest.raises(
+        PluginError, match=r"broken cannot make an architecture .*; fix the package that defines the space"
+    ):
         Space(find_space("broken"), Task(8, 1, 10)).require_feasible()
 
 
@@ -242,7 +244,7 @@ def test_cost_that_never_returns_is_reported_in_one_line(site: Path) -> None:
     printed = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
 
     assert printed.startswith("space stuck cannot count ")
-    assert printed.endswith("(TimeoutError: it did not return within 0.2 s); correct its package\n")
+    assert printed.endswith("(TimeoutError: it did not return within 0.2 s); fix the package that defines the space\n")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_space_that_misreads_its_own_text_is_reported(site: Path, method: str, m
     install_package(site, "plugin_sample_t", source, entries="[eatnas_db.spaces]\nother = plugin_sample_t:SPACE\n")
     space = Space(find_space("other"), Task(8, 1, 10))
 
-    with pytest.raises(PluginError, match=f"space other {message}.*; correct its package"):
+    with pytest.raises(PluginError, match=f"space other {message}.*; fix the package that defines the space"):
         space.sample(KeyedRng(0, "sample", 1), lambda _: False)
 
 

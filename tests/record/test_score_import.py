@@ -141,8 +141,14 @@ def test_search_starts_from_imported_scores(engine, url, tmp_path):
         ("code,score\n,0.5\n", r"line 2, column code: no value"),
         (f"code,score\n{CODES[0]},0.5\n\nmb9_k3_d1_w1.0,0.5\n", r"line 4, column code: .*space eatnas-tiny: .*block 1"),
         (f"code,score\n{CODES[0]}/mb3_k3_d1_w1.0,0.5\n", r"line 2, column code: .* number of blocks is 7"),
-        (f"code,score\n{CODES[0]},0.5\n{CODES[1]},0.5\n{CODES[0]},0.6\n", "line 4, column code: .* network of line 2"),
-        (f"code,score\n{CODES[0]},0,5\n", "line 2: expected 2 values, as many as columns in the first line, but got 3"),
+        (
+            f"code,score\n{CODES[0]},0.5\n{CODES[1]},0.5\n{CODES[0]},0.6\n",
+            "line 4, column code: .* same network as line 2",
+        ),
+        (
+            f"code,score\n{CODES[0]},0,5\n",
+            "line 2: expected 2 values, one for each column of the first line, but got 3",
+        ),
         (f'code,score\n"{CODES[0]},0.5\n', "not CSV"),
         (f"code,score,seed\n{CODES[0]},0.5,-1\n", r"column seed: '-1' is not a whole number from 0"),
         (f"code,score,seed\n{CODES[0]},0.5,{2**63}\n", r"column seed"),

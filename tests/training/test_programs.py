@@ -178,7 +178,7 @@ EPOCHS = "for epoch in range(recipe.epochs): report.epoch(epoch, error=1)"
         ("report.epoch(0, error='low')", FailureKind.INVALID_REPORT, "error of epoch 0 is 'low', not a number"),
         ("report.epoch(0, error=[1])", FailureKind.INVALID_REPORT, "error of epoch 0 is [1], not a number"),
         ("report.epoch(0, error=1, fitness=1)", FailureKind.INVALID_REPORT, "the metric fitness is reserved"),
-        ("report.epoch(0, error=1, **{'a b': 1})", FailureKind.INVALID_REPORT, "'a b' is not a valid name of a metric"),
+        ("report.epoch(0, error=1, **{'a b': 1})", FailureKind.INVALID_REPORT, "'a b' is not a valid metric name"),
         ("report.epoch(0, error=1, **{f'm{i}': i for i in range(40)})", FailureKind.INVALID_REPORT, "at most 32"),
         ("import random; random.random()", FailureKind.INVALID_REPORT, "the global generator of random"),
         ("import numpy; numpy.random.rand()", FailureKind.INVALID_REPORT, "the global generator of numpy.random"),
