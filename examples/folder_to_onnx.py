@@ -74,7 +74,7 @@ def preprocess(image: Image.Image, settings: dict) -> np.ndarray:
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
-    """Return an image in another mode. Pillow alone would clip values of 16 bits and floats."""
+    """Convert an image to another mode. Pillow alone would clip 16-bit and floating-point values."""
     if image.mode == "F" or image.mode.startswith("I"):
         tags = getattr(image, "tag_v2", {})  # TIFF's tags; 258 is the number of bits
         white = 1 if image.mode == "F" else 2 ** int(np.ravel(tags.get(258, 16))[0]) - 1

@@ -1,4 +1,7 @@
-"""Migrate the schema of a record. Each function runs in one transaction, and refuses if a daemon is connected."""
+"""Migrate the schema of a record.
+
+Each function runs in one transaction, and raises an error if a daemon is connected.
+"""
 
 from __future__ import annotations
 

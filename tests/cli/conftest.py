@@ -52,7 +52,7 @@ def fresh_home(tmp_path_factory):
 
 @pytest.fixture
 def record(home, fresh_home):
-    """Return a home with an empty record, created by `init`."""
+    """Create a home with an empty record, as `init` does."""
     shutil.copytree(fresh_home, home)
 
 
@@ -89,7 +89,7 @@ def eatnas_within(tmp_path, home, capsys, monkeypatch):
 
 
 def create_tiny(fresh_home, folder, *options):
-    """Create a home with a search `tiny`, whose spec these options change."""
+    """Create a home with a search `tiny`; `options` change its spec."""
     shutil.copytree(fresh_home, folder / "home")
     (folder / "spec.yaml").write_text(SPEC)
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
@@ -103,7 +103,7 @@ def fresh_tiny(fresh_home, tmp_path_factory):
 
 @pytest.fixture
 def tiny(home, fresh_tiny):
-    """Return a home with a search `tiny` without trainings."""
+    """Create a home with a search `tiny` that has not been trained yet."""
     shutil.copytree(fresh_tiny, home)
 
 
@@ -115,7 +115,7 @@ def fresh_endless(fresh_home, tmp_path_factory):
 
 @pytest.fixture
 def endless(home, fresh_endless):
-    """Return a home with a search `tiny` that never ends, without trainings."""
+    """Create a home with a search `tiny` that has not been trained yet and never ends."""
     shutil.copytree(fresh_endless, home)
 
 
@@ -199,12 +199,12 @@ def fresh_large(fresh_small, tmp_path_factory):
 
 @pytest.fixture
 def small(request, home, fresh_small):
-    """A home with a finished search called `small`."""
+    """Create a home with a finished search `small`."""
     if "large" not in request.fixturenames:
         shutil.copytree(fresh_small, home)
 
 
 @pytest.fixture
 def large(home, fresh_large):
-    """A home with `small`, its re-evaluation, and a finished search `large` that was transferred from `small`."""
+    """Create a home with `small`, its re-evaluation, and a finished search `large`, a transfer from `small`."""
     shutil.copytree(fresh_large, home)

@@ -1,4 +1,4 @@
-"""Mistakes of users and faults of the system: one clear line, exit status 1, and no change."""
+"""A user's mistake or a fault of the system gives one clear line and exit status 1, and changes nothing."""
 
 import ctypes
 import gzip

@@ -237,7 +237,7 @@ def test_daemon_logs_a_deleted_home_and_ends(tiny, eatnas, eatnas_started, in_tr
     missed += "while it was in use; start the program again to use the current one\n"
     assert re.fullmatch(missed, errors), errors
     until(lambda: not any(member.is_running() for member in family))
-    # If MLflow was starting when the home was deleted, it creates a store with its folder.
+    # If MLflow was starting when the home was deleted, MLflow creates the home folder again, with a store.
     assert not (home / "eatnas.db").exists()
     eatnas("init")
     without_mlflow = {"env": {**os.environ, "EATNAS_MLFLOW": "off"}}
@@ -274,7 +274,7 @@ def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, eatnas_within
     until(lambda: "the worker was killed by SIGKILL" in eatnas_within("daemon", "logs"))
     (again,) = in_training()
     assert again["worker_pid"] != work["worker_pid"]
-    # The daemon has the slots of its first start.
+    # The restarted daemon has the slots of the first start.
     assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
     until(lambda: eatnas_within("daemon", "logs").count("with 1 CPU slot") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")

@@ -1,4 +1,4 @@
-"""Backups, integrity checks and disk usage, by commands."""
+"""The commands for backups, integrity checks and disk usage."""
 
 import json
 import os

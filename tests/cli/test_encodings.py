@@ -1,4 +1,4 @@
-"""Texts that cannot be printed or stored are refused or replaced, without a traceback or a damaged record."""
+"""Strings that cannot be printed or stored are refused or replaced, without a traceback or a damaged record."""
 
 import json
 import os

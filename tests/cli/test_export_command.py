@@ -28,7 +28,7 @@ assert not {"torch", "eatnas_db"} & {name.split(".")[0] for name in sys.modules}
 
 @pytest.fixture(scope="module")
 def deleted_weights(tmp_path_factory):
-    """Return a home with scored candidates whose weights are not kept."""
+    """Return a home with scored candidates whose weights were not kept."""
     folder = tmp_path_factory.mktemp("scored") / "home"
     record = make_record(folder, lambda path: f"sqlite:///{path / 'eatnas.db'}")
     record.engine.dispose()

@@ -1,4 +1,4 @@
-"""Commands on a machine with GPUs: the real pynvml over a fake of NVIDIA's library."""
+"""Commands on a machine with GPUs: the real pynvml calls a fake of NVIDIA's library."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def libraries(tmp_path_factory):
 
 @pytest.fixture
 def run_with_gpus(tmp_path, libraries, eatnas):
-    """Run a command on a machine with these GPUs."""
+    """Return a function that runs a command on a machine with the given GPUs."""
     file = tmp_path / "gpus.txt"
 
     def run(*arguments, gpus=2, more=(), driver="new", **options):

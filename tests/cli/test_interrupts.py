@@ -1,4 +1,4 @@
-"""Ctrl-C: no traceback, no process left behind, nothing lost."""
+"""Ctrl-C ends a command without a traceback, leaves no process behind, and loses nothing."""
 
 import json
 import os
@@ -12,9 +12,9 @@ pytestmark = pytest.mark.usefixtures("without_mlflow")
 
 @pytest.fixture
 def interrupt(until):
-    """Interrupt a command as a terminal does, by a signal to its process group.
+    """Return a function that interrupts a command as a terminal does, by a signal to its process group.
 
-    Wait for all processes of the command, and return the exit status.
+    The function waits for all processes of the command, and returns the exit status.
     """
 
     def end(process):

@@ -312,7 +312,7 @@ def require_whole(page: Page) -> None:
 
 
 def show_figure(page: Page, figure: str, drawn: str = ".main-svg .trace") -> bool:
-    """Return whether a figure is drawn.
+    """Scroll to a figure, and return whether it is drawn.
 
     A figure is loaded when it is in view, and figures above it may move it out of view.
     """

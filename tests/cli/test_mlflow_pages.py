@@ -1,4 +1,4 @@
-"""MLflow's own pages in a real Chromium: the best run, its curve, its parent, the pictures."""
+"""MLflow's own pages in a real Chromium show the best run, its curve, its parent and the pictures."""
 
 import os
 import signal

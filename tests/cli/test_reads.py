@@ -176,5 +176,5 @@ def test_activity_and_status_are_read_by_index(engine):
     assert (work.slot, work.worker_pid, work.candidate_id, work.birth) == (4, 77, 2, 1)
     assert (work.attempt, work.epochs_done, work.epochs, work.started_at) == (3, 2, 1, 5.0)
     scans = {row[3] for plan in plans for row in plan if row[3].startswith("SCAN") and "INDEX" not in row[3]}
-    # A worker trains hundreds of candidates.
+    # The table of workers is small, because a worker trains hundreds of candidates.
     assert scans <= {"SCAN eatnas_lease", "SCAN eatnas_search", "SCAN eatnas_worker", "SCAN CONSTANT ROW"}

@@ -91,7 +91,7 @@ def train(engine, search_id, budget):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Return a home with a search, a transfer that has a hostile name, and a search without trainings."""
+    """Return a home with a search, a transfer that has a hostile name, and a search that has not been trained."""
     settings = load_settings({}, str(tmp_path_factory.mktemp("report") / "home"))
     settings.home.mkdir()
     commands.upgrade(create_engine_for(settings.database_url))
@@ -165,7 +165,7 @@ def test_page_has_every_figure_and_loads_nothing(load_data):
 def test_text_of_users_is_escaped(load_data):
     html = render_page(load_data())
     page = PageParser(html)
-    # The data of each figure, plotly, and the script that draws the figures.
+    # The scripts are the data of each figure, plotly, and the code that draws the figures.
     scripts = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
     assert scripts == [*["application/json"] * len(FIGURES), None, None]
     assert HOSTILE not in html

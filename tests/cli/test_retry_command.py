@@ -1,4 +1,4 @@
-"""`candidate retry`: one failed candidate, or all candidates of a search with a kind of failure."""
+"""`candidate retry` retries one failed candidate, or all candidates of a search that failed in the same way."""
 
 import pytest
 from sqlalchemy import update

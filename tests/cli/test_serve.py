@@ -1,4 +1,4 @@
-"""`serve`: the JSON over HTTP equals the command line's, and only the right requests are answered."""
+"""`serve` answers with the same JSON as the command line, and refuses requests that it must not answer."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def on_server(postgres_url, eatnas, home):
         return answer
 
     yield call
-    # A test that fails halfway leaves a daemon behind.
+    # A test that fails halfway may leave a daemon behind.
     for lock_file in home.glob("daemon-*.lock"):
         if (user := find_record_user(lock_file)) is not None:
             psutil.Process(user.process.pid).kill()

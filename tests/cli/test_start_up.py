@@ -20,7 +20,7 @@ from support.recorded_search import make_record
 HEAVY = {"alembic", "mlflow", "numpy", "pandas", "pydantic", "rich", "ruamel.yaml", "torch"}
 QUICK = {*HEAVY, "jinja2", "sqlalchemy.dialects.postgresql", "statistics"}
 OF_CHANGES = {"eatnas_db.domain.evolution", "eatnas_db.domain.space", "eatnas_db.leases", "eatnas_db.transitions"}
-"""Modules of commands that change a search, which no query needs."""
+"""Modules that only the commands that change a search need."""
 TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
 
 

@@ -65,7 +65,7 @@ def test_wanted_births_are_decided_after_the_transaction(queue, make_preparer):
     queue.run()
     assert (preparer.poll(), preparer.poll()) == (True, False)
     assert preparer.take(1, 8) is birth
-    # The transaction may be rolled back, and a repetition requests the same birth again.
+    # The transaction may be rolled back, and the next attempt then requests the same birth again.
     assert preparer.take(1, 8) is birth
 
 

@@ -186,6 +186,6 @@ def test_worker_killed_at_every_write_loses_nothing(fresh, supervise, expected):
     number = 1
     while not survives(fresh(f"worker-{number}"), number, supervise, expected):
         number += 1
-    # The writes are a phase, the writes of each epoch, and the end. An epoch has a result, a progress, and a checkpoint
-    # that is created (two audit events), renamed, synced and reported.
+    # The writes are a phase, the writes of each epoch, and the end. The writes of an epoch are its result, its
+    # progress, and a checkpoint, which is created (two audit events), renamed, synced and reported.
     assert number - 1 == 1 + 2 * 7 + 1

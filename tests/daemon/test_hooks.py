@@ -119,7 +119,7 @@ def test_events_after_a_restored_backup_are_delivered(settings, engine, new_noti
 def test_command_receives_events_as_json_and_environment(settings, engine, new_notifier):
     notifier = new_notifier(collection_seconds=0.0)
     notifier.deliver()
-    assert calls(settings) == []  # events from before the first start
+    assert calls(settings) == []  # events from before the first start are not delivered
     desire(engine, DesiredState.PAUSED)
     notifier.deliver()
     desire(engine, DesiredState.RUN)

@@ -247,7 +247,7 @@ def test_lost_connections_change_nothing(url, tmp_path, expected):
     event.remove(engine, "before_cursor_execute", execute)
     event.remove(engine, "commit", commit)
     assert count["lost"] > 20
-    engine = open_record(url)  # the last connection may be lost too
+    engine = open_record(url)  # the last connection may also be lost
     assert fingerprint(engine) == expected
     assert_nothing_lost_or_doubled(engine)
 

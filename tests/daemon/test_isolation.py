@@ -125,7 +125,7 @@ class Stage:
             return connection.execute(query.where(attempt.c.number == token["attempt"])).one()
 
     def replace_worker(self):
-        """Wait for a worker that has not reported yet, and reject one that has."""
+        """Wait for a worker that has not reported yet, and reject a worker that has reported."""
         while self.slot.worker is None or self.slot.worker.ready is not None:
             if self.slot.worker is not None and not self.slot.worker.rejected:
                 self.slot.worker.reject("the test needs another one")

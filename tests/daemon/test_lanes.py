@@ -74,7 +74,7 @@ def test_lanes_without_a_gpu_are_refused(tmp_path):
 
 
 def test_search_by_a_program_is_set_aside(tmp_path):
-    """A program keeps its process until it ends, so the other lanes could not stop meanwhile."""
+    """A program occupies its process until the program ends, so the other lanes could not stop before."""
     settings = create_home(tmp_path / "home")
     engine, holds = open_record(settings.database_url), []
     with transaction(engine) as connection:
@@ -99,7 +99,7 @@ from eatnas_protocol.lane_turns import encode_turn
 os.pwrite(int(sys.argv[sys.argv.index("--turn-fd") + 1]), encode_turn(0), 0)
 time.sleep(600)
 """
-"""A worker that stays in the turn of its first lane."""
+"""A worker that never ends the turn of its first lane."""
 
 
 def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
@@ -130,7 +130,7 @@ def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
 
 
 def test_turns_need_no_disk():
-    """On a full disk trainings continue, so a turn must not be written there."""
+    """Trainings continue while a disk is full, so the turn must not be stored on a disk."""
     turn_fd = create_turn_file()
     try:
         assert Path(f"/proc/self/fd/{turn_fd}").readlink().name.startswith("memfd:turn")

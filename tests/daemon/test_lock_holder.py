@@ -1,4 +1,4 @@
-"""The holder of a lock: no other process is ever signalled."""
+"""Only the process that holds a lock is ever signalled."""
 
 import signal
 import subprocess

@@ -42,7 +42,7 @@ def cancel_newest(connection):
 
 
 def supervise(url, folder, name, over, conflicts):
-    """Call `tick` until the test is over. Keep the conflicts that a repetition did not solve."""
+    """Call `tick` until the test is over. Append the conflicts that remain after all repetitions to `conflicts`."""
     settings = replace(load_settings({}, str(folder)), database_url=url)
     engine = open_record(url)
     launcher = Launcher(settings.logs, FAST_WORKER)

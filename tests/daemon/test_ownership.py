@@ -1,4 +1,4 @@
-"""The ownership of a record: one daemon owns it under all names of its file, and only while the file exists."""
+"""One daemon owns a record under all names of the record's file, and only while the file exists."""
 
 import os
 import shutil

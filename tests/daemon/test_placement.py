@@ -49,7 +49,7 @@ def expected(tmp_path_factory, home, supervise):
 
 @pytest.fixture
 def other_process():
-    """Return a process of another user."""
+    """Return a process that does not belong to the daemon."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()
@@ -551,7 +551,7 @@ def test_gpu_is_excluded_longer_after_each_series_of_failures(gpus):
 
 
 class Storm:
-    """Causes faults of random GPUs, each for some ticks."""
+    """Causes faults on random GPUs; each fault lasts for some ticks."""
 
     def __init__(self, library, engine, other_pid, seed):
         self.library, self.engine, self.pid, self.seed = library, engine, other_pid, seed

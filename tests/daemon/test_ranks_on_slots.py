@@ -1,4 +1,4 @@
-"""Final models on several devices in a daemon: their slots, and the same scores after every kind of interruption."""
+"""Final models on several devices of a daemon: the slots that they use, and equal scores after every interruption."""
 
 import os
 import shutil
@@ -130,7 +130,7 @@ def train(settings, name, victim=None):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory, home, supervise):
-    """Return a home with a final model that starts from other weights on two slots, and the undisturbed result."""
+    """Return a home with an untrained final model on two devices, its search, and the undisturbed fingerprint."""
     folder = tmp_path_factory.mktemp("calm") / "home"
     settings = home(folder, **SMALL)
     supervise(settings, 2, REAL)

@@ -78,7 +78,7 @@ def test_a_burst_larger_than_the_pipes_arrives_whole(tmp_path):
         assert remote.loss_reason is None
         thread.join()
         assert actor.killed
-    assert psutil.Process().num_fds() <= open_before  # Files that earlier tests have left may be closed meanwhile.
+    assert psutil.Process().num_fds() <= open_before  # Files that earlier tests have left open may be closed meanwhile.
 
 
 class PendingWorker:
@@ -130,7 +130,7 @@ class QuietBridge:
         """Nothing changes."""
 
     def close(self):
-        """Nothing to close."""
+        """Do nothing, because there is nothing to close."""
 
 
 @pytest.mark.parametrize(

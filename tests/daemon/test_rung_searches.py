@@ -121,7 +121,7 @@ def test_failed_and_cancelled_births_do_not_delay_the_others(tmp_path, home, sup
     engine = open_record(settings.database_url)
     with transaction(engine) as connection:
         transitions.cancel(connection, 3, 0.0)
-    supervise(settings, 2, (*fast, "--fail-on", "5"))  # it fails in its second epoch, after the first rung
+    supervise(settings, 2, (*fast, "--fail-on", "5"))  # candidate 5 fails in its second epoch, after the first rung
     states = {row.birth: row.state for row in fetch_rows(settings, select(candidate.c.birth, candidate.c.state))}
     assert states[2] == CandidateState.CANCELLED
     assert len(states) == 20

@@ -50,7 +50,7 @@ def test_history_depends_on_neither_slots_nor_crashes(tmp_path, home, supervise,
     front = {rows[place].birth for place in sort_into_fronts(vectors)[0]}
     living = {row.birth for row in rows if row.left is None}
     assert len(living) == 6
-    # A member of the front leaves only if all other members are on the front too.
+    # A member of the front leaves only if all other members are also on the front.
     assert front <= living or not any(
         dominates(a, b)
         for a, one in zip(vectors, rows, strict=True)

@@ -48,7 +48,7 @@ def test_history_survives_a_short_storm_of_faults(tmp_path):
     assert {kind: hit.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 2)
     assert {(row["lost"], row["doubled"], row["differing"]) for row in rounds} == {(0, 0, 0)}
 
-    # In a second run, no fault is left.
+    # A second run has no fault left to cause.
     again, _ = run_storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
     assert again == faults
 

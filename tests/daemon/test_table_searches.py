@@ -13,7 +13,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "tables" / "through_record.
 
 
 def write_table(file, levels, missing=0, **columns):
-    """Write a table with random scores of three seeds, which lacks some codes."""
+    """Write a table with random scores of three seeds, but without `missing` of the codes."""
     draws = np.random.default_rng(1)
     codes = np.array(list(product(*map(range, levels))))
     codes = codes[np.sort(draws.permutation(len(codes))[missing:])]

@@ -1,4 +1,4 @@
-"""Databases that do not answer or cancel statements: the daemon waits, and can always be stopped."""
+"""Databases that neither answer nor cancel statements: the daemon waits, and can always be stopped."""
 
 import os
 import signal

@@ -12,7 +12,7 @@ from support.fake_nvml import FakeNvml
 
 @pytest.fixture
 def start_process():
-    """Start real processes that wait for input. They are killed after the test."""
+    """Return a function that starts real processes that wait for input. After the test, they are killed."""
     processes = []
 
     def start(*command):
@@ -28,7 +28,7 @@ def start_process():
 
 @pytest.fixture
 def probe_gpus(tmp_path):
-    """Return the snapshots of fake GPUs, with lock files in the test's folder."""
+    """Return a function that returns the snapshots of fake GPUs, with lock files in the test's folder."""
 
     def probe(*gpus):
         return [device for device in probe_devices(Nvml(FakeNvml(*gpus)), tmp_path) if device.kind != CPU]

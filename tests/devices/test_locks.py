@@ -30,7 +30,10 @@ sys.stdin.read()
 
 @pytest.fixture
 def start_locking(tmp_path, start_process):
-    """Start a process that locks the device. Return the process and its first line of output."""
+    """Return a function that starts a process that locks the device.
+
+    The function returns the process and its first line of output.
+    """
 
     def start():
         process = start_process(sys.executable, "-c", LOCKING, UUID, str(tmp_path))

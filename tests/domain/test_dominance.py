@@ -56,7 +56,7 @@ def test_front_can_be_extended_by_later_vectors(points, data):
 @given(vectors(3))
 @settings(max_examples=40)
 def test_ranks_and_crowding_agree_with_pymoo(points):
-    points = list(dict.fromkeys(points))  # pymoo gives copies a distance
+    points = list(dict.fromkeys(points))  # pymoo computes distances for copies, too
     losses = -numpy.array(points)
     fronts = [sorted(map(int, front)) for front in NonDominatedSorting().do(losses)]
     assert fronts == sort_into_fronts(points)

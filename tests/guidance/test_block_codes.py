@@ -1,4 +1,4 @@
-"""Architectures as codes."""
+"""The conversion between architectures and codes."""
 
 import pytest
 

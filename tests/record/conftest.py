@@ -22,7 +22,10 @@ TASK = Task(8, 1, 10)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of a database. A test that uses it, also through `engine`, runs on SQLite and on PostgreSQL."""
+    """Return the URL of a database.
+
+    A test that uses this fixture, directly or through `engine`, runs on SQLite and on PostgreSQL.
+    """
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'eatnas.db'}"
     kind = "postgres_record_url" if "engine" in request.fixturenames else "postgres_url"

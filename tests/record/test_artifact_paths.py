@@ -99,7 +99,7 @@ def file_at(home, name):
     file = home.artifacts / "checkpoints" / "1" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"x")
-    os.utime(file, (1, 1))  # any time, since a clock may have been set
+    os.utime(file, (1, 1))  # an arbitrary time, since a clock may have been set
     return file
 
 

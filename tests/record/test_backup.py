@@ -32,13 +32,13 @@ FAST = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """An SQLite file: PostgreSQL has its own backup programs."""
+    """Return the URL of an SQLite file, because PostgreSQL has its own backup programs."""
     return f"sqlite:///{tmp_path / 'eatnas.db'}"
 
 
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
-    """An engine whose connections the fixture closes: a restore needs exclusive access."""
+    """Yield an engine, and close its connections, because a restore needs exclusive access."""
     engine = create_engine_for(url)
     commands.upgrade(engine)
     yield engine

@@ -27,7 +27,7 @@ from eatnas_db.transitions import record_failure
 
 @pytest.fixture
 def count(engine):
-    """A function that calls a function and returns the number of statements that the call executed."""
+    """Return a function that calls its argument and returns the number of statements that the call executes."""
 
     def measure(function):
         statements = []
@@ -93,7 +93,7 @@ def test_idle_searches_add_no_statements_to_a_tick(engine, url, tmp_path, search
     for first, end in ((0, 2), (2, 22)):
         for number in range(first, end):
             search_factory(f"idle{number}")
-        for _ in range(3):  # until it has read the changes
+        for _ in range(3):  # until the supervisor has read the changes
             supervisor.tick()
         numbers.append(count(supervisor.tick))
     supervisor._close()

@@ -21,7 +21,7 @@ METRICS = ({"metric": "val_accuracy"}, {"metric": "latency_ms"}, {"metric": "par
 
 
 def train(engine, search_id, leased, values):
-    """Save a checkpoint, and end the training with scores, or with a failure if there are none."""
+    """Save a checkpoint, and end the training with scores, or with a failure if `values` is None."""
     with transaction(engine) as connection:
         path = f"{search_id}-{leased.birth}.pt"
         file = {"path": path, "attempt": 1, "epoch": 1, "batch": 0, "digest": "d", "bytes": 1, "created_at": 1.0}

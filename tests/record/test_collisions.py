@@ -17,7 +17,7 @@ def test_contradicting_counter_of_births_is_no_fault_of_the_database(engine, sea
     search_id = search_factory()
     with transaction(engine) as connection:
         connection.execute(update(search).where(search.c.id == search_id).values(born=search.c.born - 1))
-    # A database error would stop all searches.
+    # A `CollisionError` affects only this search, whereas a database error would stop all searches.
     with pytest.raises(CollisionError, match="already exists"), transaction(engine) as connection:
         advance_search(connection, lock_search(connection, search_id), 3.0)
 

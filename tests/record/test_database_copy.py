@@ -83,7 +83,7 @@ def test_copy_holds_every_row_and_continues_the_search(filled, server):
             transitions.record_failure(connection, leased.token, FailureKind.DIVERGED, "nan", now=6.0)
             advance_search(connection, lock_search(connection, 1), 7.0)
         assert get_fingerprint(new, 1) == get_fingerprint(old, 1)
-        # New ids continue after the copied ones.
+        # New ids continue after the copied ids.
         newest = [
             connection.execute(select(candidate.c.id).order_by(candidate.c.id)).scalars().all()[-1]
             for connection in (old, new)

@@ -281,7 +281,7 @@ def test_a_damaged_page_is_reported(settings, find_violations):
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'eatnas_epoch'").fetchone()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
     content = bytearray(settings.database_file.read_bytes())
-    # Damage the second half of the page: its header stays readable, its rows do not.
+    # Damage the second half of the page: its header stays readable, but its rows do not.
     content[page * size - size // 2 : page * size] = b"\xff" * (size // 2)
     settings.database_file.write_bytes(content)
     assert "the database file is undamaged" in find_violations()

@@ -144,7 +144,7 @@ def test_cleanup_of_changed_searches_scans_no_table(
         with transaction(engine) as connection:
             advance_search(connection, lock_search(connection, search_id), 3.0)
             if number == 10:
-                retention.drop(connection)  # it reads all
+                retention.drop(connection)  # the first cleanup reads all checkpoints
     plans_by_statement = plans(engine, lambda connection: dropped.extend(retention.drop(connection)))
     assert len(dropped) > 4
     assert any(statement.startswith("DELETE") for statement in plans_by_statement)

@@ -26,7 +26,10 @@ FLAT = {"evolution__stop_when": "quality_flat", "evolution__flat_steps": 6, "bud
 def run(
     engine: Engine, lease_factory: Callable[..., LeasedCandidate | None], score_factory: Callable[..., None]
 ) -> Any:
-    """Run a search on slots that finish in random order. If `late`, advance it only while all slots are idle."""
+    """Run a search on slots that finish in random order.
+
+    If `late` is true, advance the search only while all slots are idle.
+    """
 
     def run_search(search_id: int, slots: int, late: bool = False) -> None:
         held: list[LeasedCandidate] = []

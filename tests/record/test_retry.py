@@ -1,4 +1,4 @@
-"""Retries of failed candidates, which never change a settled past."""
+"""Retries of failed candidates never change settled births."""
 
 import json
 

@@ -287,7 +287,7 @@ def test_daemon_that_was_taken_over_writes_no_more(engine, url):
     end_host_session(engine)
     second.lock_host(1, "here")
     with transaction(engine) as connection:
-        hosts.require_owner(connection, 1, owner)  # The second one has written nothing yet.
+        hosts.require_owner(connection, 1, owner)  # The second daemon has written nothing yet.
     with transaction(engine) as connection:
         hosts.claim_host(connection, 1)
     eventually(lambda: not regains_host(first))

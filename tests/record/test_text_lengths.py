@@ -1,4 +1,4 @@
-"""Every text fits its column or is refused before it is written, on both databases."""
+"""Every string fits its column or is refused before it is written, on both databases."""
 
 import threading
 

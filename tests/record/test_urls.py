@@ -1,4 +1,4 @@
-"""URLs: hostile paths in them, and their text without secrets."""
+"""URLs with hostile paths, and URLs that are printed without their secrets."""
 
 import sqlite3
 from pathlib import Path

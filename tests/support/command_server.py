@@ -1,7 +1,7 @@
-"""Run commands in processes that a prepared one forks, for tests that would mostly wait for interpreters to start.
+"""Run commands in forks of a prepared process, for tests that would mostly wait for interpreters to start.
 
 Each command is a process of its own, with its own working folder, environment and output. The server has already
-imported its modules.
+imported the modules of the commands.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from eatnas_db.settings import Settings
 
 
 def run_command(app: typer.Typer, settings: Settings, *arguments: object) -> str:
-    """Run a command of a group and return its output; exceptions are raised."""
+    """Run a command of a group and return its output; exceptions propagate to the caller."""
     outer = typer.Typer()
 
     @outer.callback()

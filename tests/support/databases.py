@@ -1,4 +1,4 @@
-"""Marks for tests of the record that run on one kind of database, or on both kinds only among the slow tests."""
+"""Marks for tests of the record that run on one kind of database only, or that are slow on PostgreSQL."""
 
 import pytest
 

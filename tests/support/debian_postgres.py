@@ -20,7 +20,7 @@ def find_programs() -> Path | None:
 
 @contextmanager
 def debian_server(programs: Path, folder: Path) -> Iterator[str]:
-    """Run a server whose data lie in `folder`, and yield the URL of its database `postgres`."""
+    """Run a server whose data are in `folder`, and yield the URL of its database `postgres`."""
     prefix: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
         shutil.chown(folder, "postgres", "postgres")

@@ -14,7 +14,7 @@ from support.trainings import Reports, finished
 
 
 def export_request(assign: Assign, reports: Reports, targets: dict[str, Path], **changes: Any) -> ExportRequest:
-    """Return the request that exports a finished training; `changes` are fields of its model."""
+    """Return the request that exports a finished training; `changes` replace fields of the model."""
     done, saved = finished(reports), reports.of(Checkpointed)[-1]
     model = {
         "candidate_id": assign.candidate,

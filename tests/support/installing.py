@@ -1,4 +1,4 @@
-"""Install a package of this repository into a folder, as pip would with `--target`, without the network."""
+"""Install a package of this repository into a folder, as `pip install --target` does, but without the network."""
 
 from __future__ import annotations
 

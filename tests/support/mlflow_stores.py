@@ -96,7 +96,10 @@ def record_score(connection: Connection, token: Any, now: float) -> None:
 
 
 def train_four(engine: Engine) -> Any:
-    """Score two candidates, fail one, lease another, and record its first epoch. Return the token of this lease."""
+    """Record two scores and one failure, lease a fourth candidate, and record its first epoch.
+
+    Return the token of this lease.
+    """
     with transaction(engine) as connection:
         for now in (1000.0, 2000.0):
             token = lease_candidate(connection, now)
@@ -120,7 +123,7 @@ def finish_fourth(engine: Engine, token: Any) -> None:
 
 
 def copy_empty_store(factory: pytest.TempPathFactory, file: Path) -> None:
-    """Write an SQLite store without runs, which MLflow takes a second to create."""
+    """Write a copy of an SQLite store without runs, because MLflow takes a second to create one."""
 
     def make(folder: Path) -> None:
         connect(f"sqlite:///{folder / 'empty.db'}").search_experiments(max_results=1)
@@ -156,7 +159,10 @@ def statuses_by_birth(client: Any) -> dict[int, str]:
 
 
 def assert_store_matches(engine: Engine, uri: str, name: str = EXPERIMENT) -> tuple[Any, dict[int, Any]]:
-    """Assert that each attempted candidate has one run with the record's data. Return the client, and runs by birth."""
+    """Assert that each attempted candidate has one run with the record's data.
+
+    Return the client, and a mapping from births to runs.
+    """
     client, experiment, runs = list_candidate_runs(uri, name)
     with read_transaction(engine) as connection:
         uuid = get_record_uuid(connection)
@@ -190,7 +196,7 @@ def assert_store_matches(engine: Engine, uri: str, name: str = EXPERIMENT) -> tu
 
 
 def count_runs(store: Path) -> int:
-    """Count the candidates' runs in an SQLite store without MLflow, which would keep the file open."""
+    """Count the candidates' runs in an SQLite store; do not use MLflow, which would keep the file open."""
     if not store.exists():
         return 0
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
@@ -201,8 +207,8 @@ def count_runs(store: Path) -> int:
     return int(row[0])
 
 
-# Use ports below the range for clients, so that no client takes a port before the server starts. Each test process
-# begins at another port.
+# Use ports below the range that the kernel gives to clients, so that no client takes a port before the server starts.
+# Each test process begins at another port.
 _PORTS = itertools.count(20_000 + os.getpid() % 120 * 100)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event
 
 @contextmanager
 def observed_calls(engine: Engine, *functions: Callable[..., object]) -> Iterator[list[tuple[str, int]]]:
-    """Yield a list that gets the name of a function and the number of open transactions, for each call in this thread.
+    """Yield a list of each call in this thread: the name of the function and the number of open transactions.
 
     The functions run unchanged: Python's profiler reports their calls.
     """

@@ -20,7 +20,10 @@ from support.searches import fetch_rows
 
 
 class PluginHome:
-    """A home, and the commands on it; a command is a line without quotes. No daemon of the home starts MLflow."""
+    """A home, and methods that run commands on it; a command is given as one line without quotes.
+
+    No daemon of the home starts MLflow.
+    """
 
     def __init__(self, folder: Path, packages: Path, server: CommandServer) -> None:
         self.folder, self.server = folder, server

@@ -116,7 +116,7 @@ def make_data(folder: Path) -> None:
 
 @contextmanager
 def new_servers(data: Path) -> Iterator[Callable[[], Server]]:
-    """Yield a function that starts servers from copies of a data directory. They are ended afterwards."""
+    """Yield a function that starts servers from copies of a data directory. The servers end after the block."""
     servers: list[Server] = []
     with _reachable_folder() as folder:
 

@@ -31,7 +31,10 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 
 
 class RecordDatabases:
-    """Lend a database with an empty record. Deleting the rows of a test takes less time than a copy of the template."""
+    """Lends a database with an empty record.
+
+    Deleting the rows of a test takes less time than a copy of the template.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -39,7 +42,7 @@ class RecordDatabases:
         self._clear = ""
 
     def lend(self) -> str:
-        """Return the URL of a database with an empty record. Only one is lent at a time."""
+        """Return the URL of a database with an empty record. Only one database is lent at a time."""
         if not self._url:
             self._url, self._uses = self._server.new_database(TEMPLATE), 0
             with self._connect() as connection:
@@ -55,7 +58,7 @@ class RecordDatabases:
             self._server.drop(url)
 
     def _is_cleared(self) -> bool:
-        """Disconnect all clients and delete the rows; return whether the database is then as it was at first."""
+        """Disconnect all clients and delete the rows; return whether the database is then in its initial state."""
         import psycopg
 
         try:
@@ -82,7 +85,7 @@ def _write_deletion(connection: Any) -> str:
         kinds[kind].append(name)
     return "; ".join(
         [
-            "SET session_replication_role = replica",  # checks no foreign keys
+            "SET session_replication_role = replica",  # turns off the checks of foreign keys
             *(f"DELETE FROM {name}" for name in kinds["r"]),
             *(f"SELECT setval('{name}', 1, false)" for name in kinds["S"]),
         ]

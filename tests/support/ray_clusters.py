@@ -41,7 +41,7 @@ class LocalCluster:
 
     @property
     def port(self) -> int:
-        """Return the port of the head."""
+        """The port of the head."""
         return int(self.address.rpartition(":")[2])
 
     def add_node(self, cpus: int = 1, **options: Any) -> Any:
@@ -147,7 +147,7 @@ def _autoscaler_config(address: str, most_nodes: int) -> dict[str, Any]:
 
 
 def open_bridge(settings: Settings, address: str, needs: WorkerNeeds | None = None) -> BridgeProcess:
-    """Return the bridge of a home's daemon, which starts when it is polled."""
+    """Return the bridge of a home's daemon; the bridge starts when it is polled."""
     marker = settings.home / f"{settings.lock_file.stem}.ray"
     return BridgeProcess(address, needs or WorkerNeeds(), settings.home, marker, settings.logs / "ray.log")
 

@@ -1,4 +1,4 @@
-"""Compiled statements that the engines of tests share. Without them each test compiles its statements again."""
+"""Compiled statements that the engines of tests share. Without them, each test would compile its statements again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STATEMENTS: Final[dict[Any, Any]] = {}
 def share_statements(engine: Engine) -> None:
     """Let an engine that is connected to a record use the statements of earlier engines for the same kind of database.
 
-    SQLAlchemy keeps compiled statements by their dialect, so the engines also share a dialect.
+    SQLAlchemy caches compiled statements for each dialect, so the engines also share a dialect.
     """
     engine.dialect = _DIALECTS.setdefault(engine.dialect.name, engine.dialect)
     engine.update_execution_options(compiled_cache=_STATEMENTS)

@@ -12,7 +12,7 @@ from eatnas_db.datasets import ImageDataset
 SHAPES = ("circle", "square", "triangle")
 SIDE = 16
 LABELS = (0, 1, 0, 1, 0, 1, 0, 1, 0, 2)
-"""The labels of ten items in a row."""
+"""The labels of ten consecutive items."""
 FIRST = {"train": 0, "test": 1_000_000}
 """The first seed of each part, chosen such that no image is in both parts."""
 

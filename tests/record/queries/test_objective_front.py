@@ -55,7 +55,9 @@ def test_front_holds_the_undominated_candidates(engine, search_factory, lease_fa
         with transaction(engine) as connection:
             score_with(connection, leased, (accuracy, latency))
             advance_search(connection, lock_search(connection, search_id), 3.0)
-    expected = [ids[place] for place in (1, 2, 0, 5)]  # candidate 3 has the values of 1; 4 is dominated
+    expected = [
+        ids[place] for place in (1, 2, 0, 5)
+    ]  # candidate 3 has the values of candidate 1; candidate 4 is dominated
     with transaction(engine) as connection:
         front = list_objective_front(connection, search_id)
         assert [row.id for row in front] == expected
@@ -66,7 +68,7 @@ def test_front_holds_the_undominated_candidates(engine, search_factory, lease_fa
         assert set(uncrowded[:2]) == {ids[1], ids[5]}
         assert [row.id for row in list_to_reevaluate(connection, search_id, 2)] == [ids[1], ids[5]]
         assert [row.id for row in list_living(connection, search_id)][-1] == ids[4]
-        many = [*ids, *range(10**6, 10**6 + 70_000)]  # more than the parameters of any statement
+        many = [*ids, *range(10**6, 10**6 + 70_000)]  # more ids than a statement may have parameters
         assert {row.id for row in list_objective_values(connection, many)} == set(ids)
         assert set(list_metric_values(connection, many)) == set(ids)
         assert set(connection.execute(select_ids(connection, many)).scalars()) == set(many)

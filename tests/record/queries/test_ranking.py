@@ -127,7 +127,7 @@ def test_reevaluated_candidates_rank_first(tested: int, connection: Connection) 
 
 
 def test_ties_go_to_the_older_candidate(record: Record, record_connection: Connection) -> None:
-    rows = list_best(record_connection, record.search_id, 10**9)  # more than the parameters of one statement
+    rows = list_best(record_connection, record.search_id, 10**9)  # more rows than a statement may have parameters
     assert len(rows) == BIRTHS - 1
     assert list(rows) == sorted(rows, key=lambda row: (-row.fitness, row.birth))
     assert all((row.parent_birth is None) == (row.origin == "random") for row in rows)

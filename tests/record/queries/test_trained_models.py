@@ -54,7 +54,7 @@ def keep_weights(engine: Engine, candidate_id: int) -> None:
 
 
 def final_ids(engine: Engine, name: str) -> dict[int, int]:
-    """Return the ids of the final models of a search by seed."""
+    """Return a mapping from seeds to the ids of the final models of a search."""
     with read_transaction(engine) as connection:
         query = select(candidate.c.replica, candidate.c.id)
         rows = connection.execute(query.where(candidate.c.search_id == get_search(connection, name).id))

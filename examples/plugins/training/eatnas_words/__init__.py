@@ -1,4 +1,4 @@
-"""A language model of letters: the architecture's depths and widths decide its layers, and perplexity is its metric."""
+"""Train a language model of letters. The architecture's depths and widths set its layers; the metric is perplexity."""
 
 import torch
 from torch import nn
