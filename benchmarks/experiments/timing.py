@@ -2,9 +2,9 @@
 
     python benchmarks/experiments/timing.py
 
-Processor time, measured once per network, does not depend on other work of the machine during a search. The networks are
-measured in a random order, so that a slow period of the machine affects all arms alike. An interrupted run continues
-where it stopped.
+Processor time, measured once per network, does not depend on other work of the machine during a search. The networks
+are measured in a random order, so that a slow period of the machine affects all arms alike. An interrupted run
+continues where it stopped.
 """
 
 from __future__ import annotations
