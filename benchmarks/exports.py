@@ -35,7 +35,7 @@ TRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "augment": "no
 
 
 def check_network(folder: Path, macro: str, number: int) -> dict[str, Any]:
-    """Train and export the network of a number, and return the line of its result."""
+    """Train and export the network of a number, and return its result."""
     started = time.perf_counter()
     side = SIDES[macro]
     sampled = Space(PRESETS[macro], Task(side, 1, 10)).sample(KeyedRng(number, "export", macro), lambda _: False)
@@ -137,7 +137,7 @@ def check_all(count: int, out: Path | None) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, default=20, help="number of networks for each macro")
-    parser.add_argument("--out", type=Path, help="file of JSON lines to continue or create")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     results = list(check_all(options.networks, options.out))
     failed = [f"{line['macro']} {line['number']}" for line in results if not line["verified"]]

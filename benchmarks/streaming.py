@@ -1,7 +1,6 @@
-"""Compare the speed of reading images from files: our threads and a DataLoader with processes, on a folder of JPEGs.
-
-Both crop at random, resize, flip and normalise. Rounds alternate; medians are printed. Then a network trains from the
-folder, to show which share of the time it waits for images.
+"""Compare the speed of two readers of a folder of JPEGs: our threads, and a DataLoader with processes. Both readers
+crop at random, resize, flip and normalise. Their rounds alternate, and the program prints medians. Then it trains a
+network from the folder, and prints the share of the time for which the network waits for images.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ def batches_by_processes(root: Path, side: int, batch_size: int, processes: int)
 
 
 def measure(batches: Iterator[int], seconds: float) -> Speed:
-    """Read batches for this many seconds."""
+    """Read batches for this many seconds, and return the speed."""
     for _ in range(WARM_UP_BATCHES):
         next(batches)
     cpu, started, images = _cpu_seconds(), time.perf_counter(), 0
@@ -118,7 +117,7 @@ def _cpu_seconds() -> float:
 
 
 class TimedPart:
-    """A part of a data set that adds up the seconds of its batches."""
+    """A part of a data set that adds up the seconds for which its batches take."""
 
     def __init__(self, part: DataPart) -> None:
         self._part, self.labels, self.waited_seconds = part, part.labels, 0.0
@@ -171,13 +170,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a round")
-    parser.add_argument("--steps", type=int, default=30, help="steps of the training")
+    parser.add_argument("--steps", type=int, default=30, help="number of steps of the training")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         make_folder(root, options.images, options.stored_side, options.classes)
-        # A folder with this name is always streamed.
+        # The images of a data set with this name are always streamed.
         data = {"name": "ImageNet", "root": name, "resolution": options.side}
         sources: dict[str, Iterator[int]] = {}
         for decoders in options.decoders:

@@ -1,7 +1,7 @@
 """Measure the cost of the supervisor: the gap between two candidates, the throughput, and the load at rest.
 
-The same trainings alternate: supervised, with one worker per core, and in one bare loop per core without a database and
-a worker protocol. Then the load of an idle daemon is measured.
+The program runs the same trainings by turns under a supervisor with one worker per core, and in one bare loop per core
+without a database or a worker protocol. Then it measures the load of an idle daemon.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def run_supervised(settings: Settings, slots: int) -> SupervisedRun:
 
 
 def run_bare(assignments: Sequence[dict[str, Any]], processes: int, folder: Path) -> float:
-    """Run the same trainings in bare loops and return the seconds of the slowest."""
+    """Run the same trainings in bare loops and return the seconds of the slowest loop."""
     loops = []
     for number in range(processes):
         own = [{**fields, "checkpoint_folder": str(folder / str(number))} for fields in assignments[number::processes]]
@@ -156,7 +156,7 @@ def run_bare(assignments: Sequence[dict[str, Any]], processes: int, folder: Path
 
 
 def print_load_at_rest(folder: Path, seconds: float) -> None:
-    """Measure a daemon without searches."""
+    """Print the memory and the processor time of a daemon without searches."""
     environment = {**os.environ, "EATNAS_HOME": str(folder)}
     command = [sys.executable, "-m", "eatnas_cli"]
     subprocess.run([*command, "init"], env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -181,9 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=24)
     parser.add_argument(
-        "--epochs", type=int, default=12, help="number of epochs of a candidate, which should take at least 3 s"
+        "--epochs", type=int, default=12, help="number of epochs of a candidate; its training should take at least 3 s"
     )
-    parser.add_argument("--pairs", type=int, default=3, help="number of repetitions")
+    parser.add_argument("--pairs", type=int, default=3, help="number of pairs of a supervised run and a bare run")
     parser.add_argument("--rest", type=float, default=30.0, metavar="S", help="seconds to watch the idle daemon")
     options = parser.parse_args()
     slots = os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""Measure the cost of MLflow: syncing one candidate after another, pages of many runs, and the process at rest.
+"""Measure the cost of MLflow: the sync after each candidate, pages with many runs, and the idle process.
 
-The candidates are written to the database without training. `--candidates 10000` fills a store of that size, syncs the
-last candidates one by one, and reads the table of runs through MLflow's server.
+The candidates are written to the database without training. `--candidates 10000` fills a store with 10000 candidates,
+syncs the last of them one by one, and reads the table of runs through MLflow's server.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PROVENANCE = Provenance("d" * 64, {}, "e" * 64, {}, "processor", "none")
 BATCH_CANDIDATES = 100
 PAGE_RUNS = 100
 SETTLE_SECONDS = 6
-"""A process that uses no processor time for this long counts as finished."""
+"""A process that uses no processor time for this many seconds has finished its work."""
 
 
 def new_record(file: Path, candidates: int) -> Engine:
@@ -165,7 +165,10 @@ def sync_one_by_one(engine: Engine, uri: str, first: int, last: int) -> None:
         times.append(time.perf_counter() - started)
     median = statistics.median(times)
     print(f"sync after each candidate: median {1000 * median:.0f} ms, maximum {1000 * max(times):.0f} ms")
-    print(f"at most {60 / median:.0f} candidates per minute; 50 take {50 * median / 60:.1%} of the time")
+    print(
+        f"at most {60 / median:.0f} candidates per minute; 50 candidates per minute take {50 * median / 60:.1%} of "
+        "the time"
+    )
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Compare the training speed of our loop, a hand-written bare loop, and a pipeline of a DataLoader and PIL.
 
-All train the same network in the same precision, one at a time and several at the same time. Rounds alternate; medians
-are printed. The wall clock needs an otherwise idle machine. Processor seconds per 1000 images, loaders included, are
-comparable on a busy machine too, but do not include the work of a GPU.
+All train the same network in the same precision, one at a time and several at the same time. The rounds of the three
+kinds alternate, and the program prints medians. Images per second need an otherwise idle machine. Processor seconds per
+1000 images, loaders included, are comparable on a busy machine too, but do not include the work of a GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WARM_UP_BATCHES = 8
 
 
 class RoundClock:
-    """Measures the rounds within a training process. Between rounds, the process waits for the next one."""
+    """Measures the rounds within a training process. Between two rounds, the process waits."""
 
     def __init__(self, batch_size: int, device: str) -> None:
         self._batch_size, self._device, self._process = batch_size, device, psutil.Process()
@@ -90,7 +90,7 @@ def train_in_this_process(options: argparse.Namespace) -> None:
     from eatnas_training import prepare
 
     torch.set_num_threads(1)
-    # All three use the precision of our loop.
+    # All three kinds use the precision of our loop.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     data = {"name": options.data, "root": options.root, "validation_images": options.batch_size}
     description = prepare.describe(data)
@@ -207,7 +207,7 @@ def _arrays(datasets: Any, assign: Any) -> tuple[Any, Any]:
 
 
 def _train_on(batches: Iterator[Any], assign: Any, options: argparse.Namespace, next_batch: Callable[[], None]) -> None:
-    """Train the network on batches without end, with the optimizer of our loop."""
+    """Train the network on endless batches with the optimizer of our loop."""
     import torch
 
     from eatnas_db.domain.architecture import Architecture
@@ -235,7 +235,7 @@ class Speed(NamedTuple):
     """The result of one round."""
 
     images_per_second: float
-    """The images of all processes together."""
+    """The total of all processes."""
     cpu_seconds: float
     """The processor seconds per image."""
 
@@ -256,7 +256,7 @@ def start_process(kind: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def run_round(processes: Sequence[subprocess.Popen[str]], seconds: float) -> Speed:
-    """Let processes train at the same time."""
+    """Let processes train at the same time, and return their total speed."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(f"{seconds}\n")
@@ -267,7 +267,7 @@ def run_round(processes: Sequence[subprocess.Popen[str]], seconds: float) -> Spe
 
 
 def print_medians(speeds: Speeds, options: argparse.Namespace, counts: Sequence[int]) -> None:
-    """Print the medians and the ratios between our loop and the others."""
+    """Print the medians, and the ratios between our loop and the other kinds."""
 
     def median_ratio(numerator: tuple[str, int], denominator: tuple[str, int], field: str) -> float:
         pairs = zip(speeds[numerator], speeds[denominator], strict=True)

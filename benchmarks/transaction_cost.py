@@ -1,9 +1,10 @@
-"""Compare the database work of a candidate with the same statements by sqlite3 alone.
+"""Compare the database work for a candidate with the same statements run by sqlite3 alone.
 
-Three copies of each record exist. The real code runs on the first while its statements are recorded. Then, candidate
-by candidate, the real code on the second and the recorded statements on the third take turns. Each writes lease, five
-epochs, checkpoint, score, settle, tournament, birth and events in one commit. The commit's wait for the disk is
-reported separately, because it is the same for both and varies more than the rest.
+The program makes three copies of each record. It runs the real code on the first copy and records the statements. Then,
+for each candidate, it runs the real code on the second copy and the recorded statements on the third copy. Both write
+the lease, five epochs, the checkpoint, the score, the settlement, the tournament, the birth and the events in one
+commit. The time of the commit is also printed separately, because the disk determines it, and it varies more than the
+rest.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class TimedRecord:
         self._commit_seconds: list[float] = []
 
     def measure(self, number: int) -> None:
-        """Write one candidate by the real code, then by the bare driver."""
+        """Write one candidate with the real code, then with the bare driver."""
         started = time.perf_counter()
         with transaction(self._engine) as connection:
             run_candidate(connection)
@@ -126,7 +127,7 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[1_000, 100_000],
-        help="sizes of the records to compare, in candidates",
+        help="numbers of candidates in the records to compare",
     )
     parser.add_argument("--pairs", type=int, default=300, help="number of candidates to measure")
     parser.add_argument(
@@ -134,7 +135,7 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[0, os.cpu_count() or 1],
-        help="numbers of cores that busy loops use meanwhile",
+        help="numbers of cores to keep busy with other processes, one run for each; default: 0, and all cores",
     )
     options = parser.parse_args()
     for busy_cores in options.busy:

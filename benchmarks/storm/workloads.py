@@ -24,14 +24,14 @@ class Workload:
     spec: dict[str, Any]
     simulated: bool = False
     uses_packages: bool = False
-    """The search needs the example packages. All processes of the storm import them."""
+    """Whether the search needs the example packages. All processes of the storm import them."""
     disk_megabytes: int = 512
     """The size of the small disk for the fault `disk_full`."""
     without: tuple[str, ...] = ()
     """Faults that the daemon does not notice within a minute."""
 
     def worker_program(self, seconds_per_epoch: str) -> tuple[str, ...]:
-        """Return the arguments after the interpreter that start a worker."""
+        """Return the arguments with which the interpreter starts a worker."""
         return (*SIMULATED_WORKER, seconds_per_epoch) if self.simulated else TORCH_WORKER
 
 

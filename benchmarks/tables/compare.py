@@ -1,8 +1,8 @@
-"""Compare search methods on published tables of trained networks, in strict order at a lag.
+"""Compare search methods on published tables of trained networks. Births are decided in strict order at a lag.
 
-Each training is one look-up in a table, so that many seeds of many methods take minutes. Every seed becomes a JSON
-line of `--out`; with an existing file, the program continues where it was interrupted. `docs/experiments/tables.md`
-lists the sources of the tables and describes the columns of the result.
+Each training is one look-up in a table, so that many seeds of many methods take minutes. The program appends the result
+of each search to `--out` as a JSON line. If the file exists, the program runs only the searches that are missing in the
+file. `docs/experiments/tables.md` lists the sources of the tables and describes the columns of the result.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def late_spread_of(file: Path) -> float:
 
 
 def run_search(folder: Path, run: Run) -> dict[str, Any]:
-    """Run one search, and return the line of its result."""
+    """Run one search, and return its result."""
     file = folder / f"{run.table}.npz"
     table = Table.load(file)
     if run.noise:
@@ -65,7 +65,8 @@ def run_search(folder: Path, run: Run) -> dict[str, Any]:
 
 
 def summarize(lines: list[dict[str, Any]]) -> list[str]:
-    """Return the rows of a Markdown table: quartiles of trainings to each share, and geometric means over tables.
+    """Return the rows of a Markdown table: quartiles of the trainings until each share, and geometric means over
+    tables.
 
     In the means, a search that does not reach a share counts as twice its budget.
     """
@@ -112,7 +113,7 @@ def main() -> None:
         help="standard deviation of the noise of a score, in multiples of the spread of a late population; default: 0",
     )
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     names = options.tables or sorted(file.stem for file in options.folder.glob("*.npz"))
     wanted = product(names, options.methods, options.lags, [options.budget], range(options.seeds), [options.noise])

@@ -1,11 +1,12 @@
-"""Compare searches with short trainings on published tables, by the epochs until the best network is a good one.
+"""Compare searches with short trainings on published tables, by the epochs until the best network of a search is among
+the best of the table.
 
 With `--keep`, each birth is trained for 12 epochs, and the rule of `evolution.fidelity` decides which births are
-trained again from scratch, for 200 epochs. Without it, each birth is trained for 200 epochs. A network counts only
-after its whole training.
+trained again from scratch, for 200 epochs. Without `--keep`, each birth is trained for 200 epochs. A network counts
+only after its whole training.
 
-With `--best-first`, this number of births is trained for 12 epochs, and then these births get the whole training, the
-best first.
+With `--best-first N`, N births are trained for 12 epochs. Then these births get the whole training, the best birth
+first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SHORT: Final = 12
 WHOLE: Final = 200
 SHARES: Final = (0.01, 0.003)
 RUNG_STEP: Final = 1000.0
-"""Added to scores after the whole training, so that each exceeds all scores after a short training.
+"""Added to scores after the whole training, so that each of them exceeds all scores after a short training.
 
 All methods except Optuna's Gaussian process use only the order of the scores.
 """
@@ -46,10 +47,10 @@ class Run(NamedTuple):
     keep: float | None
     lag: int
     budget: int
-    """The largest number of epochs."""
+    """The maximum number of epochs of the search."""
     seed: int
     best_first: int | None = None
-    """The number of short trainings before the first whole one."""
+    """The number of short trainings before the first whole training."""
 
 
 class Trained(NamedTuple):
@@ -61,7 +62,7 @@ class Trained(NamedTuple):
 
 
 def train_births(table: Table, method: Method, *, keep: float | None, lag: int, column: int) -> Iterator[Trained]:
-    """Yield births in order, each decided by the births up to its number - lag, without end."""
+    """Yield births in order, without end. The results of the births up to b - lag decide birth b."""
     codes: list[Code] = []
     scores: list[float] = []
     results: list[RungResult] = []
@@ -92,7 +93,7 @@ def train_best_first(table: Table, method: Method, *, count: int, lag: int, colu
 
 
 def epochs_to_targets(table: Table, trainings: Iterable[Trained], budget: int) -> list[int | None]:
-    """Return, for each share of the table, the epochs until the best whole training is truly within it, or None."""
+    """Return, for each share, the epochs until the best wholly trained network truly belongs to it, or None."""
     ranks = [max(1, math.ceil(share * len(table.true_ranks))) for share in SHARES]
     reached: list[int | None] = [None] * len(SHARES)
     spent, best = 0, (-math.inf, 0)
@@ -111,7 +112,7 @@ def epochs_to_targets(table: Table, trainings: Iterable[Trained], budget: int) -
 
 
 def run_search(folder: Path, run: Run) -> dict[str, Any]:
-    """Run one search, and return the line of its result."""
+    """Run one search, and return its result."""
     table = Table.load(folder / f"{run.table}.npz")
     method, column = METHODS[run.method](table, run.seed, run.lag), run.seed % table.scores.shape[1]
     if run.best_first is None:
@@ -122,7 +123,7 @@ def run_search(folder: Path, run: Run) -> dict[str, Any]:
 
 
 def summarize(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the rows of a Markdown table: quartiles of epochs to each share, and geometric means over tables.
+    """Return the rows of a Markdown table: quartiles of the epochs until each share, and geometric means over tables.
 
     In the means, a search that does not reach a share counts as twice its budget.
     """
@@ -164,13 +165,15 @@ def main() -> None:
     parser.add_argument(
         "--keep", nargs="+", type=float, default=[None], help="values of evolution.fidelity.keep to compare"
     )
-    parser.add_argument("--best-first", type=int, metavar="N", help="short trainings before the first whole one")
+    parser.add_argument(
+        "--best-first", type=int, metavar="N", help="number of short trainings before the first whole training"
+    )
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budget", type=int, default=120 * WHOLE, help="number of epochs of one search")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     settings = ([options.lag], [options.budget], seeds, [options.best_first])

@@ -1,4 +1,4 @@
-"""Search methods on a table, in strict order: birth b sees the births settled up to b - lag."""
+"""Search methods on a table, in strict order: birth b sees the scores of the births up to b - lag."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ class Evolution:
 
 
 class LocalSearch:
-    """New neighbours of the best code, or of the next best code if all its neighbours were born."""
+    """New neighbours of the best code, or of the next best code if all neighbours of the best were born."""
 
     def __init__(self, table: Table, seed: int, lag: int) -> None:
         self._table, self._seed = table, seed
 
     def choose(self, codes: Sequence[Code], scores: Sequence[float]) -> Code:
-        """Return a random neighbour of the best code."""
+        """Return a new neighbour of the best code, or a random code at first."""
         rng = KeyedRng(self._seed, "neighbour", len(codes))
         if len(codes) >= 8:
             for birth in sorted(range(len(scores)), key=lambda birth: (-scores[birth], birth)):
@@ -135,7 +135,9 @@ def limit_rows(rows: list[ScoredCode]) -> list[ScoredCode]:
 
 
 class Optuna:
-    """A sampler of Optuna. If it proposes a code that was already born, it gets the score and proposes another one."""
+    """A sampler of Optuna. If it proposes a code that was already born, it gets the known score and proposes another
+    code.
+    """
 
     MAX_REPEATS: Final = 50
 
@@ -165,7 +167,7 @@ class Optuna:
             if code not in codes:
                 self._trials.append(trial)
                 return code
-            # The duplicate costs no training. If its score is not known yet, the trial is pruned.
+            # The duplicate costs no training. If its score is not known yet, the trial counts as failed.
             birth = codes.index(code)
             if birth < len(scores):
                 self._study.tell(trial, scores[birth])
@@ -228,9 +230,8 @@ def trainings_to_targets(
     shares: Sequence[float],
     finalists: int = 1,
 ) -> list[int | None]:
-    """Return, for each share of the table, the trainings until one of the best observed codes is truly within it.
-
-    `finalists`: the number of best codes that are trained again to find the best by true score. The number of
+    """Return for each share of the table the trainings until one of the best observed codes truly belongs to it.
+    `finalists` is the number of best codes that are trained again to find the best code by true score. The number of
     trainings is None for a share that is not reached within the budget.
     """
     count = len(table.true_ranks)
@@ -255,7 +256,7 @@ def trainings_to_targets(
 
 
 def late_spread(table: Table, *, births: int = 120, seeds: int = 10) -> float:
-    """Return the mean spread of the true scores in populations of evolution after `births`."""
+    """Return the mean spread of the true scores in the populations of several evolutions after `births` births."""
     spreads = []
     for seed in range(seeds):
         method = Evolution(table, seed, 1)

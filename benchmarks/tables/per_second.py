@@ -1,7 +1,7 @@
-"""Compare guided births by improvement and by improvement per second, on tables with costs of networks.
+"""Compare guided births by improvement and by improvement per second, on tables of networks with known mult-adds.
 
-The seconds of a training are predicted from mult-adds, in multiples of the seconds of the table's median network. A
-table of NAS-Bench-201 has the mult-adds of its space.
+The seconds of a training are predicted from mult-adds, in multiples of the seconds of the table's median network. For a
+table of NAS-Bench-201, the built-in space computes the mult-adds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
 
 def run_search(folder: Path, run: Run) -> dict[str, Any]:
-    """Run one search, and return the line of its result."""
+    """Run one search, and return its result."""
     table = Table.load(folder / f"{run.table}.npz")
     method = SpaceGuided(table, run.seed, run.lag, per_second=ARMS[run.acquisition])
     column = run.seed % table.scores.shape[1]
@@ -46,7 +46,9 @@ def run_search(folder: Path, run: Run) -> dict[str, Any]:
 
 
 def seconds_to_targets(table: Table, method: SpaceGuided, *, budget: int, lag: int, column: int) -> dict[str, Any]:
-    """Return, for each share of the table, the seconds and the trainings until the best code is within it, or None."""
+    """Return for each share of the table the seconds and the trainings until the best code belongs to the share, or
+    None.
+    """
     ranks = [max(1, math.ceil(share * len(table.true_ranks))) for share in SHARES]
     reached: list[tuple[float, int] | None] = [None] * len(SHARES)
     typical = method.mult_adds(list(table.row_of)[:: max(1, len(table.row_of) // 500)])
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--budget", type=int, default=120, help="number of trainings of one search")
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     wanted = [
         Run(name, acquisition, options.lag, options.budget, seed)

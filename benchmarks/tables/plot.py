@@ -25,7 +25,7 @@ STYLES: Final = {
     "random": ("random", "#999999", ":"),
 }
 SHARE: Final = 1
-"""The place of the top 0.3% in the column `reached`."""
+"""The index of the top 0.3% in the list `reached` of a search."""
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ STYLES: Final = {
     "evolution": ("evolution", "#000000"),
 }
 SHARE: Final = 1
-"""The place of the top 0.3% in the column `reached`."""
+"""The index of the top 0.3% in the list `reached` of a search."""
 WHOLE: Final = 200
 
 
 def read_epochs(short: Path, whole: Path) -> dict[tuple[str, bool], list[float]]:
-    """Return the epochs that each search takes to the top 0.3%, by method and by whether it has short trainings."""
+    """Return the epochs of each search until the top 0.3%, by method and by whether it has short trainings."""
     found: dict[tuple[str, bool], list[float]] = {}
 
     def add(line: dict[str, Any], *, short_first: bool, epochs: int) -> None:

@@ -23,7 +23,7 @@ BUDGET = 60
 
 
 def shares(reached: Sequence[int | None], cost: float) -> tuple[list[float], list[float]]:
-    """Return total costs and the share of searches that have reached the top 1% at each."""
+    """Return total costs, and the share of searches that have reached the top 1% at each cost."""
     trainings = range(BUDGET + 1)
     found = [sum(count is not None and count <= number for count in reached) / len(reached) for number in trainings]
     return [number + cost for number in trainings], found

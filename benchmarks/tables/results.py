@@ -24,7 +24,7 @@ def add_missing(
 ) -> list[Line]:
     """Append the results of the runs that the file lacks, and return all lines.
 
-    A line need not have the fields with a default.
+    A line may lack fields that have a default.
     """
     lines = read_lines(file)
     fields: tuple[str, ...] = run_type._fields  # type: ignore[attr-defined]

@@ -1,9 +1,10 @@
 """Compare two objectives with one scalar fitness on tables whose networks have a cost, at equal device seconds.
 
-`pareto` searches the accuracy and the mult-adds by rank and crowding distance; `scalar` multiplies them, with the
-mult-adds of the median network as the target. The seconds of a training are predicted from its mult-adds, as multiples
-of those of the median network of the table, so no other program changes them. A search ends when its seconds are spent.
-The hypervolume covers all networks of the search by their true accuracy, as a share of the hypervolume of the table.
+`pareto` optimizes accuracy and mult-adds by rank and crowding distance. `scalar` combines them into one fitness, with
+the mult-adds of the median network as the target. The seconds of a training are predicted from its mult-adds, as
+multiples of the seconds of the table's median network, so the load of the machine does not change them. A search ends
+when its seconds are spent. The hypervolume covers all networks of the search by their true accuracy, as a share of the
+hypervolume of the table.
 """
 
 from __future__ import annotations
@@ -61,12 +62,14 @@ class CostedTable:
         self._whole = hypervolume([points[place] for place in find_front(points)], (0.0, 0.0))
 
     def point(self, code: Code) -> Values:
-        """Return the true accuracy as a share of the best one, and the saved mult-adds as a share of the largest."""
+        """Return the true accuracy as a share of the best accuracy, and the saved mult-adds as a share of the most
+        mult-adds.
+        """
         accuracy = float(self.table.true[self.table.row_of[code]])
         return accuracy / self._best, 1 - self.mult_adds[code] / self._largest
 
     def share(self, codes: Sequence[Code]) -> float:
-        """Return the hypervolume of some networks as a share of that of the table."""
+        """Return the hypervolume of some networks as a share of the hypervolume of the table."""
         return hypervolume([self.point(code) for code in codes], (0.0, 0.0)) / self._whole
 
 
@@ -81,7 +84,7 @@ class ParetoEvolution(SpaceEvolution):
 
 
 def search(costs: CostedTable, arm: str, *, seed: int, lag: int, seconds: float) -> list[Code]:
-    """Return the networks that a search trains in some seconds."""
+    """Return the networks that a search trains in this many seconds."""
     table, column = costs.table, seed % costs.table.scores.shape[1]
     method = (ParetoEvolution if arm == "pareto" else SpaceEvolution)(table, seed, lag)
     codes: list[Code] = []
@@ -104,14 +107,14 @@ def load_costs(file: Path) -> CostedTable:
 
 
 def run_search(folder: Path, run: Run) -> dict[str, Any]:
-    """Run one search, and return the line of its result."""
+    """Run one search, and return its result."""
     costs = load_costs(folder / f"{run.table}.npz")
     codes = search(costs, run.arm, seed=run.seed, lag=run.lag, seconds=run.seconds)
     return {**run._asdict(), "trainings": len(codes), "hypervolume": round(costs.share(codes), 6)}
 
 
 def summarize(lines: list[dict[str, Any]]) -> list[str]:
-    """Return the rows of a Markdown table: the mean hypervolume of each arm, and the mean difference by seed."""
+    """Return the rows of a Markdown table: the mean hypervolume of each arm, and the mean difference of the arms."""
     rows = ["| table | seconds | seeds | two objectives | scalar fitness | difference (95%) | seeds won |"]
     rows.append("|---|---|---|---|---|---|---|")
     groups: dict[tuple[str, float], dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
@@ -129,7 +132,7 @@ def summarize(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the bootstrap interval of a mean."""
+    """Return the 95% bootstrap interval of the mean of the values."""
     source = random.Random(1)
     means = sorted(statistics.fmean(source.choices(values, k=len(values))) for _ in range(RESAMPLES))
     return means[RESAMPLES // 40], means[-RESAMPLES // 40]
@@ -148,7 +151,7 @@ def main() -> None:
         default=[32.0, 64.0, 120.0],
         help="device seconds of one search, as multiples of the seconds of the median network",
     )
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     wanted = [
         Run(name, arm, options.lag, seconds, seed)

@@ -1,4 +1,4 @@
-"""The births of a whole search on a table, decided in this process by the same functions."""
+"""The births of a search on a table, decided without a record by the functions that searches in a record use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tables.tables import Code, Table
 
 
 class SpaceEvolution:
-    """Evolution in the space of a table, as a whole search decides it."""
+    """Evolution in the space of a table, with the decisions of a search in a record."""
 
     removal = "oldest"
 
@@ -75,7 +75,7 @@ class SpaceEvolution:
 
 
 class SpaceGuided(SpaceEvolution):
-    """Guided births in the space of a table, as a whole search decides them."""
+    """Guided births in the space of a table, with the decisions of a search in a record."""
 
     def __init__(self, table: Table, seed: int, lag: int, *, per_second: bool = False) -> None:
         super().__init__(table, seed, lag)

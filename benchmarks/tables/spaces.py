@@ -1,7 +1,7 @@
 """The search spaces of the tables, for searches through the whole system.
 
-The space of a table of NAS-Bench-201 is the built-in one. `TableSpace` is the space of any other table, and
-`install_space` writes the package that adds it to eatnas-db.
+Tables of NAS-Bench-201 use the built-in space. `TableSpace` is the space of any other table, and `install_space` writes
+the package that adds it to eatnas-db.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CELL_EDGES: Final = (0, 1, 3, 2, 4, 5)
 """The edges of `CellSpace` in the order of the tables, which list them by the node where they begin."""
 assert set(_CELL_VALUES) == set(OPERATIONS)
 MAX_PARAMS: Final = 2**40
-"""A network that the table lacks has one parameter more, so this limit keeps it out of a search."""
+"""The maximum number of parameters. A network that the table lacks counts as larger, which keeps it out of searches."""
 
 
 class TableSpace(SpaceDefinition):
@@ -54,7 +54,7 @@ class TableSpace(SpaceDefinition):
         )
 
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
-        """Return the cost of the table, if it has one; otherwise all its networks cost the same."""
+        """Return the cost of a network in the table. If the table has no costs, all its networks cost the same."""
         row = self._table.row_of.get(code_of(architecture))
         if row is None:
             return Cost(MAX_PARAMS + 1, 1), 1
@@ -65,7 +65,7 @@ class TableSpace(SpaceDefinition):
 
 
 def no_network(architecture: Architecture, space: SpaceDefinition, task: Task) -> None:
-    """Raise an error, because a table has no networks."""
+    """Raise an error, because the networks of a table cannot be built."""
     raise NotImplementedError(f"the networks of the table {space.name} cannot be built")
 
 
@@ -91,7 +91,7 @@ def architecture_of(space: SpaceDefinition, code: Code) -> Architecture:
 
 
 def install_space(site: Path, file: Path) -> str:
-    """Return the name of a table's space, after writing its package into a folder on `sys.path` if it needs one."""
+    """Return the name of a table's space. If the space needs a package, first write it into a folder on `sys.path`."""
     if file.stem.startswith(CELL_TABLE):
         return CELL_SPACE.name
     package, name = f"eatnas_table_{file.stem}", file.stem

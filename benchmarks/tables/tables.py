@@ -16,7 +16,7 @@ Code = tuple[int, ...]
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a table. Exit with a message of one line if the file is missing or is not a table."""
+    """Return the arrays of a table. Exit with a one-line message if the file is missing or is not a table."""
     try:
         with np.load(file) as stored:
             content = dict(stored)
@@ -34,7 +34,9 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of networks: the scores that a search sees, and the number of truly better networks (`true_ranks`)."""
+    """A table of networks: the scores that a search sees, the true scores, and their ranks (`true_ranks`, the best is
+    1).
+    """
 
     name: str
     levels: tuple[int, ...]
@@ -68,7 +70,7 @@ class Table:
         )
 
     def with_noise(self, spread: float, seed: int) -> Table:
-        """Return the table with one column of scores: the true ones with normal noise of this standard deviation."""
+        """Return the table with one column of scores: the true scores plus normal noise of this standard deviation."""
         noise = np.random.default_rng(seed).normal(0, spread, len(self.true))
         return replace(self, scores=(self.true + noise)[:, None])
 
@@ -78,7 +80,7 @@ class Table:
 
     @property
     def encoding(self) -> Encoding:
-        """All positions have the same unordered values."""
+        """The encoding of the codes: all positions have the same unordered values."""
         count = len(self.levels)
         return Encoding(self.levels, (False,) * count, (0,) * count)
 
@@ -99,7 +101,7 @@ class Table:
         return [other for other in changed if other in self.row_of]
 
     def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code | None:
-        """Return a code that differs in `count` positions, or None if the table does not hold it."""
+        """Return a code that differs in `count` positions, or None if the table does not contain it."""
         mutant = list(code)
         for position in rng.sample(len(code), count):
             mutant[position] = rng.choice([value for value in range(self.levels[position]) if value != code[position]])

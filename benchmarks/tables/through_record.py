@@ -1,8 +1,8 @@
 """Run searches on published tables through the whole system, and measure their births per minute.
 
 Each search runs from a spec, through a record in SQLite, a supervisor and worker processes that look scores up. It is
-repeated with each number of slots. The program ends with an error if the fingerprints differ, or if the same functions
-decide other births in this process.
+repeated with each number of slots. The program ends with an error if the fingerprints differ, or if the births differ
+from those that the same functions decide without a record.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ METHODS: Final[dict[str, type[SpaceEvolution]]] = {"mutation": SpaceEvolution, "
 
 
 class Search(NamedTuple):
-    """Everything that the history of a search depends on. `keep`: the share that continues after a short training."""
+    """Everything that the history of a search depends on. `keep` is the share of the candidates that continue after a
+    short training.
+    """
 
     births: str
     seed: int
@@ -54,7 +56,7 @@ class Search(NamedTuple):
 
     @property
     def epochs(self) -> int:
-        """The epochs of a whole training in the record; with `keep`, the first one stands for a short training."""
+        """The epochs of a whole training in the record; with `keep`, the first epoch stands for a short training."""
         return 1 if self.keep is None else 2
 
     def spec(self, space: str) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def decide_in_process(table: Table, search: Search) -> list[tuple[Code, int]]:
 
 
 def measure(file: Path, search: Search, slots: Sequence[int]) -> list[dict[str, Any]]:
-    """Run a search with each number of slots, and return a line for each."""
+    """Run a search with each number of slots, and return the results of each run."""
     table = Table.load(file)
     wanted = decide_in_process(table, search)
     lines = []

@@ -1,7 +1,9 @@
-"""Compare transfers between tables with searches from scratch, in strict order at a lag.
+"""Compare transfers between tables with searches from scratch. All searches decide their births in strict order at a
+lag.
 
-`docs/experiments/transfer.md` declares the pairs and describes the result. Every seed becomes a JSON line of `--out`;
-with an existing file, the program continues where it was interrupted.
+`docs/experiments/transfer.md` declares the pairs and describes the result. The program appends the result of each
+transfer to `--out` as a JSON line. If the file exists, the program runs only the transfers that are missing in the
+file.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def load_table(folder: Path, name: str) -> Table:
 
 
 def run_transfer(folder: Path, transfer: Transfer) -> dict[str, Any]:
-    """Run one source and one target search, and return the line of the result."""
+    """Run one source and one target search, and return the result."""
     table = load_table(folder, transfer.target)
     with one_thread():
         source = run_source(
@@ -82,7 +84,7 @@ def run_transfer(folder: Path, transfer: Transfer) -> dict[str, Any]:
 
 
 def summarize(lines: list[dict[str, Any]], scratch: list[dict[str, Any]], lag: int) -> list[str]:
-    """Return the rows of a Markdown table: medians and quartiles of trainings to the top 1% and 0.3%, and ratios.
+    """Return the rows of a Markdown table: medians and quartiles of the trainings to the top shares, and ratios.
 
     A search that does not reach a share counts as twice its budget.
     """
@@ -136,9 +138,9 @@ def main() -> None:
         "--scratch",
         type=Path,
         required=True,
-        help="file of JSON lines that compare.py has written, for searches from scratch",
+        help="file of JSON lines about searches from scratch, written by compare.py",
     )
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     pairs = [pair for kind in options.pairs for pair in PAIRS[kind]]
     # The seeds are the outer loop, so that an interrupted run has the same number of seeds for each pair.

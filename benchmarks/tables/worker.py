@@ -1,7 +1,7 @@
 """A worker that speaks the whole protocol and looks scores up: `python worker.py TABLE --in-fd N --out-fd N`.
 
-A training of `--epochs` has the score of one seed of the table, which the seed of the training chooses. Earlier epochs
-have the score of a short training, if the table has one. A final model has the score by which the table judges.
+From epoch `--epochs` on, a training has one of the network's scores in the table, which the seed of the training
+selects. Earlier epochs have the score of a short training, if the table has one. A final model has the true score.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def table_digest(file: Path) -> str:
 
 
 def column_of(table: Table, training_seed: int) -> int:
-    """Return the column of the scores of a training."""
+    """Return the column of the table's scores from which a training gets its score."""
     return training_seed % table.scores.shape[1]
 
 
 class TableTrainer:
-    """Answers trainings from a table."""
+    """Answers the requests to train with scores from a table."""
 
     def __init__(self, file: Path, epochs: int) -> None:
         self._epochs = epochs

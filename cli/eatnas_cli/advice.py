@@ -52,7 +52,7 @@ def advise_on(
 
 
 def print_advice(advice: SearchAdvice) -> None:
-    """Print the facts about a planned search, and the missing facts."""
+    """Print the facts about a planned search, and how to get the facts that are missing."""
     for sentence in _describe_scores(advice):
         print_sentence(sentence)
     smaller = advice.smaller
@@ -96,8 +96,8 @@ def _describe_scores(advice: SearchAdvice) -> list[str]:
     if (found := advice.resolution) is not None:
         enough = "enough" if advice.reevaluation_seeds >= found.seeds else "too few"
         lines.append(
-            f"the noise of one score is {found.ratio:.2g} times the spread; to rank two networks whose difference is "
-            f"one spread, the re-evaluation needs {_count(found.seeds, 'seed')} (the spec has "
+            f"the noise of one score is {found.ratio:.2g} times the spread; to rank two networks whose scores differ "
+            f"by one spread, the re-evaluation needs {_count(found.seeds, 'seed')} (the spec has "
             f"{advice.reevaluation_seeds}: {enough})"
         )
         if found.ratio > 1:

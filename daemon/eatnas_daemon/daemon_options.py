@@ -1,4 +1,4 @@
-"""The options of a daemon: the resources of the machine that it may use. A file keeps them for the next start."""
+"""The options of a daemon: the resources that it may use. A file keeps the options for `daemon restart`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from eatnas_db.worker_settings import (
 )
 
 READY_PREFIX: Final = "daemon is running"
-"""The beginning of the line that a daemon prints when it handles signals and starts workers."""
+"""The beginning of the line that a daemon prints as soon as it handles signals and starts workers."""
 MAX_LANES: Final = 16
-"""Each lane takes two of the 32 streams that torch has for a GPU."""
+"""The maximum number of lanes. Each lane takes two of the 32 streams that torch has for a GPU."""
 POLICIES: Final = ("yield", "stay")
 _LOCAL_OPTIONS: Final = ("devices", "exclude", "max_per_device", "lanes", "allow", "policy")
 _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
@@ -34,7 +34,7 @@ _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
-    """The resources of the machine that a daemon may use, as given on the command line.
+    """The resources that a daemon may use, as given on the command line.
 
     Raises `ConflictError` for an invalid value, and for options that have no effect with the launcher.
     """
@@ -133,7 +133,7 @@ def _require_resources(cpus: float | None, gpus: float | None) -> None:
 
 
 def complete_options(options: DaemonOptions, settings: WorkerSettings) -> DaemonOptions:
-    """Set a missing launcher, and missing options of Ray, to the settings of the environment and the home.
+    """Take a missing launcher and missing options of Ray from the settings of the environment and the home.
 
     Settings of another launcher have no effect. Raises `ConflictError` for options that contradict the launcher.
     """

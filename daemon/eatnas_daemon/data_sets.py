@@ -23,9 +23,9 @@ class DataDescription:
     """The shape of a data set after its transformations, the size of each part, and the digests.
 
     `data_digest` covers the content of the images or, if they are streamed, their names, sizes and classes. Only
-    streamed images have the other two digests. `files_digest` also covers their modification times. `content_digest`
-    covers their bytes; it is None if not all files have been read. `plugin` is the identity of a plug-in's source.
-    `notes` has a sentence for each kind of file that a search leaves out.
+    streamed images have the other two digests. `files_digest` also covers the modification times of the files.
+    `content_digest` covers the bytes of the files, and is None if not all files have been read. `plugin` is the
+    identity of a plug-in's source. `notes` has a sentence for each kind of file that a search leaves out.
     """
 
     resolution: int
@@ -62,8 +62,8 @@ NO_IMAGES: Final = DataDescription(
 class PreparedData:
     """A data set whose files have all been read.
 
-    `folder` describes an image folder: its classes, skipped files and unreadable images. If no resolution is given or
-    some images are unreadable, the fields that depend on them are None.
+    `folder` describes an image folder: its classes, skipped files and unreadable images. A field is None if it depends
+    on a resolution that is not given, or on images that are unreadable.
     """
 
     resolution: int | None

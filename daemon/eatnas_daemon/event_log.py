@@ -1,4 +1,4 @@
-"""Write the daemon's log: one line for each event of the record, each ended worker, and each problem."""
+"""Write the daemon's log: one line for each event that is not routine, each ended worker, and each problem."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ MAX_EVENTS: Final = 1000
 ROUTINE_KINDS: Final = frozenset(
     {"born", "leased", "scored", "released", "resumed", "started_afresh", "checkpoint_adopted"}
 )
-"""Events of candidates that train without problems. The log leaves them out, and the record has them."""
+"""The kinds of events of a candidate that trains without problems. The record has these events, but the log does not.
+"""
 
 
 def open_log(file: Path) -> logging.Logger:

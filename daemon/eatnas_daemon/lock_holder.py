@@ -1,4 +1,4 @@
-"""Identify the process that holds a lock, such that another process with the same pid is not mistaken for it."""
+"""Identify the process that holds a lock, so that no other process with the same pid is mistaken for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_FIELD: Final = 19
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A process by its pid, which is valid only in its pid namespace and until the next boot of its machine.
+    """A process, identified by its pid. The pid is valid only in its pid namespace, and until the machine boots again.
 
     `started` is the start time of the process on the kernel's clock, which distinguishes it from a later
     process with the same pid.
@@ -35,7 +35,7 @@ class LockHolder:
 
     @property
     def is_visible(self) -> bool:
-        """Return whether the pid is valid for this process: same pid namespace, and same boot of the machine."""
+        """Return whether the pid is valid here: in this pid namespace, and since the last boot of this machine."""
         return (self.boot, self.namespace) == (_boot(), _namespace())
 
     @property

@@ -67,7 +67,9 @@ WATCH_SECONDS: Final = 0.2
 DRIVERLESS_SECONDS: Final = 60.0
 """Seconds between two probes of the devices if the NVIDIA driver is missing or does not work."""
 ANSWER_SECONDS: Final = 20.0
-"""Seconds to wait for a database server: less than the length of a lease, because workers get no heartbeats then."""
+"""Seconds to wait for an answer of a database server. Leases are longer, since workers get no heartbeats during the
+wait.
+"""
 BUSY_SECONDS: Final = 5.0
 """Seconds to wait for another program's transaction. The supervisor reads no messages of its workers meanwhile."""
 
@@ -295,9 +297,9 @@ def _followers(settings: Settings) -> list[Follower]:
 def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOptions) -> str:
     """Describe why this process only shows the progress, and name its options that have no effect."""
     given = describe_options(options)
-    unused = f"; {given} has no effect while it runs" if given else ""
+    unused = f"; {given} has no effect while that process runs" if given else ""
     cause = f"{user} works on this record" if isinstance(user, RecordUser) else str(user)
-    return f"{cause}; watching its progress{unused}"
+    return f"{cause}; watching the search{unused}"
 
 
 def _is_unfinished(engine: Engine, name: str) -> bool:
@@ -372,21 +374,32 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="index or UUID of a GPU to use, or `cpu`; repeatable; default: all GPUs, or the CPU if there is no GPU",
     )
-    parser.add_argument("--exclude", action="append", default=[], help="device not to use; otherwise like --devices")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        help="device not to use, named as in --devices; repeatable; default: none",
+    )
     parser.add_argument(
         "--max-per-device", type=_positive, help="maximum number of workers on one GPU; default: as many as fit"
     )
     parser.add_argument(
-        "--lanes", type=_positive, help="number of candidates that one worker process on a GPU trains at the same time"
+        "--lanes", type=_positive, help="number of candidates that one worker process trains on a GPU; default: 1"
     )
     parser.add_argument(
         "--allow", action="append", default=[], help="user or program to share GPUs with; repeatable; default: none"
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, help="launcher of the workers; default: local")
     parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")
-    parser.add_argument("--cpus-per-worker", type=float, help="number of CPUs that each worker gets in a Ray cluster")
-    parser.add_argument("--gpus-per-worker", type=float, help="share of a GPU that each worker gets in a Ray cluster")
-    parser.add_argument("--policy", choices=POLICIES, help="reaction to another program that starts on a GPU in use")
+    parser.add_argument(
+        "--cpus-per-worker", type=float, help="number of CPUs that Ray reserves for each worker; default: 1"
+    )
+    parser.add_argument(
+        "--gpus-per-worker", type=float, help="share of a GPU that Ray reserves for each worker; default: 0"
+    )
+    parser.add_argument(
+        "--policy", choices=POLICIES, help="reaction to another process on a GPU in use; default: yield"
+    )
     return parser
 
 

@@ -21,7 +21,7 @@ PREDICTION_PROGRAM: Final = "eatnas_training.export.prediction"
 FORMATS: Final = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "python": ".py"}
 """The suffix of each format."""
 MODULE_FORMATS: Final = ("safetensors", "python")
-"""The formats of a network that runs without this program."""
+"""The formats of the two files with which a network runs without this program."""
 Publish = Callable[[TrainedModel, Path, Path], None]
 """Publishes a model, given the files of its Python module and its weights."""
 

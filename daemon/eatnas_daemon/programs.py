@@ -1,4 +1,4 @@
-"""Check a user's own training function before a search uses it, by importing its module in a new process."""
+"""Import a user's own training function in a new process, to check the function before a search uses it."""
 
 from __future__ import annotations
 

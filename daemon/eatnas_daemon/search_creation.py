@@ -65,7 +65,7 @@ class CreatedSearch:
 class TransferSource:
     """The search whose best candidate starts a transferred search.
 
-    `candidate_id` is the candidate to start with instead. `force` permits a source that is not finished.
+    If `candidate_id` is given, this candidate starts it instead. `force` permits a source that is not finished.
     """
 
     search: str
@@ -107,7 +107,7 @@ def read_spec_file(path: Path) -> Any:
 
 
 def parse_overrides(assignments: Sequence[str], form: str = "section.key=value") -> dict[str, Any]:
-    """Parse assignments of a key and a YAML value. Return the values by key. Raises `InvalidSpecError`.
+    """Parse assignments KEY=VALUE with YAML values, and return the values by key. Raises `InvalidSpecError`.
 
     If an assignment has no `=`, the error shows `form` as the form to write.
     """
@@ -158,9 +158,9 @@ def create_search_from_spec(
 ) -> CreatedSearch:
     """Create a search with its initial population from the content of a spec.
 
-    With `source`, the search starts with a candidate of another search and with perturbations of it. `slots` is the
-    number of slots that the search will run on, which decides its lag; by default, the slots of this machine. Raises
-    `EatnasError`, and then inserts nothing.
+    With `source`, the search starts with a candidate of another search and its perturbations. `slots` is the number of
+    slots that the search will run on, by default the slots of this machine. It decides the lag, unless the spec sets
+    the lag. Raises `EatnasError` without inserting anything.
     """
     parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
     spec = _with_program(_with_absolute_paths(parsed))
@@ -243,7 +243,7 @@ def _require_measured_device(spec: SearchSpec) -> None:
     if latency is not None and latency.device != CPU and all(device.kind == CPU for device in probe_once(Nvml())):
         raise InvalidSpecError(
             f"objective.metrics: {LATENCY} is measured on {latency.device}, but this machine has no GPU; "
-            "use device: cpu, or create the search on a machine with a GPU"
+            "use `device: cpu`, or create the search on a machine with a GPU"
         )
 
 
@@ -276,14 +276,16 @@ def _default_slots(spec: SearchSpec) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program. Exits with status 1 after an `EatnasError`."""
+    """Run the program. Exits with status 1 after an error."""
     parser = argparse.ArgumentParser(prog="eatnas_daemon.search_creation", description="Create a search.")
     parser.add_argument(
         "file", nargs="?", type=Path, metavar="SPEC.yaml", help="file of the spec; default: JSON on stdin"
     )
-    parser.add_argument("--slots", type=int, help="number of slots that the search will run on")
+    parser.add_argument("--slots", type=int, help="number of slots of the search; default: the slots of this machine")
     parser.add_argument("--from", dest="source", metavar="SOURCE", help="search to transfer from")
-    parser.add_argument("--candidate", type=int, metavar="ID", help="id of the candidate of SOURCE to start with")
+    parser.add_argument(
+        "--candidate", type=int, metavar="ID", help="candidate to start with; default: the best of SOURCE"
+    )
     parser.add_argument("--force", action="store_true", help="accept a SOURCE that is not finished")
     options = parser.parse_args(arguments)
     try:

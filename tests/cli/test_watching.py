@@ -52,7 +52,7 @@ def watching(process):
 def test_run_next_to_a_daemon_names_its_unused_options(settings, tiny, eatnas_started, options):
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny", *options)
-        assert f"; {' '.join(options)} has no effect while it runs\n" in process.stderr.readline()
+        assert f"; {' '.join(options)} has no effect while that process runs\n" in process.stderr.readline()
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_run_only_watches_while_a_daemon_runs(settings, eatnas_started, change):
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
         output, shown = watching(process)
-        assert output == f"a daemon (pid {os.getpid()}) works on this record; watching its progress\n"
+        assert output == f"a daemon (pid {os.getpid()}) works on this record; watching the search\n"
         assert shown == "tiny  0/4  no score yet  running\n"
         update(settled=1)
         assert process.stdout.readline() == "tiny  1/4  no score yet  running\n"

@@ -100,7 +100,7 @@ def test_memory_decides_if_pids_are_of_the_host(probe_gpus):
     assert cause(first) is Cause.IN_USE
     assert reason(first).startswith("9.0 GiB of memory are in use (the driver reports process ids from outside")
     assert check_availability(second, ANY).free
-    assert reason(second).endswith("so only the memory in use counts")
+    assert reason(second).endswith("so only the memory in use shows whether another process uses it")
 
 
 def test_memory_that_workers_report_counts_if_processes_are_hidden(probe_gpus):

@@ -18,7 +18,7 @@ from eatnas_daemon.devices.options import UNSEEN_PROCESSES, DeviceOptions
 from eatnas_report.formats import format_gib
 
 BUSY_PERCENT: Final = 20
-"""If a GPU without a worker of this daemon is busier than this percentage, another user's process uses the GPU."""
+"""A GPU without a worker of this daemon counts as used by another process if it is busier than this percentage."""
 
 
 class Cause(StrEnum):
@@ -167,6 +167,10 @@ def _describe_free(device: DeviceSnapshot) -> str:
         return f"{device.cores} cores, load {device.load_average:.1f}, {memory}"
     busy = "" if device.utilisation_percent is None else f", {device.utilisation_percent}% busy"
     unattributed = device.attribution_error
-    limits = "" if unattributed is None else f"; {unattributed}, so only the memory in use counts"
+    limits = (
+        ""
+        if unattributed is None
+        else f"; {unattributed}, so only the memory in use shows whether another process uses it"
+    )
     errors = f"; {device.memory_errors} memory errors since the driver was loaded" if device.memory_errors else ""
     return memory + busy + limits + errors

@@ -10,7 +10,7 @@ from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.options import DeviceOptions, parse_options
 
 PERMANENT_CAUSES: Final = frozenset({Cause.EXCLUDED, Cause.ERROR, Cause.UNSUPPORTED})
-"""The causes that do not pass with time. A GPU that is unavailable for such a cause does not become free."""
+"""The causes that do not end by themselves. A GPU that is unavailable for such a cause does not become free."""
 
 
 def count_cpu_slots(cpu: DeviceSnapshot, workers: int = 0, needed_bytes: int = 0) -> int:

@@ -26,7 +26,7 @@ class ProcessIdentity:
     started_at: float | None = None
     """Unix time."""
     is_eatnas_worker: bool = False
-    """Whether it is a worker of another eatnas-db daemon, which follows the same rules of sharing."""
+    """Whether the process is a worker of an eatnas-db daemon. All daemons follow the same rules of sharing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """The eatnas-db daemon that holds the lock of a device, by the content of the lock file."""
+    """The eatnas-db daemon that holds the lock of a device, according to the lock file."""
 
     user: str | None = None
     process: LockHolder | None = None
@@ -94,7 +94,7 @@ class DeviceSnapshot:
 
     @property
     def used_bytes(self) -> int:
-        """Memory in use by any process."""
+        """The memory in bytes that any process uses."""
         return self.total_bytes - self.free_bytes
 
     @property

@@ -16,10 +16,11 @@ _UNAVAILABLE_VALUE_ERRORS: Final = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_FunctionNotFound,
     pynvml.NVMLError_NoPermission,
-    # pynvml raises this error, which is no `NVMLError`, for a function that the driver has only under an older name.
+    # pynvml raises this error, which is not an `NVMLError`, for a function that the driver has only under an older
+    # name.
     getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError_FunctionNotFound),
 )
-"""Errors of a working device or driver that does not provide a value."""
+"""Errors that a working device or driver reports for a value that it does not provide."""
 _DRIVER_ERRORS: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver is installed",
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: (
@@ -133,7 +134,7 @@ class Nvml:
             available = psutil.virtual_memory().available
             return available, available
         except pynvml.NVMLError_NoPermission:
-            if not mig:  # MIG mode is unsupported, which is the better reason to report
+            if not mig:  # the caller reports that MIG mode is not supported
                 raise
             return 0, 0
         return int(memory.total), int(memory.free)

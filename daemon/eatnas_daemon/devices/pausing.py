@@ -1,4 +1,4 @@
-"""Pause and resume devices, which are found in the database or on this machine."""
+"""Find devices in the database or on this machine, and pause or resume them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eatnas_db.errors import NotFoundError
 
 @dataclass(frozen=True, slots=True)
 class LocalDevice:
-    """A device of this machine, with the fields by which the database identifies it."""
+    """A device of this machine, with the fields that the database stores about it."""
 
     uuid: str
     kind: str
@@ -54,7 +54,7 @@ def find_local_device(word: str, host_name: str) -> LocalDevice:
 def set_paused(
     connection: Connection, uuid: str, local: LocalDevice | None, host_name: str, *, paused: bool, now: float
 ) -> bool:
-    """Pause or resume a device. Return whether this changed anything. A `local` device is registered first."""
+    """Pause or resume a device, and register it first if it is `local`. Return whether its state changed."""
     if local is not None:
         host_id = hosts.register_host(connection, host_name, now)
         hosts.register_device(connection, host_id, local.uuid, local.kind, local.name)

@@ -56,7 +56,7 @@ def follow(
 
 
 def _wait_for_end_of_input(seconds: float) -> bool:
-    """Wait for some seconds. Return True early if stdin is a pipe and is closed meanwhile."""
+    """Wait for this number of seconds. If stdin is a pipe and is closed meanwhile, return True early."""
     try:
         piped = stat.S_ISFIFO(os.fstat(0).st_mode)
     except OSError:

@@ -18,7 +18,9 @@ RESTART_SECONDS: Final = 30.0
 
 
 def low_priority_python(nice: str | None) -> tuple[str, ...]:
-    """Return the beginning of a command that runs a Python module. `nice` is the path of that program, or None."""
+    """Return the beginning of a command that runs a Python module at low priority. `nice` is the path of `nice`, if
+    any.
+    """
     return (*((nice, "-n", "10") if nice else ()), *python_command("-m"))
 
 

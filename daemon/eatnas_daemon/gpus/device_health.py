@@ -13,7 +13,7 @@ from eatnas_db.domain.rng import KeyedRng
 MAX_UNANSWERED_PROBES: Final = 3
 """Workers leave a GPU that does not answer this many probes in a row."""
 MAX_FAILED_CANDIDATES: Final = 2
-"""A GPU is excluded after this many candidates in a row ended their workers."""
+"""A GPU is excluded after the trainings of this many candidates in a row ended their workers."""
 PAUSED: Final = Availability(False, "paused; resume it with `eatnas-db devices resume`", Cause.PAUSED)
 
 
@@ -23,7 +23,7 @@ class DeviceHealth:
 
     unanswered_probes: int = 0
     failed_candidates: set[int] = field(default_factory=set)
-    """The candidates since the last success that ended their workers."""
+    """The candidates whose trainings ended their workers since the last success."""
     exclusions: int = 0
     """The number of exclusions in a row."""
     excluded_until: float = 0.0

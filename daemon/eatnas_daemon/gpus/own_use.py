@@ -58,7 +58,7 @@ class OwnUseFilter:
         )
 
     def _is_own_lock(self, device: DeviceSnapshot) -> bool:
-        """Return whether a lock is this daemon's own: it names this process, or it is recent and names none yet."""
+        """Return whether a lock is this daemon's own: it names this process, or is recent and names no process yet."""
         owner = device.locked_by
         if owner is None or owner.error is not None:
             return False

@@ -172,7 +172,7 @@ class GpuScheduler:
             return False
         if any(slot.on_gpu and not slot.busy for slot in slots) or any(slot.needs_device_alone for slot in here):
             return False
-        # Two contexts: one for the starting worker, and one that must stay free when its training is placed.
+        # Keep room for two CUDA contexts: one for the new worker, and one that must stay free when its training starts.
         return _available_bytes(device, here) >= 2 * CONTEXT_BYTES + max(expected)
 
     def _verify(self, slot: Slot, now: float) -> None:
@@ -185,7 +185,7 @@ class GpuScheduler:
 
 
 def _available_bytes(device: DeviceSnapshot, slots: Iterable[Slot]) -> int:
-    """Return the free memory of a device minus the expected memory that its trainings do not hold yet."""
+    """Return the free memory of a device minus the memory that its trainings are still expected to allocate."""
     return device.free_bytes - sum(slot.worker.outstanding_bytes for slot in slots if slot.worker is not None)
 
 

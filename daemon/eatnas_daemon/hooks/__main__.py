@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, and follow the record until the parent process ends."""
     parser = argparse.ArgumentParser(
         prog="python -m eatnas_daemon.hooks",
-        description=f"{__doc__} EATNAS_HOME names the home, EATNAS_DB_URL the record.",
+        description=f"{__doc__} EATNAS_HOME names the home, and EATNAS_DB_URL names the record.",
     )
     parser.add_argument(
         "--since",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="time in seconds since 1970; in a home without hooks.json, earlier events are not delivered; default: 0",
+        help="time in seconds since 1970; earlier events are not delivered, unless hooks.json exists; default: 0",
     )
     parser.add_argument(
         "--every", type=float, default=INTERVAL_SECONDS, help="seconds between two checks for events; default: 2"
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(settings: Settings, hooks: HooksConfig, since: float, interval_seconds: float) -> None:
     log = _open_daemon_log(settings.logs / "daemon.log")
     engine = open_record(settings.database_url)
-    # The follower of a daemon that has just ended may still deliver the last notifications.
+    # Wait for the follower of an earlier daemon, which may still deliver its last notifications.
     with exclusive_lock(settings.home / "hooks.lock"):
         notifier = Notifier(engine, settings, hooks, log, since)
 
@@ -68,7 +68,9 @@ def _run(settings: Settings, hooks: HooksConfig, since: float, interval_seconds:
 
 
 def _open_daemon_log(file: Path) -> logging.Logger:
-    """Return a logger that appends to the daemon's log in the same format, even after the daemon renames the file."""
+    """Return a logger that appends to the daemon's log in its format. After the daemon renames the file, use the new
+    file.
+    """
     handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     formatter.converter = time.gmtime

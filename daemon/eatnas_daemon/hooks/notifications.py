@@ -1,4 +1,4 @@
-"""Collect notifications: events that one call of the hook command reports, and their payload."""
+"""Group events into notifications, each of which one call of the hook command reports, and make their payload."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.settings import Settings
 
 COLLECTED_KINDS: Final = ("failed", "waiting")
-"""Kinds of events that may come in large numbers. One call reports all events of such a kind and search."""
+"""Kinds of events that may come in large numbers. One call reports all new events of such a kind in a search."""
 MAX_EVENTS: Final = 10_000
 """The number of events of a kind that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Events of one kind and search, the newest last. A notification without events reports a waiting search.
+    """Events of one kind in one search, the newest last. A notification without events reports a waiting search.
 
     `message` describes it in a sentence; `at` is in seconds since 1970.
     """

@@ -66,7 +66,7 @@ class Notifier:
         self._save_state()
 
     def deliver(self, *, last: bool = False) -> None:
-        """Run the command on every notification that is due. The `last` call tries all notifications once."""
+        """Run the command on every notification that is due. The `last` call tries every notification once."""
         until = self._watermark.advance(self._engine)
         with read_transaction(self._engine) as connection:
             notifications = list_notifications(connection, self._kinds, self._state, until)
@@ -97,7 +97,7 @@ class Notifier:
         self._save_state()
 
     def _schedule_retry(self, notification: Notification, error: str) -> bool:
-        """Log a failure of the command. Return False after the last try."""
+        """Log a failure of the command. Return whether the command will be tried again."""
         tries = self._failures.get(notification.key, (0, 0.0))[0] + 1
         self._log.warning(
             "hooks.on_event failed for event %s of %s (try %d of %d): %s; see hooks.log for its output",

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, and follow the record until the parent process ends."""
     parser = argparse.ArgumentParser(
         prog="python -m eatnas_daemon.mlflow",
-        description=f"{__doc__} EATNAS_DB_URL names the record, MLFLOW_TRACKING_URI the MLflow store.",
+        description=f"{__doc__} EATNAS_DB_URL names the record, and MLFLOW_TRACKING_URI names the MLflow store.",
     )
     parser.add_argument(
         "--every",
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not database_url or not tracking_uri:
         parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
     # End at once on SIGTERM: under load, a Python signal handler runs late, and an interpreter with MLflow takes
-    # minutes to exit. MLflow's store and the record survive an end at any moment.
+    # minutes to exit. MLflow's store and the record stay intact at whatever moment the process ends.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         engine = open_record(database_url)

@@ -140,7 +140,9 @@ class CandidateRuns:
         return _read_run(run)
 
     def _note(self, candidate: AttemptedCandidate) -> dict[str, str]:
-        """Return the description of a run: the reason why the model proposed the network, if the model proposed it."""
+        """Return the tag with the description of a run: the reason why the model proposed the network. Empty for other
+        births.
+        """
         with read_transaction(self._engine) as connection:
             prediction = get_predicted_fitness(connection, candidate.id)
         return {} if prediction is None else {NOTE_TAG: prediction.reason}

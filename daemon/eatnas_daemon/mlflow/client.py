@@ -97,7 +97,7 @@ def log_in_batches(
 
 
 def to_milliseconds(seconds: float) -> int:
-    """Convert a Unix time in seconds to MLflow's unit."""
+    """Convert a Unix time in seconds to milliseconds, the unit of MLflow."""
     return round(seconds * 1000)
 
 

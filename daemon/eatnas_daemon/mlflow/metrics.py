@@ -1,4 +1,4 @@
-"""The metrics that MLflow shows of a candidate's epochs and of its score."""
+"""The metrics that MLflow shows for a candidate's epochs and for its score."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def epoch_metrics(epochs: Sequence[CandidateEpoch], device_kind: str) -> list[Me
 
 
 def score_metrics(candidate: AttemptedCandidate) -> list[Metric]:
-    """Return the metrics of a candidate's score, with the number of the last epoch. Return none without a score."""
+    """Return the metrics of a candidate's score, with the number of the last epoch; empty if there is no score."""
     from mlflow.entities import Metric
 
     if candidate.fitness is None or candidate.ended_at is None:

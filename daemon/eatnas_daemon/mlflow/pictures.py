@@ -40,7 +40,7 @@ class RenderProcess:
         """The id of the search that is being rendered or was rendered last, until `clear` deletes its files."""
 
     def start(self, search: SearchRecord) -> None:
-        """Start to render the pictures of a search."""
+        """Start rendering the pictures of a search."""
         self._folder = tempfile.TemporaryDirectory(prefix="eatnas-mlflow-", ignore_cleanup_errors=True)
         folder = Path(self._folder.name)
         (folder / "files").mkdir()
@@ -114,7 +114,7 @@ class SearchPictures:
             tracked.search, tracked.revision = search, revision
 
     def update(self, *, at_once: bool) -> None:
-        """Upload rendered pictures, and start to render a search whose pictures are due.
+        """Upload rendered pictures, and start rendering the next search whose pictures are due.
 
         With `at_once`, render and upload all outdated pictures before returning. Errors are logged, never raised.
         """

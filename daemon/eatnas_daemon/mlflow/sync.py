@@ -1,4 +1,4 @@
-"""Write a record to MLflow. No decision reads MLflow, so a lost store can be written again from the record."""
+"""Write a record to MLflow. No decision depends on MLflow, so a lost store can be written again from the record."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
 
 
 def list_experiment_ids(engine: Engine, tracking_uri: str) -> dict[str, str]:
-    """Return the ids of the MLflow experiments of a record's searches by name, the newest search first."""
+    """Map the name of each search to the id of its MLflow experiment, the newest search first."""
     client = open_store(engine, tracking_uri)
     with read_transaction(engine) as connection:
         record_uuid, searches = get_record_uuid(connection), list_searches(connection)
@@ -81,7 +81,7 @@ def list_experiment_ids(engine: Engine, tracking_uri: str) -> dict[str, str]:
 
 
 def list_views(engine: Engine, tracking_uri: str, base_url: str) -> dict[str, ViewLink]:
-    """Return links to the views of a record's searches by name, the newest search first."""
+    """Map the name of each search to a link to its view, the newest search first."""
     ids = list_experiment_ids(engine, tracking_uri)
     with read_transaction(engine) as connection:
         metrics = {search.name: search.objective.metric for search in list_searches(connection)}

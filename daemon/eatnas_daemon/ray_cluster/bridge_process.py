@@ -72,7 +72,7 @@ class BridgeProcess:
     def poll(self) -> None:
         """Read the reports of the bridge, and restart the bridge if it has ended. Never waits."""
         now = self._monotonic()
-        # this process was suspended, so the silence is not the bridge's fault
+        # If this process was suspended, the silence is not the bridge's fault.
         if now - self._polled_at > SILENT_SECONDS / 2:
             self._heard_at = now
         self._polled_at = now
@@ -101,7 +101,7 @@ class BridgeProcess:
             raise BrokenPipeError(f"the bridge to the Ray cluster accepts no requests: {error.strerror}") from error
 
     def close(self) -> None:
-        """End the bridge, which ends its actors."""
+        """End the bridge and, with it, its actors."""
         with contextlib.suppress(OSError):
             self._marker.unlink(missing_ok=True)
         if self._control is not None:

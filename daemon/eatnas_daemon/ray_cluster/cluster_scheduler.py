@@ -23,14 +23,15 @@ CONNECTING: Final = (
     "default 6379"
 )
 PENDING_SECONDS: Final = 60.0
-"""Workers that are pending for longer than this wait for room in the cluster."""
+"""A worker that is pending for longer than this time counts as waiting for room in the cluster."""
 IDLE_SECONDS: Final = 60.0
 """An idle worker for which no candidate waits keeps its place on a node for this time."""
 NO_CANDIDATE_WAITS: Final = "no candidate waits for it"
 
 
 class ClusterScheduler:
-    """Opens a slot for each waiting candidate. The user sets the maximum; by default, the room in the cluster decides.
+    """Opens a slot for each waiting candidate. The user may set the maximum number of slots; the default is the number
+    of workers for which the cluster has room.
 
     Ray decides on which node a worker runs. The worker of a slot without a node is pending, which makes Ray's
     autoscaler add nodes. A worker that stays idle ends, so that the autoscaler can remove its node.
@@ -193,6 +194,6 @@ def _describe_pending(bridge: BridgeProcess) -> str:
         return f"the Ray cluster ({size}) has no room now; each worker waits for {bridge.needs} on one node"
     return (
         f"no node of the Ray cluster ({size}) is large enough for a worker, which needs {bridge.needs}; "
-        "Ray's autoscaler adds a node if it knows a type that is large enough; otherwise add a node, or change "
+        "Ray's autoscaler adds a node if it knows a node type that is large enough; otherwise add a node, or change "
         "--cpus-per-worker and --gpus-per-worker"
     )

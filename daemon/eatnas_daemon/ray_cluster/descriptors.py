@@ -1,4 +1,4 @@
-"""Wait for file descriptors in an event loop, and raise the limit of their number."""
+"""Wait for file descriptors in an event loop, and raise the limit on open files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 def allow_many_files() -> None:
-    """Raise this process's limit of open files to the maximum: each worker needs three files and some connections."""
+    """Raise this process's limit on open files to the maximum: each worker needs three files and some connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

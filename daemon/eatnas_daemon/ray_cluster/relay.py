@@ -20,7 +20,7 @@ from eatnas_daemon.ray_cluster.requests import receive_packet, send_if_possible,
 
 CHUNK_BYTES: Final = 1 << 16
 READ_SECONDS: Final = 1.0
-"""The seconds that the actor waits for output of the worker before it returns none."""
+"""The seconds for which the actor waits for output of the worker before it answers without output."""
 SILENT_SECONDS: Final = 10.0
 """An actor that has not answered for this time is reported to the daemon."""
 KILL_SECONDS: Final = 2.0
@@ -60,7 +60,7 @@ class Relay:
         """The id of the node that refused the worker."""
 
     async def run(self) -> None:
-        """Start the worker in an actor, and copy until either side ends."""
+        """Start the worker in an actor, and copy bytes until either side ends."""
         ended: dict[str, Any] = {"exit_status": -signal.SIGKILL, "reason": None}
         work = asyncio.create_task(self._work())
         killed = asyncio.create_task(self._wait_for_kill())

@@ -13,7 +13,7 @@ PACKET_BYTES: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class WorkerNeeds:
-    """The resources of a node that each worker occupies: CPUs, and a GPU or a part of one."""
+    """The resources that each worker occupies on a node: CPUs, and a GPU or a part of a GPU."""
 
     cpus: float = 1.0
     gpus: float = 0.0

@@ -37,7 +37,7 @@ class BirthPreparer:
         selector.register(self._read_fd, selectors.EVENT_READ)
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth of a search that was decided before this transaction, or None if there is none.
+        """Return the birth `number` of a search if it was decided before this transaction, otherwise None.
 
         The next `start` decides a missing birth. Raises the exception of the decision, if the decision raised one.
         """
@@ -61,7 +61,7 @@ class BirthPreparer:
         self._wanted.add(search_id)
 
     def start(self) -> None:
-        """Decide the births that the last transaction requested and did not find."""
+        """Start to decide the births that the last transaction requested and did not find."""
         asked, self._asked = self._asked, set()
         self._running = {
             search_id: future for search_id, future in self._running.items() if search_id in asked or not future.done()

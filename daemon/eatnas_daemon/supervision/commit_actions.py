@@ -34,7 +34,7 @@ class CommitActions:
 def run_commit_actions(
     actions: CommitActions, slots: list[Slot], artifacts: Path, timeouts: Timeouts, now: float
 ) -> None:
-    """Drop the reports that are recorded now. Then stop trainings, send assignments and remove files."""
+    """Drop the reports that the transaction has recorded. Then stop trainings, send assignments and remove files."""
     for slot in slots:
         if slot.worker is not None:
             _forget_recorded(slot, slot.worker, timeouts, now)

@@ -14,9 +14,9 @@ from eatnas_db.unchanged_files import UnchangedFiles
 
 
 class DiskLimit:
-    """Removes files that no training needs when the home folder exceeds `max_bytes`; None means no limit.
+    """When the home folder exceeds `max_bytes`, removes files that no training needs. None means no limit.
 
-    Checks rarely, because a check reads the size of every file while the supervisor serves no worker.
+    Checks rarely, because a check reads the size of every file, and the supervisor serves no worker meanwhile.
     """
 
     def __init__(

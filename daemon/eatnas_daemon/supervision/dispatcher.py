@@ -142,7 +142,8 @@ class Dispatcher:
     def _lease_to_able(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
-        """Lease candidates of a search for workers of its arithmetic. Replace a worker if too few workers have it.
+        """Lease candidates of a search for workers of its arithmetic. Replace a worker if too few workers have this
+        arithmetic.
 
         Return the slots that stay idle.
         """
@@ -167,8 +168,8 @@ class Dispatcher:
     ) -> list[Slot]:
         """Lease candidates of a search that trains with a user's own program. Use only slots without lanes.
 
-        Return the slots that stay idle. A program keeps its process until it ends, so the other lanes of a process
-        could neither train nor stop. A daemon that has only lanes sets the search aside.
+        Return the slots that stay idle. A program occupies its process until the program ends, so other lanes of the
+        process could neither train nor stop. A daemon that has only lanes sets the search aside.
         """
         if all(_trains_in_lane(slot) for slot in self._slots) and self._holds.max_leases(row.id, wall) != 0:
             reason = (

@@ -21,7 +21,7 @@ class LeaseFencing:
     def __init__(self, host_id: int, slots: list[Slot], lease_seconds: float, now: float) -> None:
         self._host_id, self._slots, self._lease_seconds = host_id, slots, lease_seconds
         self._silent: dict[LeaseToken, tuple[int, float]] = {}
-        """By lease of another host, its counter and the seconds for which the counter has not changed."""
+        """For each lease of another host, the counter and the seconds for which the counter has not changed."""
         self._observed_at = now
 
     def stale_slots(self, connection: Connection, wall: float) -> list[Slot]:

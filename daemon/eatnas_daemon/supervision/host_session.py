@@ -58,7 +58,7 @@ def start_host_session(
         # A new daemon retries all searches immediately.
         remove_holds_of_other_sessions(connection, connected - {host_id})
         if connected <= {host_id}:
-            # Clear the reason that an earlier daemon has left.
+            # Clear the waiting reason that an earlier daemon has left.
             set_waiting_reason(connection, None)
         return owner
 

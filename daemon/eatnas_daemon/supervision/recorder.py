@@ -146,7 +146,7 @@ def list_lease_progress(slots: Sequence[Slot]) -> dict[LeaseToken, LeaseProgress
         training = slot.training
         if slot.worker is not None and training is not None and training.progress is not None:
             time, speed = training.time, training.images_per_second
-            if speed is not None:  # lanes of a process count the seconds of their own turns only
+            if speed is not None:  # a lane counts only the seconds of its own turns
                 speed /= max(1, sharing[slot.worker.process_key])
             progress[training.token] = LeaseProgress(speed, time.share, time.step_seconds)
     return progress

@@ -23,7 +23,7 @@ from eatnas_protocol.messages import AncestorRetrained, Checkpointed, EpochDone,
 
 
 class ReportWriter:
-    """Writes the reports of a host's workers since the last transaction."""
+    """Writes the reports that a host's workers have sent since the last transaction."""
 
     def __init__(self, host: SupervisedHost, gpu_scheduler: WorkerScheduler) -> None:
         self._host, self._gpu_scheduler = host, gpu_scheduler
@@ -98,7 +98,7 @@ class ReportWriter:
         )
 
     def write_time(self, connection: Connection, slot: Slot) -> None:
-        """Write the time of a training without a lease, for example of the training of a cancelled candidate."""
+        """Write the time of a training that has lost its lease, for example because its candidate was cancelled."""
         if slot.training is not None:
             _write_time(connection, slot.training)
 

@@ -43,7 +43,7 @@ class SearchHolds:
         """The failures that are not recorded yet, by search."""
         self._lifted: dict[int, _Lifted] = {}
         self._tries: dict[int, LeaseToken] = {}
-        """By search, the training that tests whether the data and the plug-ins are available again."""
+        """For each search, the training that tests whether the data and the plug-ins are available again."""
 
     def add_failure(self, search_id: int, cause: HoldCause, reason: str) -> None:
         """Set a search aside in the next transaction that commits."""
@@ -90,7 +90,9 @@ class SearchHolds:
         return held is None or held.cause != HoldCause.ERROR or held.is_due(now)
 
     def max_leases(self, search_id: int, now: float) -> int | None:
-        """Return how many candidates of a search may be leased now: with a hold 0, or 1 for a try; otherwise None."""
+        """Return how many candidates of a search may be leased now: with a hold, 1 if a try is due, else 0; otherwise
+        None.
+        """
         held = self._holds.get(search_id)
         if held is None:
             return None
@@ -102,7 +104,7 @@ class SearchHolds:
         return 0 if trains else 1
 
     def limit_leases(self, connection: Connection, search: SearchRecord, count: int, now: float) -> int:
-        """Return how many candidates of a search, at most `count`, its budget and its hold allow to lease now."""
+        """Return how many of `count` candidates the budget and the hold of a search allow to lease now."""
         limits = [count]
         if (slots := search.spec["budget"].get("slots")) is not None:
             limits.append(slots - count_leased(connection, search.id))
@@ -120,7 +122,7 @@ class SearchHolds:
         self._lift(connection, search_id, HoldCause.ERROR, now)
 
     def after_commit(self) -> None:
-        """Forget the failures that are recorded now."""
+        """Forget the failures that the transaction has recorded."""
         self._failures.clear()
 
     def _place(self, connection: Connection, search_id: int, failure: _Failure, now: float) -> None:

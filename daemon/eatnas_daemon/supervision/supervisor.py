@@ -41,7 +41,8 @@ from eatnas_db.searches.open_searches import list_leasable_searches
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
-"""The maximum number of transactions of one tick. Each one skips the searches and workers that failed before."""
+"""The maximum number of transactions of one tick. Each transaction skips the searches and workers that failed before.
+"""
 MAX_ERRORS: Final = 20
 
 
@@ -265,7 +266,7 @@ class Supervisor:
 
 
 def _first_arithmetic(engine: Engine, only: str | None, now: float) -> str:
-    """Return the arithmetic of the search that is trained first, so that no first worker has to be replaced."""
+    """Return the arithmetic of the search that is trained first, so that the first workers need not be replaced."""
     searches = run_transaction(engine, lambda connection: list_leasable_searches(connection, only, now, limit=1))
     try:
         return arithmetic_of(searches[0].spec) if searches else NATIVE

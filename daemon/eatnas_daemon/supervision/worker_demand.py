@@ -16,7 +16,7 @@ from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.searches.open_searches import read_leasable_searches
 
 MAX_SEARCHES: Final = 16
-"""The maximum number of searches that are counted, in order of priority."""
+"""The maximum number of searches whose waiting candidates are counted, the highest priority first."""
 
 
 class WorkerDemand:

@@ -13,7 +13,7 @@ from eatnas_daemon.workers.timeouts import Timeouts
 
 
 class WorkerPlacement:
-    """Applies the pauses of devices set by users, and the decisions of the GPU scheduler, to the slots."""
+    """Applies to the slots the pauses that users have set and the decisions of the GPU scheduler."""
 
     def __init__(
         self, host: SupervisedHost, slots: list[Slot], gpu_scheduler: WorkerScheduler, timeouts: Timeouts

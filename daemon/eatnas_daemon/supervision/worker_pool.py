@@ -143,7 +143,7 @@ class WorkerPool:
                 worker.process.kill()
 
     def launch(self, now: float) -> None:
-        """Start workers in the empty slots that accept one."""
+        """Start workers in the empty slots that accept a worker."""
         for slot in self.slots:
             if slot.worker is not None or not slot.may_start or now < slot.start_after or not self.accepts_starts:
                 continue
@@ -178,7 +178,9 @@ class WorkerPool:
             worker.process.send(Heartbeat(self._timeouts.lease))
 
     def flush(self) -> None:
-        """Send the commands for which a pipe was full. The selector reports when a pipe is writable again."""
+        """Send the commands that are left from when a pipe was full. The selector reports when a pipe is writable
+        again.
+        """
         blocked = set()
         for worker in self.workers:
             if not worker.process.has_closed_pipe:

@@ -120,7 +120,7 @@ def _initial_weights(connection: Connection, settings: Settings, source: WeightS
 def _train_to_next_rung(
     connection: Connection, rungs: Rungs, leased: LeasedCandidate, message: Assign
 ) -> tuple[Rung, Assign]:
-    """Return the next rung of a candidate, and the message changed to end at this rung."""
+    """Return the next rung of a candidate, and the message, changed so that the training ends at this rung."""
     reached = get_reached_rungs(connection, leased.token.candidate)
     rung = Rung(reached.rungs, rungs.epochs[reached.rungs], is_last=reached.rungs == rungs.last)
     if rungs.resumes:

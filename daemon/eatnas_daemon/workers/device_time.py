@@ -16,7 +16,7 @@ STEP_PHASES: Final = frozenset({"training", "validating", "testing", "restoring"
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """A training, and the units of its device that it can use at most: one GPU, or the threads of its recipe."""
+    """A training, and the most units of its device that it can use: one GPU, or the threads of its recipe."""
 
     training: RunningTraining
     units: int

@@ -63,7 +63,7 @@ class LaneGroup:
 
 
 def create_turn_file() -> int:
-    """Return a descriptor of a file without a name, in memory where possible, because a full disk must end no turn."""
+    """Return a descriptor of a file without a name, in memory if possible, because a full disk must not end a turn."""
     if sys.platform == "linux":
         return os.memfd_create("turn")
     with tempfile.TemporaryFile() as file:
@@ -128,8 +128,8 @@ class LaneProcess(WorkerProcess):
 class LaneLauncher:
     """Starts one process for several workers of a GPU.
 
-    `on_processor`: share processes on the processor too. This gains no speed there, because the lanes compute one after
-    another.
+    If `on_processor` is true, workers on the processor share processes too. This gains no speed, because the lanes
+    compute one after another.
     """
 
     launcher: Launcher
