@@ -67,9 +67,7 @@ WATCH_SECONDS: Final = 0.2
 DRIVERLESS_SECONDS: Final = 60.0
 """Seconds between two probes of the devices if the NVIDIA driver is missing or does not work."""
 ANSWER_SECONDS: Final = 20.0
-"""Seconds to wait for an answer of a database server. Leases are longer, since workers get no heartbeats during the
-wait.
-"""
+"""Seconds to wait for a database server. A lease is longer, because workers get no heartbeats during the wait."""
 BUSY_SECONDS: Final = 5.0
 """Seconds to wait for another program's transaction. The supervisor reads no messages of its workers meanwhile."""
 
@@ -374,12 +372,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="index or UUID of a GPU to use, or `cpu`; repeatable; default: all GPUs, or the CPU if there is no GPU",
     )
-    parser.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        help="device not to use, named as in --devices; repeatable; default: none",
-    )
+    parser.add_argument("--exclude", action="append", default=[], help="device not to use; repeatable; default: none")
     parser.add_argument(
         "--max-per-device", type=_positive, help="maximum number of workers on one GPU; default: as many as fit"
     )
@@ -391,15 +384,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, help="launcher of the workers; default: local")
     parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")
-    parser.add_argument(
-        "--cpus-per-worker", type=float, help="number of CPUs that Ray reserves for each worker; default: 1"
-    )
-    parser.add_argument(
-        "--gpus-per-worker", type=float, help="share of a GPU that Ray reserves for each worker; default: 0"
-    )
-    parser.add_argument(
-        "--policy", choices=POLICIES, help="reaction to another process on a GPU in use; default: yield"
-    )
+    parser.add_argument("--cpus-per-worker", type=float, help="CPUs that Ray reserves for each worker; default: 1")
+    parser.add_argument("--gpus-per-worker", type=float, help="GPU share that Ray reserves for each worker; default: 0")
+    parser.add_argument("--policy", choices=POLICIES, help="reaction to another process on a GPU; default: yield")
     return parser
 
 
