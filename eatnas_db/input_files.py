@@ -13,7 +13,10 @@ _MEGABYTE: Final = 1_000_000
 
 
 def read_input(file: Path, *, most_megabytes: int) -> bytes:
-    """Return the content of a file or a pipe at one moment. Raises `DataError`, which names the file."""
+    """Return the content of a file or a pipe, which must not change while it is read.
+
+    Raises `DataError`, which names the file.
+    """
     try:
         with open(file, "rb", opener=_open_at_once) as opened:
             before = os.fstat(opened.fileno())

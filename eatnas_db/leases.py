@@ -55,7 +55,7 @@ class LeaseFilter:
     alone: bool = True
     """Whether no other training uses the device."""
     variable_bytes: int | None = None
-    """The largest `memory_estimate.variable_bytes` that fits; None: no limit."""
+    """The largest `memory_estimate.variable_bytes` that fits, or None if there is no limit."""
     batch_size: int = 0
     precision: str = "float32"
     """The precision in which the device trains."""
@@ -158,7 +158,7 @@ def list_leases(connection: Connection, search_id: int) -> list[LeaseTime]:
 
 
 class LeaseProgress(NamedTuple):
-    """The speed of a training (None if unknown), its share of the device's time so far, and its seconds in steps."""
+    """A training's images per second (None if unknown), its share of the device so far, and its seconds in steps."""
 
     images_per_second: float | None
     device_share: float

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHOWN_ROWS: Final = 20
-"""A table in a notebook shows at most this many rows."""
+"""The maximum number of rows that a table in a notebook shows."""
 T_co = TypeVar("T_co", covariant=True)
 
 

@@ -51,7 +51,7 @@ class Plugin:
         return self.reference.partition(":")[0].partition(".")[0]
 
     def load_quickly(self) -> Any:
-        """Return the object like `load`, but raise `PluginError` if the import does not end in time.
+        """Return the object as `load` does, but raise `PluginError` if the import does not end in time.
 
         Use this in processes that others wait for, such as the daemon.
         """
@@ -133,7 +133,7 @@ class PluginIdentity:
 
 
 def list_plugins(group: str) -> dict[str, Plugin]:
-    """Return the plug-ins of a group of entry points by name.
+    """Return the plug-ins of a group of entry points, keyed by name.
 
     A name that two packages register is listed but unusable.
     """

@@ -144,7 +144,7 @@ def _estimate_noise(connection: Connection, searches: Sequence[SearchRecord], *,
             retrained.c.fitness.is_not(None),
         )
     )
-    # Group by re-evaluation too, because re-evaluations may differ in their epochs.
+    # Also group by re-evaluation, because re-evaluations may differ in their epochs.
     groups: dict[tuple[int, int, int], list[float]] = defaultdict(list)
     for *key, fitness in connection.execute(query):
         groups[key[0], key[1], key[2]].append(fitness)

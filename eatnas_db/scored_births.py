@@ -32,7 +32,7 @@ SELECT_LATEST: Final = (
     _SCORED.where(candidate.c.birth < bindparam("before")).order_by(candidate.c.birth.desc()).limit(MAX_ROWS)
 )
 SELECT_BEST: Final = (
-    # The sum keeps planners from using the index on births, with which they would read and sort all births.
+    # The sum keeps query planners from using the index on births, with which they would read and sort all births.
     _SCORED.where(candidate.c.birth + 0 < bindparam("before")).order_by(*FITTEST_FIRST).limit(MAX_ROWS // 2)
 )
 

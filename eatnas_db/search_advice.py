@@ -238,9 +238,7 @@ def _list_missing(
         )
     elif noise is None or spread is None:
         unknown = "the noise of a score and the spread of a population are" if noise is None else "the spread is"
-        missing.append(
-            f"The record has no search that could tell: {unknown} unknown. This command trains a pilot: {pilot}"
-        )
+        missing.append(f"No search provides an estimate, so {unknown} unknown. This command trains a pilot: {pilot}")
     if sources and not any(record.scored >= MIN_REFERENCE_SCORES for record in same_task) and not missing:
         missing.append(
             f"No search of this task has {MIN_REFERENCE_SCORES} scores, so the agreement of the sources is unknown. "

@@ -59,7 +59,7 @@ class Settings:
         return self.home / "cache"
 
     def locate_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `data` section of a spec with the home's data folder as the default root, and the home's cache.
+        """Return the `data` section of a spec; add the home's cache, and the home's data folder as the default root.
 
         If the name is a path, it becomes absolute.
         """

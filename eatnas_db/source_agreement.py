@@ -1,4 +1,4 @@
-"""Measure how well finished searches agree with another search, as its possible sources. Loads SciPy."""
+"""Measure how well finished searches, the possible sources of another search, agree with that search. Loads SciPy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Agreement:
 def compare_searches(space: Space, scored: Mapping[str, Sequence[ScoredBirthRow]], reference: str) -> list[Agreement]:
     """Return how well each search predicts the reference, the best first; the reference itself is left out.
 
-    `scored` maps the names of searches to their scored births. The models need up to a second each, so the caller ends
+    `scored` maps the names of searches to their scored births. To fit a model takes up to a second, so the caller ends
     the transaction that reads the births before this call.
     """
     theirs = encode_rows(space, scored[reference])

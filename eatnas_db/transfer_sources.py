@@ -87,7 +87,7 @@ def store_sources(connection: Connection, search_id: int, sources: Sequence[Fitt
 
 
 def list_stored_sources(connection: Connection, search_id: int) -> list[StoredSource]:
-    """Return the sources of a search in their order."""
+    """Return the sources of a search in the order of their positions."""
     query = _SELECT_SOURCES.where(transfer_source.c.search_id == search_id)
     return [StoredSource._make(row) for row in connection.execute(query)]
 

@@ -1,7 +1,8 @@
 """Change the state of candidates. No other module writes the column `state`.
 
 Each transition is one guarded UPDATE … RETURNING, together with its event, in the caller's transaction. The guards are
-generated from the table of edges in `domain.states`. A write with an outdated lease token raises `StaleLeaseError`.
+generated from the table of transitions in `domain.states`. A write with an outdated lease token raises
+`StaleLeaseError`.
 """
 
 from __future__ import annotations
@@ -388,7 +389,7 @@ def _move(
     detail: dict[str, Any] | None = None,
     **changes: Any,
 ) -> int:
-    """Move a leased candidate along an edge and set `changes` in its row. Return the id of its search."""
+    """Apply a transition to a candidate, and set `changes` in its row. Return the id of its search."""
     values = {f"new_{column}": value for column, value in changes.items()}
     parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, **values}
     search_id = connection.execute(_guarded_update(edge, *changes), parameters).scalar()

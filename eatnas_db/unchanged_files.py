@@ -27,8 +27,8 @@ class UnchangedFiles:
     """Remembers for each file since when its size and its modification time have been the same.
 
     The modification time alone proves nothing. After a clock was set forward, a file looks old while a worker writes
-    it, and a copied file keeps the modification time of its original. So a process must see a file unchanged for the
-    whole grace period.
+    it, and a copied file keeps the modification time of its original. Therefore, a process must see a file unchanged
+    for the whole grace period.
     """
 
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:

@@ -1,8 +1,8 @@
 """Count the values that a training holds in memory for each image of a batch.
 
 For the backward pass, a convolution and a batch norm keep their inputs, and a ReLU keeps its output, which is also the
-input of the next convolution. So a convolution with batch norm and ReLU adds two values for each value of its output.
-While the backward pass computes the gradients of a layer, the gradients need memory too.
+input of the next convolution. Therefore, a convolution with batch norm and ReLU adds two values for each value of its
+output. While the backward pass computes the gradients of a layer, the gradients also need memory.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
             front.append(vector)
             positions.append(position)
         elif len(vector) != 2:
-            # The dominating vector probably dominates the next vectors too, so compare it first from now on.
+            # The dominating vector probably also dominates the next vectors, so compare it first from now on.
             front.insert(0, front.pop(better))
     return sorted(positions)
 

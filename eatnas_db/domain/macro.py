@@ -125,8 +125,9 @@ class Macro(SpaceDefinition):
     def effective(self, architecture: Architecture) -> Architecture:
         """Return the one architecture that represents all architectures that build the same network.
 
-        This architecture has no skip that no layer can use (SepConv adds the identity only if shape and stride allow
-        it). If several widths give the same number of channels, it has the smallest of these widths.
+        This architecture has a skip only where a layer can use it (SepConv adds the identity only if shape and stride
+        allow it). If several widths give the same number of channels, the architecture has the smallest of these
+        widths.
         """
         self.require_block_count(architecture)
         inputs = self.stem_channels

@@ -19,7 +19,7 @@ from typing import Final
 CONTEXT_BYTES: Final = 1 << 30
 BYTES_PER_PARAMETER: Final = 16
 WORKSPACES_BYTES: Final = 128 << 20
-"""The bytes that cuBLAS and cuDNN hold in torch's allocator for any network; part of the context."""
+"""The bytes that cuBLAS and cuDNN hold in torch's allocator for any network. They are part of the context."""
 MIN_MEASURED_SHARE: Final = 0.1
 MEASURED_SHARE_MARGIN: Final = 1.15
 """The factor by which the measured share is raised, because the next network may reuse memory less well."""

@@ -69,7 +69,7 @@ class OptimizedMetric:
 
 
 def list_objectives(spec: Mapping[str, Any]) -> tuple[OptimizedMetric, ...]:
-    """Return the objectives of a stored spec; empty if the search has one objective."""
+    """Return the objectives of a stored spec, or an empty tuple if the search has a single objective."""
     return tuple(_read_objective(entry) for entry in spec["objective"].get("metrics") or ())
 
 

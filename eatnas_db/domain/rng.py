@@ -22,7 +22,7 @@ class KeyedRng:
 
     def bits(self) -> int:
         """Return a uniformly distributed 64-bit integer."""
-        block = self._keyed.copy()  # takes half as long as a new hash of the key
+        block = self._keyed.copy()  # a copy takes half as long as a new hash of the key
         block.update(b"%d" % self._drawn)
         self._drawn += 1
         return int.from_bytes(block.digest(), "big")

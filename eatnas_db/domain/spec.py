@@ -346,7 +346,7 @@ class SearchSpec(SpecSection):
         if self.objective.metric == VALIDATION_LOSS and self.objective.direction == "maximize":
             warnings.append(
                 "objective.metric is val_loss and objective.direction is maximize: the search prefers networks with a "
-                "large loss; use direction: minimize"
+                "large loss; use `direction: minimize`"
             )
         if self.evolution.population > self.budget.candidates:
             warnings.append(

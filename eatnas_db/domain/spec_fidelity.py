@@ -51,5 +51,5 @@ class FidelitySpec(SpecSection):
         if "inherited" in (spec.inheritance.weights, spec.transfer.weights):
             raise ValueError(
                 "evolution.fidelity cannot be combined with inherited weights: children would be compared after "
-                "different numbers of epochs; remove evolution.fidelity or use weights: fresh"
+                "different numbers of epochs; remove evolution.fidelity or use `weights: fresh`"
             )

@@ -47,7 +47,7 @@ class FinalSpec(SpecSection):
     end_epochs: int | None = Field(None, ge=0, le=100_000, description="number of last epochs with `end_resolution`")
     devices: int | None = Field(None, ge=1, le=64, description="number of processes that share each batch")
     from_: str | None = Field(
-        None, alias="from", description="the final model whose weights the training starts from; none: random weights"
+        None, alias="from", description="the final model whose weights the training starts from; `none`: random weights"
     )
 
     @field_validator("from_")

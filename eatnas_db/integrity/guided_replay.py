@@ -1,4 +1,7 @@
-"""Compare recorded guided births with the model of their search. Imported only for searches with guided births."""
+"""Compare recorded guided births with the model of their search.
+
+This module is imported only for searches with guided births.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The invariants that plain SQL can state."""
+"""The invariants that plain SQL can check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Invariant:
 
 
 def check_invariants(engine: Engine) -> Iterator[Violation]:
-    """Yield the invariants that some rows break."""
+    """Yield a violation for each invariant that some rows break."""
     for invariant in INVARIANTS:
         with read_transaction(engine) as connection:
             offenders = connection.execute(text(invariant.offenders)).scalars().all()
@@ -177,7 +177,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="only bred candidates have a parent, all of them have one, and each parent was born earlier",
+        description="all bred candidates, and no others, have a parent, and each parent was born earlier",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c LEFT JOIN eatnas_candidate AS p ON p.id = c.parent_id

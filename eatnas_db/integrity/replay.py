@@ -1,4 +1,4 @@
-"""Replay every search from its record, since births, parents, removals and fitness follow from spec, seed and scores.
+"""Replay every search from its record: births, parents, removals and fitness follow from spec, seed and scores.
 
 Settled births never change, so a running search can be replayed up to its last settled birth.
 """

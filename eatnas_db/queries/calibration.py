@@ -70,7 +70,7 @@ def list_predictions(connection: Connection, search_id: int, page: Page) -> list
 
 
 def _read_prediction(*columns: Any) -> PredictedBirth:
-    """Make a `PredictedBirth` from a row of `_select_predictions`, whose last two columns are JSON texts."""
+    """Make a `PredictedBirth` from a row of `_select_predictions`, whose last two columns are JSON strings."""
     row = dict(zip(_PREDICTED_FIELDS, columns, strict=True))
     decoded = {name: None if row[name] is None else tuple(json.loads(row[name])) for name in ("kernel", "slopes")}
     return PredictedBirth(**{**row, **decoded})

@@ -11,7 +11,7 @@ from eatnas_db.schema.searches import search
 
 
 def parse_candidate_id(name_or_id: str) -> int | None:
-    """Return the id of a candidate if the text has only digits, and None if it is the name of a search.
+    """Return the id of a candidate if the argument has only digits, and None if it is the name of a search.
 
     The name of a search never consists of digits alone. Raises `NotFoundError` for more digits than an id can have.
     """

@@ -83,7 +83,7 @@ class CandidateDetails:
 
     `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
     `prediction` is None unless the model decided the birth. `rungs` is empty in a search without rungs. `weights_from`
-    is the final model (as SEARCH/CANDIDATE) whose weights this final model starts from; None: random weights.
+    is the final model (as SEARCH/CANDIDATE) whose weights this final model starts from, or None for random weights.
     """
 
     id: int

@@ -116,8 +116,8 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
     """Return the device seconds of all sources of a search, and of their sources. Each source counts once.
 
-    A source counts with the seconds that it had used at the last transfer from it. Therefore, extending a source does
-    not change the curves of searches that were transferred from it before.
+    For each source, only the seconds that it had used at the last transfer from it count. Therefore, extending a source
+    does not change the curves of searches that were transferred from it before.
     """
     seconds: dict[int, float] = {}
     waiting = [record.id]

@@ -97,7 +97,7 @@ def measure_disk_usage(
     """Read the record in one short transaction, then measure the files of the home.
 
     `unchanged` remembers the files from one call to the next, and `now` comes from a monotonic clock. With `unchanged`,
-    files that may still be written are not removable. Callers that remove nothing leave `unchanged` out.
+    files that may still be written are not removable. Callers that remove nothing omit `unchanged`.
     """
     with read_transaction(engine) as connection:
         recorded = _read_recorded_files(connection)
@@ -250,7 +250,7 @@ def _size_of(file: Path) -> int:
 
 
 def list_files(folder: Path | str, excluded: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
-    """Yield the files below a folder, without following links and without the excluded files and folders."""
+    """Yield the files below a folder, except the excluded files and folders; do not follow links."""
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:

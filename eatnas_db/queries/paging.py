@@ -129,7 +129,7 @@ def parse_condition(text: str) -> Condition:
 def fetch_page(
     connection: Connection, query: Select[Any], page: Page, *, row_type: Callable[..., _T], order: Sequence[str]
 ) -> list[_T]:
-    """Return a page of the rows of a query, each made by `row_type` from the output columns.
+    """Return a page of the rows of a query; `row_type` converts the output columns of each row.
 
     Conditions and `sort` may name any output column. The query must have no ORDER BY. By default the rows are sorted by
     the output columns `order`, which have no NULLs; a leading "-" means the largest first. These columns also break

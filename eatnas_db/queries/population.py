@@ -39,7 +39,7 @@ class MembersQuery(NamedTuple):
 
 
 def select_members(*columns: ColumnElement[Any]) -> MembersQuery:
-    """Return the queries that select these columns of the population after a step; together they find all members."""
+    """Return two queries for these columns of the population after a step; together they find all members."""
     joined = select(*columns).where(
         candidate.c.search_id == bindparam("search_id"), candidate.c.joined <= bindparam("step")
     )

@@ -18,7 +18,7 @@ from eatnas_db.schema.trainings import attempt, lease
 
 @dataclass(frozen=True, slots=True)
 class SearchCounters:
-    """The numbers of candidates of a search by state, and its times. Times are Unix times in seconds.
+    """The numbers of candidates of a search by state, and the times of the search. Times are Unix times in seconds.
 
     `pending` includes candidates that wait for a decision at a rung, and `failed` includes cancelled candidates. `done`
     is the sum of `scored` and `failed`. `started_at` is the start of the first training.

@@ -182,7 +182,7 @@ def _add_measures(connection: Connection, query: Select[Any]) -> list[RankedCand
     rows = [RankedCandidate(*row) for row in connection.execute(query)]
     if not rows:
         return rows
-    # A subquery, because databases limit the number of parameters of a statement.
+    # Use a subquery, because databases limit the number of parameters of a statement.
     ids = select(query.subquery().c.id)
     reevaluations, tests = _group_reevaluations(connection, ids), group_tested_models(connection, ids)
     return [_with_test(_with_reevaluation(row, reevaluations.get(row.id, {})), tests.get(row.id, [])) for row in rows]

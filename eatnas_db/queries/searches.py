@@ -214,7 +214,10 @@ def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
 
 
 def fetch_searches(connection: Connection, query: Select[Any], **parameters: Any) -> tuple[SearchRecord, ...]:
-    """Return the searches that `query` selects, in its order. `query` must select whole rows of `search`."""
+    """Return the searches that `query` selects, in the order of the query.
+
+    `query` must select whole rows of `search`.
+    """
     return tuple(_record(row, row.waiting) for row in connection.execute(query, parameters))
 
 

@@ -128,8 +128,8 @@ for _cost in (candidate.c.mult_adds, candidate.c.params):
 
 
 PENDING = text("state = 'pending'")
-"""A literal instead of a bound parameter, because planners do not use a partial index with a parameter."""
-# Include the state, which is constant here, because planners then prefer this index to the index on births.
+"""A literal and no bound parameter, because query planners do not use a partial index for a parameter."""
+# Include the state, which is constant here, because query planners then prefer this index to the index on births.
 define_partial_index(
     "ix_eatnas_candidate_pending",
     candidate.c.search_id,

@@ -42,7 +42,7 @@ def define_partial_index(
 ) -> None:
     """Index the rows that meet a condition.
 
-    The condition must have no parameters, because planners compare its text.
+    The condition must have no parameters, because query planners compare its text.
     """
     index = Index(name, *columns, unique=unique, sqlite_where=where)
     assert index.table is not None

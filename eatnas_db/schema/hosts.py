@@ -42,7 +42,7 @@ device = define_table(
     Column("total_bytes", BigInteger),
     Column("seen_at", Float),
 )
-"""A GPU by its UUID, or a host's CPU.
+"""A GPU, identified by its UUID, or a host's CPU.
 
 `paused_at` is the time at which a user paused the device. The following columns are the last report of its host's
 daemon. `waits` is the reason why no worker may start on the device, or null if a worker may start.

@@ -156,8 +156,8 @@ measurement = define_table(
 """A metric that was measured on a device after the training, such as the latency in milliseconds.
 
 `low`, `median` and `high` are the quartiles of `runs` measurements. `quiet` is true if the processor had little other
-work meanwhile; null if that is unknown. A measurement depends on the machine, so it is not a score and not part of the
-fingerprint.
+work during the measurements; null if that is unknown. A measurement depends on the machine, so it is not a score and
+not part of the fingerprint.
 """
 
 

@@ -48,7 +48,7 @@ class AdvanceState:
         )
 
     def orient(self, values: Sequence[float] | None) -> Values:
-        """Return the values of several objectives for a `Member`; empty if they decide nothing in this search."""
+        """Return the values of several objectives for a `Member`, or an empty tuple if they decide nothing."""
         return orient_values(self.objectives, values) if self.objectives and values is not None else ()
 
     @property

@@ -48,7 +48,7 @@ def breed(connection: Connection, state: AdvanceState, now: float, prepared: Pre
 
 
 def _decide_births(connection: Connection, state: AdvanceState, prepared: PreparedBirths | None) -> Iterator[Birth]:
-    """Yield the next births that can be inserted together. The caller must add each of them to `state.born`.
+    """Yield the next births that can be inserted together. The caller must count each of these births in `state.born`.
 
     Birth 0 is yielded alone if it is the parent of the other initial births. Raises `SpaceExhaustedError`.
     """

@@ -166,7 +166,7 @@ class CheckpointRetention:
         settled = {row.search_id: row.settled for row in rows if row.has_objectives}
         kept = self._fronts.list_kept(connection, settled, of_all=False)
         tops = {row.search_id: max(1, int(row.top or 0)) for row in rows if row.search_id not in fittest}
-        for search_id, top in tops.items():  # the parents in searches that have not changed
+        for search_id, top in tops.items():  # parents may belong to searches that have not changed
             fittest[search_id] = frozenset(_list_fittest(connection, search_id, top))
         return delete_rows(
             connection,

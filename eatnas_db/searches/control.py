@@ -22,7 +22,7 @@ _EVENT_OF_STATE = {
 
 
 def set_waiting_reason(connection: Connection, reason: str | None) -> None:
-    """Set the reason why all unfinished searches wait; None if they do not wait."""
+    """Set the reason why all unfinished searches wait, or None if they do not wait."""
     connection.execute(update(search).where(search.c.finished_at.is_(None)).values(waiting=reason))
 
 
@@ -82,7 +82,7 @@ def extend_search(
             budget_device_seconds=seconds,
             finished_at=None,
             failed=False,
-            # Count the steps without a rise of quality anew, because their number ends the search.
+            # Restart the count of steps without a rise of quality, because this count ends the search.
             ends_at=None,
             flat_since=record.flat_since if record.ends_at is None else record.ends_at,
         )

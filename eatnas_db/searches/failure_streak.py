@@ -23,7 +23,7 @@ _NUMBER: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 def pause_after_equal_failures(connection: Connection, state: AdvanceState, now: float) -> bool:
     """Pause the search if its last settled births have all failed for one reason. Return whether it is paused.
 
-    Births before the previous such pause do not count again.
+    Births before the previous pause of this kind do not count again.
     """
     record = state.search
     needed = record.spec["budget"].get("equal_failures", DEFAULT_EQUAL_FAILURES)

@@ -26,7 +26,8 @@ _INITIAL_VALUES: Final = (
 def compute_hypervolume(connection: Connection, state: AdvanceState, population: Sequence[Member]) -> float | None:
     """Return the hypervolume of the population after the current step.
 
-    Return None with one objective, and before all initial births are settled, since the reference may depend on them.
+    Return None if there is only one objective, or if an initial birth, on which the reference may depend, is not
+    settled.
     """
     if not state.objectives or state.settled < state.search.population:
         return None

@@ -69,9 +69,9 @@ def lock_active_searches(
 ) -> frozenset[int] | None:
     """Lock the searches to advance, the searches with leases of a host, and the first `to_lease` searches to lease.
 
-    Until the transaction ends, no other host changes these searches. Other open searches are locked only with
-    `everything`, because a server writes each lock to disk. `held` are the ids of searches to lock as well. Return the
-    ids of the locked searches, or None on SQLite, where a write transaction locks the whole database.
+    Until the transaction ends, no other host changes these searches. Other open searches are locked only if
+    `everything` is true, because a server writes each lock to disk. `held` are the ids of searches to lock as well.
+    Return the ids of the locked searches, or None on SQLite, where a write transaction locks the whole database.
     """
     if not is_postgresql(connection):
         return None
@@ -90,7 +90,7 @@ def lock_active_searches(
 def list_active_searches(
     connection: Connection, only: str | None, *, stopping: Collection[int], held: Collection[int]
 ) -> tuple[SearchRecord, ...]:
-    """Return, by priority, the searches that can be advanced.
+    """Return the searches that can be advanced, sorted by priority.
 
     `only` is the name of a search, and includes its re-evaluations and retries. `stopping` are ids of searches to add
     if they no longer run, because their workers have to stop. `held` are ids of searches to add if they still run.
@@ -109,9 +109,9 @@ def list_active_searches(
 def list_leasable_searches(
     connection: Connection, only: str | None, now: float, *, limit: int, after: Sequence[SearchRecord] = ()
 ) -> tuple[SearchRecord, ...]:
-    """Return, by priority, the first running searches with a candidate to lease.
+    """Return the first running searches with a candidate to lease, sorted by priority.
 
-    `after` are the searches of earlier calls.
+    `after` are the searches that earlier calls returned.
 
     On a server the searches are locked, and searches that another host has locked are left out.
     """
@@ -127,7 +127,7 @@ def read_leasable_searches(
 
 
 def has_running_search(connection: Connection, only: str) -> bool:
-    """Return whether a search runs, or any of its re-evaluations or retries."""
+    """Return whether a search, or any of its re-evaluations or retries, runs."""
     return connection.execute(select(search.c.id).where(_RUNS, _is_meant(only)).limit(1)).first() is not None
 
 

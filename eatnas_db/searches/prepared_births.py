@@ -91,8 +91,7 @@ def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
 def _lazy_lookup(engine: Engine, record: SearchRecord, undecided: Sequence[Birth]) -> Iterator[DigestLookup]:
     """Return a function that checks whether an earlier birth has the network with the given digest.
 
-    The first call opens a read transaction. At that time the model is already computed, and only its best proposals are
-    looked up.
+    The first call opens a read transaction. By then, the model is computed, and only its best proposals are looked up.
     """
     digests = {birth.proposal.digest for birth in undecided}
     stored: DigestLookup | None = None

@@ -83,7 +83,7 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
 def stored_top(connection: Connection) -> ColumnElement[float]:
     """Return the number of the fittest candidates of a search that keep their checkpoints, as its spec states it.
 
-    It is null if the spec is damaged, and never more than `MAX_TOP`, because an error would stop all searches.
+    The number is null if the spec is damaged, and at most `MAX_TOP`, because an error would stop all searches.
     """
     if is_postgresql(connection):
         top = func.least(cast(_STORED_TOP.as_string(), Numeric), MAX_TOP)

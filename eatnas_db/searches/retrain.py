@@ -70,7 +70,7 @@ def create_final_training(
 ) -> str:
     """Insert a search that trains final models of search `name` and tests each of them once.
 
-    Train final models of `candidate_ids`, or else of the `top` best candidates. Each is trained from scratch with
+    Train final models of `candidate_ids`, or else of the `top` best candidates. Each model is trained from scratch with
     `seeds` fresh seeds on training and validation images together. The keys of `final`, and `epochs`, take precedence
     over the section `final` of the search's spec. `again` permits candidates that have a tested final model of the same
     recipe. Return the name of the new search. Raises `NotFoundError`, `ConflictError` or `InvalidSpecError`.
@@ -197,7 +197,7 @@ def insert_retrainings(
 ) -> str:
     """Insert a search with all its births, which are known in advance. Return the name of the search."""
     budget = {**source.spec["budget"], "candidates": len(retrainings), "device_hours": None}
-    if kind == SearchKind.FINAL:  # the time limit applies to the recipe of the search
+    if kind == SearchKind.FINAL:  # the time limit is meant for the recipe of the search
         budget["candidate_seconds"] = None
     spec = {
         **source.spec,

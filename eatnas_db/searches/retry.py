@@ -149,7 +149,7 @@ def _retry_of_search(
 def _record_retries(
     connection: Connection, target: SearchRecord, first_birth: int, failed: Sequence[Row[Any]], now: float
 ) -> list[Retry]:
-    """Record the event of each retry at the failed candidate. The failed candidate itself stays unchanged."""
+    """Record an event of the failed candidate for each retry. The failed candidate itself stays unchanged."""
     born = connection.execute(_CHILDREN, {"search_id": target.id, "first": first_birth}).all()
     details = {
         row.id: {"retry": child.id, "search": target.name, "birth": row.birth}

@@ -1,4 +1,4 @@
-"""Import scores that were measured elsewhere as a finished search. Other searches may start from it."""
+"""Import scores that were measured elsewhere, as a finished search from which other searches may start."""
 
 from __future__ import annotations
 

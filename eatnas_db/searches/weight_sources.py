@@ -23,8 +23,8 @@ def find_weight_sources(
     """Return the source of the weights for each architecture of `record`, given by candidate and code.
 
     The first part of `reference` names a search of final models, or a search that has final models. The second part is
-    the id of one final model or of its original candidate, or None. Of several final models of an architecture, the
-    first is taken. Raises `NotFoundError` or `ConflictError`.
+    the id of one final model or of its original candidate, or None. If several final models have the same architecture,
+    the first one is the source. Raises `NotFoundError` or `ConflictError`.
     """
     source = get_search(connection, reference[0])
     models = _list_models(connection, source, reference[1])

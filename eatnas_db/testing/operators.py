@@ -102,7 +102,7 @@ def _check_forward(layer: Layer, module: nn.Module, label: str) -> None:
     assert not drawn, f"{label}: the forward pass draws from the global generator of {' and '.join(drawn)}"
     expected = (2, layer.outputs, layer.output_side, layer.output_side)
     assert output.shape == expected, f"{label}: the output is {tuple(output.shape)} instead of {expected}"
-    assert output.isfinite().all(), f"{label}: the output is infinite or NaN"
+    assert output.isfinite().all(), f"{label}: the output has infinite or NaN values"
     module.eval()
     with torch.no_grad():
         assert torch.equal(module(images), module(images)), f"{label}: two evaluations of one image differ"

@@ -27,7 +27,7 @@ KILOBYTES = 1000
 
 @pytest.fixture
 def eatnas(eatnas, eatnas_within):
-    """Run commands in this process, unless the system must refuse an operation."""
+    """Run commands in this process, unless a test makes the system refuse an operation."""
     return lambda *arguments, **options: (eatnas if "preexec_fn" in options else eatnas_within)(*arguments, **options)
 
 

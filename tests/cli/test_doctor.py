@@ -1,4 +1,4 @@
-"""`doctor`: its findings and its advice."""
+"""The findings and the advice of `doctor`."""
 
 import json
 import os

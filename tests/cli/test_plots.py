@@ -24,7 +24,7 @@ FRONT = [Tradeoff(1, 0, 0.7, 0.7, 100, 2000, "random", "c"), Tradeoff(2, 1, 0.9,
 
 
 def has_colours(file):
-    """Return whether an image is not empty."""
+    """Return whether an image has several colours, and so is not empty."""
     from matplotlib.image import imread
 
     image = imread(file)

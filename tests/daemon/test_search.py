@@ -176,7 +176,7 @@ def test_other_removal_rules_do_not_depend_on_slots(tmp_path, home, supervise, r
     assert len(prints) == 1
     with read_transaction(open_record(f"sqlite:///{tmp_path / '1' / 'eatnas.db'}")) as connection:
         removed_at_once = select(candidate.c.id).where(candidate.c.joined == candidate.c.left)
-        assert connection.execute(removed_at_once).first()  # a new candidate with the lowest fitness
+        assert connection.execute(removed_at_once).first()  # a new candidate with the lowest fitness leaves immediately
         living = select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None))
         assert len(connection.execute(living).all()) == 6
 

@@ -159,7 +159,7 @@ def run_command(arguments: list[str], folder: str, environment: dict[str, str]) 
     except BaseException:
         traceback.print_exc()
     finally:
-        # An interpreter that ends waits for its threads first, so a command that would hang there hangs here too.
+        # An interpreter that ends waits for its threads first, so a command that would hang there also hangs here.
         import_module("threading")._shutdown()
         import_module("atexit")._run_exitfuncs()
         sys.stdout.flush()

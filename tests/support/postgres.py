@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 from support.waiting import eventually
 
 TEMPLATE: Final = "eatnas_template"
-"""The name of a database with an empty record. Copying it is much faster than running the migrations."""
+"""The name of a database with an empty record. Copying this database is much faster than running the migrations."""
 _SETTINGS: Final = {
     # The tests need not survive a power failure.
     "fsync": "off",

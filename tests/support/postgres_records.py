@@ -51,7 +51,7 @@ class RecordDatabases:
         return self._url
 
     def take_back(self) -> None:
-        """Empty the database. Drop it if a test changed more than rows, or if it was used often."""
+        """Empty the database. Drop the database if a test changed more than rows, or if the database was used often."""
         self._uses += 1
         if self._uses == USES or not self._is_cleared():
             url, self._url = self._url, ""

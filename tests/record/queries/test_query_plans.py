@@ -1,4 +1,4 @@
-"""The queries on an empty search, and the indexes that they use on a full one."""
+"""The queries on an empty search, and the indexes that they use on a search with candidates."""
 
 import pytest
 
