@@ -1,16 +1,18 @@
-"""Compare the bits of every operation of a training under limits of the instruction set.
+"""Compare the bits that each operation of a training computes under different limits of the instruction set.
 
     python benchmarks/arithmetic.py                                    # under limits that this processor can imitate
     python benchmarks/arithmetic.py --processors "qemu-x86_64 -cpu Haswell" "qemu-x86_64 -cpu EPYC"
 
-Each operation runs in child processes, and the program compares the digests of its results. `native` limits
-nothing; `portable` has the environment of `training.arithmetic: portable`. The other columns set one variable each.
-`--processors` runs both arithmetics on other processors, each given as a command that starts a program there.
+The program prints a table: a row for each operation, and a column for each limit. A child process computes the digests
+of a column. `native` sets no limit; `portable` sets the environment variables of `training.arithmetic: portable`. Each
+other column changes one setting of a library. `--processors` adds columns for other processors, with both arithmetics.
+Each value is a command that runs a program on another processor.
 
     python benchmarks/arithmetic.py --cost 7                           # the price of portable arithmetic
 
-`--cost` instead trains the smallest, a middle and a large network of two spaces in pairs of child processes, one with
-native and one with portable arithmetic, and prints the medians of the processor time of a step.
+`--cost PAIRS` instead measures the processor time of a training step for a small, a middle and a large network of two
+spaces. Each pair consists of a child process with native and a child process with portable arithmetic. The program
+prints the medians over the pairs.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ COST_BLOCKS = {
     "middle": "mb3_k5_d2_w1.0_skip",
     "large": "mb6_k7_d2_w1.0_skip",
 }
-"""The block that each network repeats."""
+"""The block that each network of `--cost` repeats."""
 
 
 def operations(every: int) -> Iterator[tuple[str, Callable[[], Iterable[object]]]]:
@@ -151,7 +153,7 @@ def operations(every: int) -> Iterator[tuple[str, Callable[[], Iterable[object]]
 
 
 def train_one(batches: int) -> Iterator[object]:
-    """Train one network of the smallest space for some batches, and yield its weights, statistics and sums."""
+    """Train a network of the smallest space for some batches. Yield its sums of losses and hits, then its state."""
     from dataclasses import asdict
 
     from eatnas_db.domain.macro import PRESETS
@@ -202,7 +204,7 @@ def digests_here(every: int) -> dict[str, str]:
 
 
 def digests_under(limits: dict[str, str], every: int, processor: str = "") -> dict[str, str]:
-    """Return the digests that a child process computes under these variables; a crash has its own digest."""
+    """Return the digests that a child process computes under these variables; after a crash, only the exit status."""
     command = [*shlex.split(processor), sys.executable, __file__, "--child", "--every", str(every)]
     done = subprocess.run(command, env={**os.environ, **limits}, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -212,7 +214,7 @@ def digests_under(limits: dict[str, str], every: int, processor: str = "") -> di
 
 
 def step_milliseconds(space: str, side: int, kind: str, steps: int = 12) -> float:
-    """Return the median processor time of a training step in this process."""
+    """Return the median processor time of a training step in this process, in milliseconds."""
     import torch
 
     from eatnas_db.domain.macro import PRESETS, Task
@@ -241,8 +243,8 @@ def step_milliseconds(space: str, side: int, kind: str, steps: int = 12) -> floa
 
 
 def print_cost(pairs: int) -> None:
-    """Print a Markdown table of the processor time of a step with both arithmetics, from interleaved processes."""
-    print("| network | native, ms | portable, ms | ratio, least to largest of the pairs |\n|---|---|---|---|")
+    """Print a Markdown table of the processor time of a training step with native and with portable arithmetic."""
+    print("| network | native, ms | portable, ms | median ratio of the pairs (least to largest) |\n|---|---|---|---|")
     for space, side in (("eatnas-tiny", 8), ("eatnas-small", 28)):
         for kind in COST_BLOCKS:
             command = [sys.executable, __file__, "--child", "--cost-of", space, str(side), kind]
@@ -271,7 +273,9 @@ def main() -> None:
     """Print the digests of all operations under all limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--every", type=int, default=7, metavar="N", help="Compare every Nth shape of convolutions.")
+    parser.add_argument(
+        "--every", type=int, default=7, metavar="N", help="compare only every Nth shape of the convolutions; default: 7"
+    )
     parser.add_argument("--processors", nargs="*", default=[], metavar="COMMAND")
     parser.add_argument("--cost", type=int, default=0, metavar="PAIRS")
     parser.add_argument("--cost-of", nargs=3, help=argparse.SUPPRESS)

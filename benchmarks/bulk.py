@@ -1,6 +1,6 @@
-"""Measure bulk work on SQLite and PostgreSQL: creation and cancellation of a search, and ticks.
+"""Measure bulk work on SQLite and PostgreSQL: the creation and cancellation of a large search, and ticks of the daemon.
 
-It prints a JSON row for each measurement. `--write FILE` also stores the rows.
+It prints a JSON row for each measurement. `--write FILE` also writes the rows to a file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TICKS: Final = 20
 
 
 def measure_bulk(engine: Engine, births: int) -> Iterator[dict[str, Any]]:
-    """Create a search with an initial population of `births`, and cancel it."""
+    """Measure the creation and the cancellation of a search with an initial population of `births` candidates."""
 
     def create() -> None:
         spec = _spec("many", population=births)
@@ -91,7 +91,7 @@ def _spec(name: str, population: int) -> SearchSpec:
 
 
 def _measure(engine: Engine, function: Callable[[], None]) -> dict[str, float]:
-    """Return the seconds, the processor seconds of this process and the number of statements of a call."""
+    """Call a function; return its wall-clock seconds, its processor seconds and its number of SQL statements."""
     statements = 0
 
     def count(*_: object) -> None:

@@ -1,8 +1,8 @@
 """Check that searches under seeded storms of faults are bit-identical to the same searches without faults.
 
 For each search, a daemon runs in a new process. This program kills and freezes the daemon's processes, fills its disks,
-damages its files and moves its clock. Every fault and every round becomes a JSON line of `--out`. With an existing
-file, the storm continues where it was interrupted.
+damages its files and moves its clock. `--out FILE` receives a JSON line for every fault and every round. If the file
+exists, the storm continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ def shares(total: int, faults: list[str]) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--each", type=int, default=15, help="number of faults of each kind with the simulated worker")
-    parser.add_argument("--real", type=int, default=50, metavar="N", help="number of faults with real trainings")
+    parser.add_argument(
+        "--each", type=int, default=15, help="faults of each kind in searches with the simulated worker; default: 15"
+    )
+    parser.add_argument(
+        "--real", type=int, default=50, metavar="N", help="faults in searches with real trainings; default: 50"
+    )
     parser.add_argument(
         "--plugins",
         type=int,
         default=0,
         metavar="N",
-        help="number of faults in searches with the example packages, half of them in searches with the operator, the "
-        "space and the data set of the examples, half in searches with the training of the examples; default: 0",
+        help="faults in searches with the example packages: half of them hit searches with the operator, the space and "
+        "the data set of the examples, the other half searches with the training of the examples; default: 0",
     )
     parser.add_argument(
         "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="kinds of fault; default: all"
@@ -43,14 +47,16 @@ def main() -> None:
     parser.add_argument(
         "--rungs",
         choices=("whole", "rung"),
-        help="attack searches with rungs: the value of evolution.fidelity.schedule",
+        help="attack searches with rungs; the value is their evolution.fidelity.schedule",
     )
-    parser.add_argument("--lanes", type=int, default=1, help="number of trainings in a worker process")
+    parser.add_argument(
+        "--lanes", type=int, default=1, help="trainings that a worker process runs at the same time; default: 1"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--seconds-per-epoch", default="0.4", help="duration of an epoch of the simulated worker, in seconds"
+        "--seconds-per-epoch", default="0.4", help="seconds that the simulated worker takes for an epoch; default: 0.4"
     )
-    parser.add_argument("--out", type=Path, help="file of JSON lines to continue or create")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     results = ResultsFile(options.out)
     plugins = options.plugins // 2

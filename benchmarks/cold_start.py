@@ -1,4 +1,4 @@
-"""Measure the start of commands: the processor time of whole processes, relative to the imports of their libraries."""
+"""Measure how much processor time commands take to start, relative to a process that only imports their libraries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_seconds(command: list[str], environment: dict[str, str]) -> float:
 
 
 def default_url(home: Path) -> str:
-    """Return the URL of the SQLite file of a home."""
+    """Return the URL of the SQLite database in a home folder."""
     return load_settings({}, str(home)).database_url
 
 
@@ -51,7 +51,8 @@ def main() -> None:
             "eatnas-db search list": ([*eatnas, "search", "list"], QUERY_BASELINE),
             "eatnas-db daemon status": ([*eatnas, "daemon", "status"], QUERY_BASELINE),
         }
-        # The first run of each command is not counted, because it compiles modules, as an installation does.
+        # The first run of each command is not counted: it compiles the modules, which are compiled already in an
+        # installation.
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         all_commands = baselines | {name: command for name, (command, _) in commands.items()}

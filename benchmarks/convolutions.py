@@ -1,10 +1,10 @@
-"""Check every convolution of the small spaces against float64: forward and both gradients.
+"""Check the forward pass and both gradients of every convolution of the small spaces against float64.
 
     python benchmarks/convolutions.py                              # the processor's own instruction set
     ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/convolutions.py      # as on processors without AVX-512
 
-Each shape runs in a child process that handles many shapes, so a crash costs one shape. The program prints every shape
-that crashes or whose error exceeds `TOLERANCE`, and exits with status 1 if there is one.
+A child process checks many shapes. After a crash, a new child process continues with the next shape. The program prints
+every shape that crashes its process or whose error exceeds `TOLERANCE`, and exits with status 1 if it has printed any.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HANG_SECONDS = 120
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """A convolution and its input: `[batch, inputs, side, side]` to `outputs` channels."""
+    """A convolution from an input of the shape `[batch, inputs, side, side]` to `outputs` channels."""
 
     inputs: int
     outputs: int
@@ -66,7 +66,7 @@ def shapes_of(macro: Macro, side: int, image_channels: int) -> Iterator[tuple[in
 
 
 def all_shapes() -> list[Shape]:
-    """Return every distinct shape of the small spaces."""
+    """Return every distinct shape of a convolution in the small spaces."""
     found = {
         Shape(*fields, batch)
         for name, sides in SIDES.items()
@@ -104,7 +104,7 @@ def error_of(shape: Shape) -> float:
 
 
 def check_here() -> None:
-    """Read shapes as JSON lines from standard input; print one line before and one after each."""
+    """Read shapes as JSON lines from standard input; print a JSON line before and after the check of each shape."""
     import torch
 
     torch.set_num_threads(1)
@@ -131,7 +131,7 @@ def check(shapes: list[Shape]) -> Iterator[tuple[Shape, str]]:
             except BrokenPipeError:
                 answer = ""
             if not answer:
-                yield shape, f"crashes the process ({child.wait(HANG_SECONDS)})"
+                yield shape, f"crashes the process (exit status {child.wait(HANG_SECONDS)})"
                 left = left[number:]
                 break
             error = json.loads(answer)["error"]
@@ -147,7 +147,7 @@ def main() -> int:
     """Check all shapes and print the faulty ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="Check every Nth shape.")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="check only every Nth shape; default: 1")
     options = parser.parse_args()
     if options.child:
         check_here()

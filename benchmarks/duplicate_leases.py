@@ -1,7 +1,8 @@
 """Count the trials that are handed out more than once when eight processes take 300 waiting trials from SQLite.
 
-Rounds of Optuna's relational storage (`study.ask`) and of our leases take turns. A trial ends as soon as it is taken.
-Needs `pip install optuna`. It prints a JSON row for each round. `--write FILE` also appends the rows to a file.
+The rounds alternate between `study.ask` on Optuna's relational storage and the leases of eatnas-db. A trial ends as
+soon as it is taken. The program needs `pip install optuna`. It prints a JSON row for each round. `--write FILE` also
+appends the rows to a file.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ class Round:
 
 
 def create_study(url: str) -> None:
-    """Create a study of Optuna with waiting trials."""
+    """Create an Optuna study with waiting trials."""
     study = optuna.create_study(storage=url, study_name=STUDY)
     for number in range(TRIALS):
         study.enqueue_trial({"x": number / TRIALS})
 
 
 def take_trials(url: str) -> list[int]:
-    """Take waiting trials of Optuna until none is left, and return their numbers."""
+    """Take waiting trials from the Optuna study until none is left, and return their numbers."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(storage=url, study_name=STUDY, sampler=optuna.samplers.RandomSampler())
     numbers = []
@@ -68,7 +69,7 @@ def take_trials(url: str) -> list[int]:
 
 
 def create_candidates(url: str) -> None:
-    """Create a record with a search whose initial population waits."""
+    """Create a record with a search whose initial population is pending."""
     new_record(url, TRIALS, {"evolution.population": TRIALS}).dispose()
 
 
@@ -114,7 +115,7 @@ def run_round(program: str, create: Callable[[str], None], take: Callable[[str],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds of each program")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds of each program; default: 5")
     parser.add_argument("--write", type=Path, metavar="FILE", help="file to which the rows are appended")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

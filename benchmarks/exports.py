@@ -1,7 +1,7 @@
 """Export random networks of every built-in macro in every format, and verify each file as `eatnas-db export` does.
 
-Each network is trained for two epochs on a few digits first. Every network becomes a JSON line of `--out`. With an
-existing file, the program continues where it was interrupted.
+Each network first trains for two epochs on a few images of digits. `--out FILE` receives a JSON line for every network.
+If the file exists, the program continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from eatnas_training.export.model_files import open_model_file
 from eatnas_training.worker_protocol import StopRequest
 
 SIDES = {"eatnas-imagenet": 64, "eatnas-cifar": 16, "eatnas-small": 17, "eatnas-tiny": 9}
-"""The side of the images for each macro, including odd numbers."""
+"""The side of the images for each macro. Some of the sides are odd numbers."""
 TRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "augment": "none"}
 
 
 def check_network(folder: Path, macro: str, number: int) -> dict[str, Any]:
-    """Train and export the network of a number, and return its result."""
+    """Train and export the network with this number, and return its result."""
     started = time.perf_counter()
     side = SIDES[macro]
     sampled = Space(PRESETS[macro], Task(side, 1, 10)).sample(KeyedRng(number, "export", macro), lambda _: False)
@@ -98,7 +98,7 @@ def _request(folder: Path, assign: Assign, sampled: Proposal, reports: list[Repo
 
 
 def _largest_difference(files: list[Path], side: int) -> float:
-    """Return the largest difference between the logits of the files on random images, in batches of 1 and 5."""
+    """Return the largest difference between the logits of the files for random images in batches of 1 and 5."""
     images = torch.randn(5, 1, side, side, generator=torch.Generator().manual_seed(1))
     largest = 0.0
     with torch.inference_mode():
@@ -110,7 +110,7 @@ def _largest_difference(files: list[Path], side: int) -> float:
 
 
 def read_results(file: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the results of an earlier run by macro and number."""
+    """Return the results of an earlier run, keyed by macro and number."""
     if file is None or not file.exists():
         return {}
     lines = map(json.loads, file.read_text().splitlines())
@@ -118,7 +118,7 @@ def read_results(file: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def check_all(count: int, out: Path | None) -> Iterator[dict[str, Any]]:
-    """Yield the result of each network, from the file of an earlier run if it is there."""
+    """Yield the result of each network; take it from the file of an earlier run if the file contains it."""
     results = read_results(out)
     for number in range(1, count + 1):
         for macro in PRESETS:
@@ -136,7 +136,7 @@ def check_all(count: int, out: Path | None) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=int, default=20, help="number of networks for each macro")
+    parser.add_argument("--networks", type=int, default=20, help="number of networks for each macro; default: 20")
     parser.add_argument("--out", type=Path, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     results = list(check_all(options.networks, options.out))

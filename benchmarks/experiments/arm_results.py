@@ -1,4 +1,4 @@
-"""Read the tables of the arms: for every arm and seed, the quality against compute, and the winner."""
+"""Read the tables of the arms: the quality against the compute and the winner, for every arm and seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 from arm_specs import LARGE, SMALL, is_small
 
 TOP: Final = 8
-"""Quality is the mean fitness of this many best networks of the large task so far."""
+"""The number of networks in the measure of quality: the mean fitness of the best networks of the large task so far."""
 Row = dict[str, str]
 Timing = dict[tuple[str, str], float]
 """Core seconds per epoch by task and code."""
@@ -21,12 +21,12 @@ Timing = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Compute:
-    """The compute of everything up to a moment."""
+    """The compute that a run has used up to a moment."""
 
     seconds: float = 0.0
     """The seconds of one core."""
     work: float = 0.0
-    """Images x mult-adds."""
+    """The trained images times the mult-adds of their network."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class QualityPoint:
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One arm with one seed."""
+    """The run of one arm with one seed."""
 
     arm: str
     seed: int
@@ -54,11 +54,11 @@ class ArmRun:
 
     @property
     def final_quality(self) -> float | None:
-        """Return the quality at the end, or None if there are too few networks."""
+        """Return the quality at the end, or None if the large task has fewer than `TOP` networks."""
         return self.curve[-1].quality if self.curve else None
 
     def compute_to(self, quality: float) -> Compute | None:
-        """Return the compute until the run reached a quality, or None if it did not."""
+        """Return the compute until the run reached a quality, or None if the run never reached that quality."""
         return next((point.compute for point in self.curve if point.quality >= quality), None)
 
 
@@ -76,7 +76,7 @@ def read_runs(folder: Path, arms: Iterable[str], timing_file: Path | None = None
 
 def _read_run(arm: str, seed: int, rows: Sequence[Row], timing: Timing) -> ArmRun:
     trained = [row for row in rows if row["kind"] != "reevaluation"]
-    # The source of the other searches comes first.
+    # The networks of the source search come first.
     trained.sort(key=lambda row: (not _is_source(row["search"]), int(row["birth"])))
     compute, curve = _quality_curve(trained, timing)
     large = [row for row in trained if not _is_source(row["search"])]
@@ -119,7 +119,7 @@ def _quality_curve(trained: Sequence[Row], timing: Timing) -> tuple[Compute, lis
 
 
 def _winner(rows: Sequence[Row]) -> tuple[str, float | None]:
-    """Return the code and the mean accuracy of the best network by re-evaluation."""
+    """Return the code and the mean accuracy of the network with the best re-evaluations."""
     scores: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row["kind"] == "reevaluation" and row["fitness"] and not _is_source(row["search"]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MOBILENET: Final = "sep_k3_d1_w1.0_skip/" + "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (2, 3, 4, 3, 3, 1))
-"""The blocks of MobileNetV2 as a code of the space."""
+"""The blocks of MobileNetV2, written as a code of the space `eatnas-small`."""
 LARGE: Final[dict[str, Any]] = {
     "space": "eatnas-small",
     "data": {"name": "FashionMNIST", "train_images": 6000, "validation_images": 5000},
@@ -43,7 +43,7 @@ class ArmSearch:
 
 
 def merge(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """Return a spec in which the changes replace single keys of the sections."""
+    """Return a copy of the spec in which the changes replace single keys of a section and keep the other keys."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     for change in changes:
         for key, value in change.items():
@@ -71,7 +71,7 @@ def main_arms(seed: int) -> dict[str, list[ArmSearch]]:
     basic_alone = {"evolution": {"population": 2, "tournament": 1, "lag": 1}, "budget": {"candidates": 2}}
     survivors = {"transfer": {"start": "survivors"}}
     fewer = {"budget": {"candidates": 32}}
-    # These arms have small budgets, because they only show the rise of the quality.
+    # The guided arms have small budgets, because they only show how fast the quality rises.
     guided = merge(GUIDED, {"budget": {"candidates": 28}, "reevaluation": {"top": 0}})
     learnt = merge(GUIDED, {"transfer": {"start": "model"}, "budget": {"candidates": 20}, "reevaluation": {"top": 0}})
     small_guided = ArmSearch(
@@ -97,7 +97,7 @@ def main_arms(seed: int) -> dict[str, list[ArmSearch]]:
 
 
 def variations(seed: int) -> dict[str, list[ArmSearch]]:
-    """Return transfers with one change each. They end after 20 candidates, which are enough to compare their speed."""
+    """Return arms that change one setting of the transfer. Their 20 candidates suffice to compare the speed."""
     small = main_arms(seed)["transfer"][0]
 
     def short(name: str, *changes: dict[str, Any], source: ArmSearch = small) -> list[ArmSearch]:

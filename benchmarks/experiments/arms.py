@@ -1,12 +1,12 @@
-"""Compare elastic transfer with other ways to search, on Fashion-MNIST. Each arm and seed becomes a CSV file.
+"""Compare elastic transfer with other ways to search, on Fashion-MNIST. Write a CSV file for each arm and seed.
 
-    python benchmarks/experiments/arms.py noise    # the spread of scores of one network and of different networks
+    python benchmarks/experiments/arms.py noise    # the spread of scores within and between networks
     python benchmarks/experiments/arms.py arms     # random, scratch, transfer, … with paired seeds
     python benchmarks/experiments/arms.py arms --arms after-16 blocks-2    # variations of the transfer
-    python benchmarks/experiments/arms.py final    # the winners: trained longer, tested once
+    python benchmarks/experiments/arms.py final    # the winners, trained longer and tested once
 
-Finished searches are not repeated, so the program can be interrupted and started again. Compute is device seconds and
-images x mult-adds, including the small search.
+Finished searches are not repeated, so the program can be interrupted and started again. The CSV file of an arm includes
+the small search from which the arm transfers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FINAL_COLUMNS = ("arm", "seed", "candidate", "replica", "test_accuracy", "mult_a
 
 
 def measure_noise(runner: SearchRunner, name: str, networks: int, seeds: int, training: dict[str, Any]) -> None:
-    """Train random networks with several seeds each. Print the spread within and between networks."""
+    """Train random networks with several seeds each. Print the spread of the scores within and between networks."""
     spec = merge(
         LARGE,
         {
@@ -82,14 +82,27 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--arms", nargs="+", default=list(main_arms(1)), choices=[*main_arms(1), *variations(1)])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--name", default="noise", help="name of the search that measures the noise")
     parser.add_argument(
-        "--training", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe of this search"
+        "--name", default="noise", help="name of the search that measures the noise of scores; default: noise"
     )
-    parser.add_argument("--networks", type=int, default=6, help="number of networks whose noise is measured")
-    parser.add_argument("--noise-seeds", type=int, default=8, help="number of trainings of each of these networks")
+    parser.add_argument(
+        "--training",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="changes to the training recipe of the noise search",
+    )
+    parser.add_argument("--networks", type=int, default=6, help="number of networks in the noise search; default: 6")
+    parser.add_argument(
+        "--noise-seeds",
+        type=int,
+        default=8,
+        help="number of repeated trainings of each network in the noise search; default: 8",
+    )
     parser.add_argument("--final-epochs", type=int, default=6)
-    parser.add_argument("--final-seeds", type=int, default=2, help="number of final trainings of each winner")
+    parser.add_argument(
+        "--final-seeds", type=int, default=2, help="number of final trainings of each winner; default: 2"
+    )
     options = parser.parse_args()
     runner = SearchRunner(options.home.absolute(), options.data_root, options.slots, options.out)
     if options.experiment == "noise":

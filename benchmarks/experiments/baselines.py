@@ -1,9 +1,9 @@
-"""Run Optuna's NSGA-II and TPE on the space, recipe, images and budget of the arms. Needs `pip install optuna`.
+"""Run Optuna's NSGA-II and TPE with the space, recipe, images and budget of the arms, after `pip install optuna`.
 
     python benchmarks/experiments/baselines.py --samplers nsga2 tpe --seeds 1 2
 
-A code over the limit, or one whose network has been trained already, is a failed trial without cost. The best networks
-are re-evaluated like the best networks of the arms. An interrupted run continues where it stopped.
+A trial fails, at no cost, if its code exceeds the limit of mult-adds or if its network has been trained already. The
+best networks are re-evaluated like the best networks of the arms. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from eatnas_db.domain.spec import SearchSpec
 
 Row = dict[str, Any]
 SAMPLERS: Final = {
-    # The population of the arms: the default of 50 would make the whole budget a random search.
+    # The population of the arms. With Optuna's default of 50, the whole budget would be random search.
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(population_size=LARGE["evolution"]["population"], seed=seed),
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
 }
@@ -57,7 +57,7 @@ def suggest_architecture(trial: Trial, blocks: int) -> Architecture:
 
 
 def open_study(sampler: str, seed: int, home: Path) -> optuna.Study:
-    """Create or continue a study. Mark the unfinished trials of an interrupted run as failed."""
+    """Create or continue a study, and mark the unfinished trials of an interrupted run as failed."""
     study = optuna.create_study(
         storage=f"sqlite:///{home}/optuna.db",
         sampler=SAMPLERS[sampler](seed),
@@ -71,7 +71,7 @@ def open_study(sampler: str, seed: int, home: Path) -> optuna.Study:
 
 
 def run_study(study: optuna.Study, seed: int, spec: SearchSpec, home: Path, slots: int) -> list[Row]:
-    """Train networks until the budget is used, and return them in the order of their trials."""
+    """Train networks until the budget is used, and return their rows in the order of the trials."""
     macro = spec.macro()
     space = Space(macro, task_of(spec), Limits(None, spec.objective.max_mult_adds))
     budget = spec.budget.candidates

@@ -1,4 +1,4 @@
-"""Summarise the tables of the arms: quality against compute, relative compute at several levels, and the winners.
+"""Summarise the tables of the arms: quality against compute, the relative compute for several qualities, and winners.
 
 python benchmarks/experiments/figures.py    # writes quality.png, winners.png and summary.md next to the tables
 """
@@ -18,7 +18,7 @@ Runs = Mapping[str, Sequence[ArmRun]]
 GRID_POINTS: Final = 201
 QUALITY_GAPS: Final = (0.0, 0.005, 0.01, 0.02)
 UNITS: Final = {"core seconds": "seconds", "images x mult-adds": "work"}
-"""The fields of `Compute` by their names."""
+"""The field of `Compute` for each unit."""
 
 
 class ArmStyle(NamedTuple):
@@ -60,7 +60,7 @@ def present(arms: Iterable[str], runs: Runs) -> list[tuple[str, Sequence[ArmRun]
 
 
 def format_spread(values: Sequence[float | None], digits: int = 3, missing: str = "not measured") -> str:
-    """Return the median and the range of the known values, and their number if some are unknown.
+    """Return the median and the range of the known values, with their number if some values are unknown.
 
     Return `missing` if all values are unknown.
     """
@@ -142,12 +142,12 @@ def summarize(runs: Runs) -> str:
 
 
 def compare_compute(runs: Runs, labels: Mapping[str, str], unit: str) -> str:
-    """Return a table of the compute to several qualities, relative to the search from scratch with the same seed."""
+    """Return a table of the compute until each arm reaches several qualities, relative to the search from scratch."""
     scratch = {run.seed: run for run in runs["scratch"]}
     lines = [
         "",
-        f"Compute ({unit}) until an arm reaches a quality of the search from scratch with the same seed, "
-        "relative to the whole compute of that search:",
+        f"Compute ({unit}) until an arm reaches the final quality, or almost the final quality, of the search from "
+        "scratch with the same seed, relative to the whole compute of that search:",
         "",
         "| arm | " + " | ".join(f"final quality − {gap:g}" if gap else "final quality" for gap in QUALITY_GAPS) + " |",
         "|---" * (len(QUALITY_GAPS) + 1) + "|",
@@ -163,7 +163,7 @@ def compare_compute(runs: Runs, labels: Mapping[str, str], unit: str) -> str:
 
 
 def relative_compute(run: ArmRun, base: ArmRun, gap: float, unit: str) -> float | None:
-    """Return the compute until a run reaches the final quality of `base` minus a gap, relative to that of `base`."""
+    """Return the compute until a run reaches the final quality of `base` minus a gap, as a share of that of `base`."""
     if base.final_quality is None:
         return None
     compute = run.compute_to(base.final_quality - gap)
@@ -176,7 +176,9 @@ def _in_unit(compute: Compute, unit: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/experiments"), help="folder of the tables")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/experiments"), help="folder of the tables; default: docs/experiments"
+    )
     folder = parser.parse_args().out
     runs = read_runs(folder, STYLES | VARIATIONS)
     draw_curves(runs, folder / "quality.png")

@@ -1,12 +1,12 @@
-"""Compare recipes of final models on Fashion-MNIST: choose among them by validation images, then test two of them.
+"""Compare recipes of final models on Fashion-MNIST: all recipes on validation images, then two recipes on test images.
 
     python benchmarks/experiments/final_recipes.py choose    # validation images only; writes final-recipes-choice.csv
     python benchmarks/experiments/final_recipes.py test      # the search's recipe and `CHOSEN`, each seed tested once
 
-The network is the winner of the small search of `transfer-1.csv`, by re-evaluation. It trains at 14x14 pixels on
-the 7,000 images that `search final` would take. `choose` trains on 7,000 images that are not among its 5,000 validation
-images. Finished trainings are not repeated, so the program can be interrupted and started again; an interrupted
-training resumes.
+The network is the winner of the re-evaluated small search in `transfer-1.csv`. It trains at 14x14 pixels. `test` trains
+it on the 7,000 images that `search final` would use. `choose` trains it on 7,000 images that are not among its 5,000
+validation images. Finished trainings are not repeated, so the program can be interrupted and started again; an
+interrupted training resumes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CHOICES: Final[dict[str, dict[str, Any]]] = {
     "average, decay 5e-4, mixup": {"ema_decay": 0.99, "weight_decay": 5e-4, "mixup": 0.2},
     "average, decay 5e-4, erasing": {"ema_decay": 0.99, "weight_decay": 5e-4, "random_erasing": 0.25},
     "average, decay 2e-3": {"ema_decay": 0.99, "weight_decay": 2e-3},
-    # Fashion-MNIST centers its images, so that a shift removes pixels, but a mirror image does not.
+    # Fashion-MNIST centers its objects, so a shift cuts off pixels, but a flip does not.
     "flip": {"augment": "flip"},
     "flip, batch 32": {"augment": "flip", **BATCH_32},
     "flip, batch 32, rate 0.1": {"augment": "flip", **BATCH_32, "learning_rate": 0.1},
@@ -82,7 +82,7 @@ def train(
 
 
 def _validation_as_test(options: argparse.Namespace) -> Path:
-    """Return a folder whose test images are validation images, and whose training images are 7,000 others."""
+    """Write a data set whose test images are the validation images and whose training images are 7,000 others."""
     folder: Path = options.work / "choose-data"
     folder.mkdir(parents=True, exist_ok=True)
     images = read_idx_set(Path(options.data_root), "FashionMNIST", 10, train=True)
@@ -99,7 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["choose", "test"])
     parser.add_argument("--data-root", default="/usr/share/datasets/fashion-mnist")
-    parser.add_argument("--work", type=Path, default=Path("final-recipes"), help="folder of the checkpoints")
+    parser.add_argument(
+        "--work", type=Path, default=Path("final-recipes"), help="folder of the checkpoints; default: final-recipes"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Compare guided births, from scratch and with a small search as the source, with the other arms, seed by seed.
+"""Compare guided births with the other arms, seed by seed. Guided births start from scratch or from a small search.
 
     python benchmarks/experiments/arms.py arms --arms guided learnt --seeds 1 2 3 4 5 --out docs/experiments/guided
     python benchmarks/experiments/arms.py arms --arms scratch --seeds 4 5 --out docs/experiments/guided
     python benchmarks/experiments/guided_arms.py    # prints a table, and writes guided/quality.png
 
-Compute is relative to the whole search from scratch with the same seed. The file guided/timing.csv has the seconds of
-an epoch of every network of these arms. One machine measured all networks of a seed.
+Compute is relative to the whole search from scratch with the same seed. The file `guided/timing.csv` lists the seconds
+per epoch of every network of these arms. All networks of a seed were measured on the same machine.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Runs = Mapping[str, Mapping[int, ArmRun]]
 
 
 def read_all(folder: Path) -> Runs:
-    """Return the runs of all compared arms. The folder `guided` has the later seeds of the other arms."""
+    """Return the runs of all compared arms. The folder `guided` also holds the later seeds of the other arms."""
     own, others = folder / "guided", read_runs(folder, OTHERS, folder / "guided/timing.csv")
     later = read_runs(own, COMPARED, own / "timing.csv")
     return {arm: {run.seed: run for run in [*others.get(arm, ()), *later.get(arm, ())]} for arm in COMPARED}
 
 
 def summarize(runs: Runs) -> list[str]:
-    """Return the rows of a Markdown table: each run, and its compute to the quality of the search from scratch."""
+    """Return a Markdown table of the runs and their compute until they reach the quality of the search from scratch."""
     rows = [
         "| arm | seed | networks | first quality | last quality | core seconds | images x mult-adds |",
         "|---|---|---|---|---|---|---|",
@@ -56,7 +56,7 @@ def summarize(runs: Runs) -> list[str]:
 
 
 def draw(runs: Runs, file: Path) -> None:
-    """Draw a panel for each seed: the quality over the compute relative to the search from scratch."""
+    """Draw a panel for each seed: the quality against the compute relative to the whole search from scratch."""
     seeds = sorted({seed for arm in GUIDED for seed in runs[arm]})
     figure, axes = plt.subplots(1, len(seeds), figsize=(3.4 * len(seeds), 3.6), sharey=True, layout="constrained")
     for axis, seed in zip(axes, seeds, strict=True):
@@ -78,7 +78,9 @@ def draw(runs: Runs, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("docs/experiments"), help="folder of the tables")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("docs/experiments"), help="folder of the tables; default: docs/experiments"
+    )
     folder = parser.parse_args().folder
     runs = read_all(folder)
     draw(runs, folder / "guided/quality.png")

@@ -1,10 +1,10 @@
-"""Compare the ranks of children with inherited weights with their ranks from scratch: Kendall's tau with an interval.
+"""Compare how children rank with inherited weights and how they rank from scratch, by Kendall's tau with an interval.
 
     python benchmarks/experiments/ranking.py
 
-Each random parent has several mutations. Every mutation is trained from scratch for all epochs with two seeds (their
-tau is the upper limit), from scratch for fewer epochs, and from its parent's weights for fewer epochs at a third of
-the learning rate. An interrupted run continues where it stopped.
+Each random parent has several mutations. Every mutation is trained from scratch for all epochs with two seeds, from
+scratch for fewer epochs, and from its parent's weights for fewer epochs at a third of the learning rate. The tau
+between the two seeds is the upper limit. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from eatnas_protocol.messages import Assign
 SEED: Final = 300
 RESAMPLES: Final = 2000
 Scores = dict[str, list[float]]
-"""The accuracies of all children by the way in which they were trained."""
+"""The accuracies of all children, keyed by the way of training."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A mutation of a parent; both have numbers from 0."""
+    """A mutation of a parent. Parents are numbered from 0, and so are the children of each parent."""
 
     parent: int
     number: int
@@ -59,7 +59,7 @@ def tau_with_interval(first: Sequence[float], second: Sequence[float]) -> tuple[
 
 
 def new_families(spec: SearchSpec, parents: int, children: int) -> tuple[list[Proposal], list[Child]]:
-    """Return random parents and mutations of each, all of different architectures."""
+    """Return random parents and mutations of each parent. No two of these networks have the same architecture."""
     space = Space(spec.macro(), task_of(spec), Limits(None, spec.objective.max_mult_adds))
     digests: set[str] = set()
     parent_proposals, all_children = [], []
@@ -78,7 +78,7 @@ def new_families(spec: SearchSpec, parents: int, children: int) -> tuple[list[Pr
 def child_assignments(
     spec: SearchSpec, child: Child, parent: Assign, home: Path, epochs: Sequence[int]
 ) -> dict[str, Assign]:
-    """Return the trainings of a child: in full with two seeds, and for fewer epochs from scratch and inheriting."""
+    """Return the trainings of a child: two full ones, and short ones from scratch and from inherited weights."""
     first_seed, second_seed = derive_seed(SEED, "training"), derive_seed(SEED, "training", 1)
     learning_rate = spec.training.learning_rate * CHILD_LEARNING_RATE_FACTOR
 
@@ -111,17 +111,20 @@ def print_taus(scores: Scores) -> None:
     for way, accuracies in scores.items():
         if way != "full":
             tau, low, high = tau_with_interval(full, accuracies)
-            print(f"tau of {way} with full: {tau:.3f} ({low:.3f} to {high:.3f})")
+            print(f"tau between {way} and full: {tau:.3f} ({low:.3f} to {high:.3f})")
     noise = statistics.stdev(a - b for a, b in zip(full, again, strict=True)) / 2**0.5
-    print(f"{len(full)} networks: standard deviation of full {statistics.stdev(full):.4f}, of one score {noise:.4f}")
+    spread = statistics.stdev(full)
+    print(f"{len(full)} networks: standard deviation of the full scores {spread:.4f}, noise of one score {noise:.4f}")
 
 
 def main() -> None:
     parser = common_options(__doc__)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--parents", type=int, default=8)
-    parser.add_argument("--children", type=int, default=5, help="number of children of each parent")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[1], help="numbers of epochs of the short trainings")
+    parser.add_argument("--children", type=int, default=5, help="number of children of each parent; default: 5")
+    parser.add_argument(
+        "--epochs", type=int, nargs="+", default=[1], help="numbers of epochs of the short trainings; default: 1"
+    )
     options = parser.parse_args()
     home = options.home.absolute() / "ranking"
     home.mkdir(parents=True, exist_ok=True)

@@ -26,11 +26,13 @@ from eatnas_db.settings import load_settings
 
 
 def common_options(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options of all experiments: the folders of searches, tables and images."""
+    """Return a parser with the options that all experiments share: the folders of searches, tables and images."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".eatnas-experiments"), help="folder of the searches")
+    parser.add_argument("--home", type=Path, default=Path(".eatnas-experiments"), help="home folder of the searches")
     parser.add_argument("--out", type=Path, default=Path("docs/experiments"), help="folder of the tables")
-    parser.add_argument("--data-root", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
+    parser.add_argument(
+        "--data-root", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files of Fashion-MNIST"
+    )
     return parser
 
 
@@ -43,18 +45,18 @@ class SearchRunner:
         self.call("init")
 
     def call(self, *arguments: str) -> None:
-        """Run a command of eatnas-db. Exits if the command fails."""
+        """Run a command of eatnas-db; exit if the command fails."""
         command = [sys.executable, "-m", "eatnas_cli", "--home", str(self.settings.home), *arguments]
         done = subprocess.run(command, check=False)
         if done.returncode:
-            raise SystemExit(f"{' '.join(arguments)}: exit {done.returncode}")
+            raise SystemExit(f"{' '.join(arguments)}: exit status {done.returncode}")
 
     def existing_searches(self) -> set[str]:
         with read_transaction(open_record(self.settings.database_url)) as connection:
             return {row.name for row in list_searches(connection)}
 
     def run(self, arm_search: ArmSearch) -> None:
-        """Create a search if it does not exist, and run it and its re-evaluation to the end."""
+        """Create a search if it does not exist, and run it to the end, including its re-evaluation."""
         name = arm_search.name
         if name not in self.existing_searches():
             spec = merge(arm_search.spec, {"name": name, "data": {"root": self.data_root}})
@@ -79,7 +81,7 @@ class SearchRunner:
         return [(winner.id, model.replica, model.accuracy, winner.mult_adds, winner.code) for model in models]
 
     def write_candidates(self, name: str, labels: dict[str, Any], searches: Sequence[str]) -> Path:
-        """Write the scored candidates of searches and their re-evaluations to a CSV file, with labels in each row."""
+        """Write the candidates of searches and re-evaluations to a CSV file. Each row starts with the labels."""
         self.out.mkdir(parents=True, exist_ok=True)
         with read_transaction(open_record(self.settings.database_url)) as connection:
             ids = [get_search(connection, search_name).id for search_name in searches]

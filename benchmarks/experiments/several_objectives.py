@@ -1,12 +1,12 @@
-"""Compare a search with two objectives with a search for one scalar fitness, at equal device seconds.
+"""Compare a search for two objectives and a search for one scalar fitness, at equal device seconds.
 
     python benchmarks/experiments/several_objectives.py --slots 1
 
-Both arms search the accuracy and the mult-adds of networks for the digits that come with scikit-learn. `pareto` gives
-both as objectives; `scalar` multiplies them as in MnasNet, with the mult-adds of an average network as the target. The
-program writes a row for each scored candidate, with the hypervolume of all candidates so far. The hypervolume counts
-the accuracy from 0 up and the mult-adds from `REFERENCE` down, so it is between 0 and 1. Seeds whose rows are already
-in the table are not repeated, and neither are finished searches.
+Both arms search for accurate networks with few mult-adds, on the digits that come with scikit-learn. The arm `pareto`
+has accuracy and mult-adds as objectives. The arm `scalar` combines them into one fitness as MnasNet does, with the
+mult-adds of an average network as the target. The program writes a row for each scored candidate, with the hypervolume
+of all candidates so far. The hypervolume covers accuracies above 0 and mult-adds below `REFERENCE`, scaled to a value
+between 0 and 1. Seeds whose rows are already in the table are not repeated, and neither are finished searches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import step
 
 REFERENCE: Final = 5_000_000
-"""The reference in mult-adds. Few networks of the space are larger on these images."""
+"""The mult-adds of the reference point. Few networks of the space need more for these images."""
 TARGET: Final = 1_500_000
 ARMS: Final[dict[str, dict[str, Any]]] = {
     "pareto": {"metrics": [{"metric": "val_accuracy"}, {"metric": "mult_adds", "reference": REFERENCE}]},
@@ -70,7 +70,7 @@ def list_curve(runner: SearchRunner, name: str) -> list[tuple[int, float, int, f
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of the complete seeds, for which both arms have run."""
+    """Return the rows of the seeds for which both arms have run."""
     if not file.exists():
         return []
     with file.open(newline="") as source:
@@ -89,7 +89,7 @@ def print_comparison(seed: int, rows: Iterable[dict[str, Any]]) -> None:
     seconds = min(curve[-1][0] for curve in curves.values())
     for arm, curve in curves.items():
         reached = max((volume for spent, volume in curve if spent <= seconds), default=0.0)
-        end = f"{curve[-1][1]:.4f} after all {curve[-1][0]:.1f}"
+        end = f"{curve[-1][1]:.4f} at the end after {curve[-1][0]:.1f}"
         print(f"seed {seed}, {arm}: hypervolume {reached:.4f} after {seconds:.1f} device seconds, {end}", flush=True)
 
 

@@ -75,7 +75,7 @@ def train(assign: Assign) -> TrainingResult:
 
 
 class ResultsByName:
-    """Results in a file of JSON lines. A training whose result is in the file is not repeated."""
+    """The results of trainings in a file of JSON lines. A training whose result is in the file is not repeated."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -93,7 +93,7 @@ def new_pool(processes: int) -> ProcessPoolExecutor:
 
 
 def train_all(assignments: Iterable[tuple[str, Assign]], results: ResultsByName, processes: int) -> None:
-    """Train the networks without a result. Add each result when it is known."""
+    """Train the networks that have no result yet, and store each result when its training ends."""
     with new_pool(processes) as pool:
         futures = {pool.submit(train, assign): name for name, assign in assignments if name not in results.results}
         for future in as_completed(futures):

@@ -1,10 +1,10 @@
-"""Measure the seconds of one core per epoch for every network in the tables of the arms: the compute of the comparison.
+"""Measure the core seconds per epoch of every network in the tables of the arms, from which the compute is calculated.
 
     python benchmarks/experiments/timing.py
 
-Processor time, measured once per network, does not depend on other work of the machine during a search. The networks
-are measured in a random order, so that a slow period of the machine affects all arms alike. An interrupted run
-continues where it stopped.
+The processor time of each network is measured once, so other work of the machine during a search does not affect it.
+The networks are measured in a random order, so that a slow period of the machine affects all arms alike. An interrupted
+run continues where it stopped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compute the bound that memory bandwidth sets for a training step, from counted bytes."""
+"""Count the bytes that a training step must move, and measure the memory bandwidth that limits its speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from timing import synchronize
 from torch import Tensor, nn
 
 MOMENTUM_BYTES = 5 * 4
-"""The bytes per weight in a step, in float32: weight, gradient, momentum are read; weight, momentum are written."""
+"""The bytes per weight of an optimizer step: it reads weight, gradient and momentum; it writes weight and momentum."""
 
 
 def count_step_bytes(code: str, space: str, batch_size: int, precision: str) -> int:
@@ -44,7 +44,7 @@ def count_step_bytes(code: str, space: str, batch_size: int, precision: str) -> 
 
 
 def measure_bandwidth(device: str, bytes_copied: int) -> float:
-    """Return the bytes per second that a large copy on the device reads and writes, the best of several copies."""
+    """Return the bytes per second that the fastest of several large copies on the device reads and writes."""
     source = torch.zeros(bytes_copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best = math.inf

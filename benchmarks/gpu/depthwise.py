@@ -1,4 +1,4 @@
-"""Compare the layouts of images: depthwise convolutions of many shapes, and the steps of whole networks."""
+"""Compare the memory layouts of images in depthwise convolutions of many shapes and in the steps of whole networks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from eatnas_training.numerics import use_deterministic_arithmetic
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 SIDES = {12: 14, 24: 14, 48: 7, 96: 32, 144: 32, 288: 16, 576: 8, 960: 4}
-"""The channels of the spaces' layers, and the sides of their images."""
+"""The side of the images for each number of channels in the layers of the spaces."""
 UNUSUAL_CHANNELS = (1, 2, 3, 5, 13, 61)
 UNUSUAL_SIDE = 14
 LARGE_BATCH_CHANNELS = (13, 24, 61, 144, 576)
 KERNELS = (3, 5, 7)
 STRIDES = (1, 2)
 PATHOLOGICAL = 4.0
-"""A layout counts as slow if it takes this many times as long as the other one."""
+"""A layout counts as slow if it takes more than this many times as long as the other layout."""
 
 
 def sweep_layouts(context: Context) -> None:
@@ -75,7 +75,7 @@ def shapes_of(*, gpu: bool) -> Iterator[dict[str, Any]]:
 
 
 def compare_layouts(context: Context, shape: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a shape: its times in both layouts, whether they are deterministic, and errors."""
+    """Return the row of a shape: its time in each layout and whether two runs agree, or the error in that layout."""
     row = dict(shape)
     for layout in LAYOUTS:
         try:
@@ -112,7 +112,7 @@ def measure(context: Context, shape: dict[str, Any], layout: str) -> dict[str, A
 
 
 def report(facts: Facts, rows: list[dict[str, Any]]) -> None:
-    """Record the notable shapes, the ratios of each kind of shape, and the layouts with slow shapes."""
+    """Record the notable shapes, the ratios of each kind of shape, and the number of slow shapes in each layout."""
     facts.set("shapes", len(rows))
     slow = {
         "channels_last": [row for row in rows if row.get("ratio", 1) > PATHOLOGICAL],
@@ -140,5 +140,5 @@ def report(facts: Facts, rows: list[dict[str, Any]]) -> None:
 
 
 def kind_of(row: dict[str, Any]) -> tuple[int, str, int, int]:
-    """Return the batch size, type, kernel and stride of a row."""
+    """Return the batch size, data type, kernel and stride of a row."""
     return row["batch"], row["dtype"], row["kernel"], row["stride"]

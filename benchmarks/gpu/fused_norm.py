@@ -1,10 +1,10 @@
-"""Batch norm and ReLU of a training step in Triton, fused forward and backward. Import it only if Triton is installed.
+"""Fused batch norm and ReLU for training in Triton, forward and backward. Importing this module requires Triton.
 
 The images are channels-last, so a kernel sees a matrix of positions (image, row, column) by channels. Sums over the
-positions take two stages with a fixed order: each program of the first kernel adds up a part of the positions, and
-the second kernel adds up the parts. The number of parts depends on the shape alone. So two runs have the same bits,
-and a CUDA graph can capture the launches. The backward pass finds the ReLU's mask in the output, which the next layer
-keeps anyway.
+positions take two stages with a fixed order: each program of the first kernel adds up a part of the positions, and the
+second kernel adds up the parts. The number of parts depends on the shape alone. Therefore, two runs have the same bits,
+and a CUDA graph can capture the launches. The backward pass derives the mask of the ReLU from the output, which the
+next layer keeps anyway.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from torch.autograd.function import once_differentiable
 TILE_VALUES = 2048
 """The number of values of each tensor that a program holds at a time."""
 CHANNEL_BLOCKS = (64, 32, 16)
-"""The numbers of channels that a tile may have. The one with the least padding is used, or the largest of several."""
+"""The possible numbers of channels of a tile. The number with the least padding is used, the largest in a tie."""
 MAX_PARTS = 512
 FINISH_PARTS, FINISH_CHANNELS = 64, 16
-"""The tile of the second stage."""
+"""The parts and the channels of a tile of the second stage."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """The division of `positions` times `channels` values into programs. It depends on the shape alone."""
+    """The division of `positions` times `channels` values among programs. It depends on the shape alone."""
 
     positions: int
     channels: int
 
     @property
     def block_channels(self) -> int:
-        """Return the channels of a tile."""
+        """Return the number of channels in a tile."""
         return min(CHANNEL_BLOCKS, key=lambda block: (-(-self.channels // block) * block, -block))
 
     @property
     def block_positions(self) -> int:
-        """Return the positions of a tile."""
+        """Return the number of positions in a tile."""
         return TILE_VALUES // self.block_channels
 
     @property
     def tiles(self) -> int:
-        """Return the tiles of one block of channels."""
+        """Return the number of tiles in one block of channels."""
         return -(-self.positions // self.block_positions)
 
     @property
     def part_positions(self) -> int:
-        """Return the positions of a part, a whole number of tiles."""
+        """Return the number of positions in a part, a multiple of those in a tile."""
         return -(-self.tiles // MAX_PARTS) * self.block_positions
 
     @property
@@ -82,7 +82,7 @@ FINISH_BLOCKS = {"block_parts": FINISH_PARTS, "block_channels": FINISH_CHANNELS}
 def sum_values(
     values, sums, positions, channels, part_positions, block_positions: tl.constexpr, block_channels: tl.constexpr
 ):
-    """Store the mean and the sum of squared deviations of a part, by Welford's method."""
+    """Store the mean and the sum of squared deviations of the values in a part, by Welford's method."""
     part = tl.program_id(0)
     channel = tl.program_id(1) * block_channels + tl.arange(0, block_channels)[None, :]
     values += part.to(tl.int64) * part_positions * channels
@@ -275,7 +275,7 @@ def normalize_backward(
 
 
 class NormReLU(torch.autograd.Function):
-    """Batch norm with the statistics of the batch, and ReLU."""
+    """Batch norm with the statistics of the batch, followed by ReLU."""
 
     @staticmethod
     def forward(
@@ -341,11 +341,11 @@ class NormReLU(torch.autograd.Function):
 
 
 class FusedNormReLU(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` and `nn.ReLU` in one module, with the same state. Its weights and statistics are float32."""
+    """`nn.BatchNorm2d` and `nn.ReLU` in one module, with the float32 weights and statistics of `nn.BatchNorm2d`."""
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> FusedNormReLU:
-        """Return the module that shares the weights and statistics of `norm`."""
+        """Return a module that shares the weights and statistics of `norm`."""
         fused = cls(norm.num_features, norm.eps, norm.momentum, device="meta")
         fused._parameters, fused._buffers = norm._parameters, norm._buffers
         return fused
@@ -364,7 +364,7 @@ class FusedNormReLU(nn.BatchNorm2d):
 
 
 def fuse(model: nn.Module) -> int:
-    """Replace each batch norm that a ReLU follows by the fused module, in place. Return their number."""
+    """Replace each batch norm and the ReLU after it with a fused module. Return the number of fused modules."""
     fused = 0
     for parts in [part for part in model.modules() if isinstance(part, nn.Sequential)]:
         for place in range(len(parts) - 1):

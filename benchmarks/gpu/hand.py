@@ -1,7 +1,7 @@
-"""A training step that is hand-written and captured once as a CUDA graph, for comparison with our loop.
+"""A hand-written training step, captured once as a CUDA graph, for comparison with the training loop of eatnas-db.
 
-Indices, shifts and rates are tables on the device, and a counter there selects the row. The replay takes nothing from
-the host. On a processor the step is called instead.
+Indices, shifts and rates are tables on the device, and a counter there selects the row. A replay copies nothing from
+the host. On the CPU, each step runs without a graph.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class HandStep:
         return time.perf_counter() - started
 
     def step(self) -> None:
-        """Compute a step, from the graph if there is one."""
+        """Compute a step: replay the graph if there is one."""
         if self._graph is not None:
             self._graph.replay()
         else:

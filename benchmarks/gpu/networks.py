@@ -1,4 +1,4 @@
-"""Make networks, images and trainings for measurements without files."""
+"""Make networks, images and trainings for the measurements, without any files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def make_images(space: str, device: str, count: int = IMAGES) -> ResidentPart:
 
 
 def make_model(code: str, space: str, device: str, *, seed: int = 0) -> nn.Module:
-    """Return a network with the initial weights of a seed, channels-last on a device."""
+    """Return a channels-last network on a device, with the initial weights of a seed."""
     macro = PRESETS[space]
     model = network.build(Architecture.parse(code), macro, TASKS[space])
     network.initialize(model, seed)
@@ -77,7 +77,7 @@ def make_model(code: str, space: str, device: str, *, seed: int = 0) -> nn.Modul
 def make_runner(
     code: str, space: str, device: str, images: ResidentPart, *, tables: bool | None = None, **training: Any
 ) -> StepRunner:
-    """Return the product's own training steps on these images. See `StepRunner` for `tables`."""
+    """Return the `StepRunner` of the product for a network and these images. See `StepRunner` for `tables`."""
     macro, task = PRESETS[space], TASKS[space]
     assign = Assign(
         candidate=1,

@@ -1,4 +1,4 @@
-"""Compare batch norm and ReLU that are fused in Triton with those of PyTorch: errors, bits, and times."""
+"""Compare the fused batch norm and ReLU with those of PyTorch: errors, bits and times."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from eatnas_training.steps import StepRunner
 
 DTYPES = (torch.bfloat16, torch.float32)
 SHAPES = ((64, 13, 14, 14), (64, 144, 14, 14), (512, 1, 28, 28), (8, 960, 4, 4), (512, 24, 28, 28))
-"""The shapes whose results are compared with those of float64."""
+"""The shapes of images for which the results are compared with those of float64."""
 TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-4}
 BATCHES = (64, 512)
 BITS_STEPS = 8
 PAYS = 1.05
-"""The gain of a whole step from which a fused kernel is worth its code."""
+"""The least speed-up of a whole step that makes the fused kernels worth their code."""
 
 
 def compare_norms(context: Context) -> None:
@@ -42,7 +42,7 @@ def compare_norms(context: Context) -> None:
     try:
         compare_all(context)
     except InterpreterError as error:
-        # Only a processor needs the interpreter, and that of Triton 3.6 does not work with NumPy 2.5.
+        # Only the CPU needs the interpreter, and the interpreter of Triton 3.6 does not work with NumPy 2.5.
         context.skip(f"the interpreter of Triton cannot run the kernels: {error}")
 
 
@@ -106,7 +106,7 @@ def results_of(module: nn.Module, images: torch.Tensor, gradient: torch.Tensor) 
 
 
 def norm_shapes(space: str) -> Counter[tuple[int, int]]:
-    """Return the number of norms in the median network that a ReLU follows, by channels and side."""
+    """Count the batch norms before a ReLU in the median network, by channels and side."""
     task, found = TASKS[space], Counter[tuple[int, int]]()
     model = make_model(CODES["median"], space, "meta")
 
@@ -124,7 +124,7 @@ def norm_shapes(space: str) -> Counter[tuple[int, int]]:
 
 
 def compare_shapes(context: Context, space: str, batch_size: int) -> None:
-    """Time each shape forward and backward in a CUDA graph, in the precision of the loop."""
+    """Time the forward and backward pass of each shape in a CUDA graph, in the precision of the training loop."""
     dtype, totals = torch.bfloat16 if context.gpu else torch.float32, [0.0, 0.0]
     for (channels, side), count in sorted(norm_shapes(space).items())[: None if context.gpu else 1]:
         if context.seconds_left < 0:
@@ -140,7 +140,7 @@ def compare_shapes(context: Context, space: str, batch_size: int) -> None:
 
 
 def time_pair(context: Context, shape: tuple[int, int, int, int], dtype: torch.dtype) -> list[float]:
-    """Return the microseconds of PyTorch's modules and of the fused one, forward and backward."""
+    """Return the microseconds of a forward and backward pass of PyTorch's modules, and of the fused module."""
     draws = torch.Generator(context.device).manual_seed(1)
     images, gradient = (
         torch.randn(shape, device=context.device, generator=draws)
@@ -159,7 +159,7 @@ def time_pair(context: Context, shape: tuple[int, int, int, int], dtype: torch.d
 
 
 def compare_steps(context: Context, space: str, images: ResidentPart, batch_size: int) -> float | None:
-    """Train with fused norms twice and compare the bits; on a GPU, also time the step, and return the gain."""
+    """Train with fused norms twice and compare the bits. On a GPU, also time the step and return the speed-up."""
     network, steps = ("median", BITS_STEPS) if context.gpu else ("small", 1)  # the interpreter takes seconds for a step
     runners = []
     for _ in range(2):

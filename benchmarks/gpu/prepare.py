@@ -1,11 +1,11 @@
-"""Collect all files that `run.py` needs on a machine without a network in one folder.
+"""Collect in one folder all files that `run.py` needs on a machine without internet access.
 
     python benchmarks/gpu/prepare.py --out .gpu --data FOLDER_OF_FASHIONMNIST
 
 The folder holds wheels of this package and of the packages that the machine lacks, the sources of the tests and
 benchmarks, the data set and `run.py` itself. The machine needs Python 3.12 for x86-64 Linux with PyTorch, torchvision,
-NumPy, SciPy, scikit-learn, pandas, matplotlib, Pillow, psutil, safetensors and pytest. MLflow is left out: searches run
-without it.
+NumPy, SciPy, scikit-learn, pandas, matplotlib, Pillow, psutil, safetensors and pytest. The folder lacks MLflow, because
+searches run without it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PACKAGES = (
 """The dependencies that the machine may lack. None of them requires NumPy or PyTorch."""
 LEFT_OUT = ("matplotlib", "mlflow", "numpy", "pandas", "pillow", "psutil", "safetensors", "scikit-learn", "scipy")
 LEFT_OUT += ("torch", "torchvision")
-"""The dependencies that are not carried: the machine has them, and searches run without MLflow."""
+"""The dependencies that the folder lacks: the machine has all of them except MLflow, which searches do not need."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 DATA_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 ARCHIVED = ("benchmarks", "conftest.py", "pyproject.toml", "tests")
@@ -49,7 +49,7 @@ MAX_BYTES = 64 << 20
 
 
 def download_wheels(folder: Path) -> None:
-    """Download the wheels for the target machine, on any machine."""
+    """Download the wheels for the target machine, which may differ from this machine."""
     platforms = [argument for platform in PLATFORMS for argument in ("--platform", platform)]
     target = ["--python-version", "3.12", "--implementation", "cp", "--only-binary=:all:", *platforms]
     run([sys.executable, "-m", "pip", "download", "--quiet", *target, "--dest", str(folder), *PACKAGES])
@@ -83,7 +83,7 @@ def copy_data(source: Path, folder: Path) -> None:
     for name in DATA_FILES:
         found = [*source.rglob(f"{name}.gz"), *source.rglob(name)]
         if not found:
-            sys.exit(f"{source} has no file {name} or {name}.gz; name the folder of FashionMNIST's four files")
+            sys.exit(f"{source} has no file {name} or {name}.gz; give the folder of FashionMNIST's four files")
         shutil.copy(found[0], folder)
 
 
@@ -98,7 +98,7 @@ def current_commit() -> str:
 
 
 def run(command: Sequence[str]) -> None:
-    """Run a command; exit with its status if it fails."""
+    """Run a command; exit with a message if it fails."""
     status = subprocess.run(command, check=False).returncode
     if status:
         sys.exit(f"{' '.join(command[:6])} … failed with status {status}")
@@ -107,9 +107,16 @@ def run(command: Sequence[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, default=Path(".gpu"), help="folder of the bundle; an existing bundle is replaced"
+        "--out",
+        type=Path,
+        default=Path(".gpu"),
+        help="folder of the bundle, default: .gpu; an existing bundle is replaced",
     )
-    parser.add_argument("--data", type=Path, help="folder of FashionMNIST's files; without it the digits are used")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder of FashionMNIST's files; without this option, the run uses the digits of scikit-learn",
+    )
     options = parser.parse_args()
     out = options.out.resolve()
     if out.exists() and not (out / "run.py").exists() and any(out.iterdir()):

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 
 
 class Home:
-    """The home folder of a step, and commands on it."""
+    """The home folder of a step, which runs commands."""
 
     def __init__(self, name: str, **variables: str) -> None:
         self.folder = Path(os.environ.get("EATNAS_HOME", ".eatnas-gpu")) / name
@@ -43,7 +43,7 @@ class Home:
         self.environment = {**os.environ, "EATNAS_HOME": str(self.folder), **variables}
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the whole command."""
+        """Return the command line of an eatnas-db command."""
         return [sys.executable, "-m", "eatnas_cli", *arguments]
 
     def run(self, *arguments: str, expected: tuple[int, ...] = (0,)) -> str:
