@@ -137,6 +137,6 @@ def _acquire(file: TextIO, lock_file: Path) -> None:
         user = find_record_user(lock_file)
         if user is not None:
             raise ConflictError(f"{user} already works on this record; `fuser {lock_file}` finds the process")
-        # Another process may hold the lock for a short time, to read the pid.
+        # Another process may briefly hold the lock while it reads the pid.
         time.sleep(RETRY_SECONDS)
     raise ConflictError(f"other processes repeatedly locked {lock_file}; try again")

@@ -150,7 +150,7 @@ def complete_options(options: DaemonOptions, settings: WorkerSettings) -> Daemon
 
 
 def describe_options(options: DaemonOptions) -> str:
-    """Return the given options as command-line text."""
+    """Return the options that are set, as they are written on a command line."""
     return " ".join(options.arguments())
 
 

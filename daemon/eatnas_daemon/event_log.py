@@ -69,7 +69,7 @@ class EventLog:
             self._last_event_id = max((event.id for event in list_events(connection, limit=1)), default=0)
 
     def update(self, supervisor: Supervisor, *, at_once: bool = False) -> None:
-        """Log ended workers and problems. Once a second, or with `at_once`, also log the events of the record."""
+        """Log ended workers and problems. Also log the record's events, once a second or if `at_once` is true."""
         self._log_workers(supervisor)
         self._log_trouble(supervisor.trouble)
         for error in supervisor.errors:

@@ -301,7 +301,7 @@ def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOp
 
 
 def _is_unfinished(engine: Engine, name: str) -> bool:
-    """Return whether the search, its re-evaluation or its retries are unfinished. Raises `NotFoundError`."""
+    """Return whether the search, a re-evaluation or a retry of it is unfinished. Raises `NotFoundError`."""
     with read_transaction(engine) as connection:
         row = get_search(connection, name)
         retrainings = list_open_retrainings(connection, row.id)
@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m eatnas_daemon.main",
-        description="Train the searches of a home. The environment variable EATNAS_DB_URL overrides the database.",
+        description="Train the searches of a home. The environment variable EATNAS_DB_URL sets another database.",
     )
     parser.add_argument("--home", help="home folder; default: EATNAS_HOME, or .eatnas")
     parser.add_argument("--only", metavar="NAME", help="train this search until it ends; default: every search")

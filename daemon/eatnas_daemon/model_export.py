@@ -37,7 +37,7 @@ class ExportedFile:
 
 
 def parse_formats(names: Sequence[str], output: Path) -> list[str]:
-    """Return the formats in `names`, each of which may be a list with commas.
+    """Return the formats in `names`. Each name may be a list of formats separated by commas.
 
     Without names, return the format whose suffix `output` has, or safetensors if there is none.
 

@@ -220,7 +220,7 @@ def test_rejected_files_are_logged_once_and_runs_are_written(engine, uri, tmp_pa
     assert sync_runs(engine, uri) == 4
     assert_store_matches(engine, uri)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("MLflow stores runs but no files: ")
+    assert line.startswith("MLflow stores runs, but cannot store files: ")
     (tmp_path / "mlflow-artifacts").unlink()
     assert (sync_runs(engine, uri), sync_runs(engine, uri)) == (4, 0)
     client, _, runs = list_candidate_runs(uri)

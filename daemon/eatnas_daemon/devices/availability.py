@@ -46,7 +46,7 @@ class Availability:
     reason: str
     cause: Cause = Cause.FREE
     other_processes: tuple[GpuProcess, ...] = ()
-    """The other users' processes that make the device unavailable."""
+    """The processes of other programs that make the device unavailable."""
 
 
 def check_availability(
@@ -123,7 +123,7 @@ def _invisible_reason(device: DeviceSnapshot, options: DeviceOptions) -> str | N
 def _check_other_use(
     device: DeviceSnapshot, options: DeviceOptions, worker_pids: Collection[int], worker_bytes: int | None
 ) -> Availability | None:
-    """Return the availability if other users' processes use the device, otherwise None."""
+    """Return the availability if processes of other programs use the device, otherwise None."""
     computing = [
         process for process in device.processes if process.kind == "compute" and process.pid not in worker_pids
     ]

@@ -19,7 +19,7 @@ from eatnas_daemon.lock_holder import current_process, parse_holder
 from eatnas_db.errors import ConflictError
 from eatnas_db.file_lock import is_locked, try_lock
 
-# Do not use `tempfile.gettempdir()`: TMPDIR may be private to one user, and all users' daemons share the locks.
+# Do not use `tempfile.gettempdir()`: TMPDIR may be private to one user, but the daemons of all users share the locks.
 LOCK_FOLDER: Final = Path("/tmp")  # noqa: S108
 LOCK_ATTEMPTS: Final = 20
 LOCK_RETRY_SECONDS: Final = 0.01

@@ -77,12 +77,12 @@ class DeviceSnapshot:
     utilisation_percent: int | None = None
     processes: tuple[GpuProcess, ...] = ()
     processes_unknown: bool = False
-    """Whether the driver does not report the processes."""
+    """True if the driver does not report the processes."""
     mig_enabled: bool = False
     compute_prohibited: bool = False
     """Whether an administrator has prohibited computing on the device."""
     compute_exclusive: bool = False
-    """Whether the device admits one computing process at a time."""
+    """Whether the device admits only one computing process at a time."""
     memory_errors: int | None = None
     """The number of uncorrectable memory errors since the driver was loaded."""
     locked_by: LockOwner | None = None
@@ -90,7 +90,7 @@ class DeviceSnapshot:
     """The reason why the device does not work; None if it works."""
     cores: int = 0
     load_average: float = 0.0
-    """The load of the CPU over the last minute."""
+    """The average load of the CPU over the last minute."""
 
     @property
     def used_bytes(self) -> int:
@@ -116,7 +116,7 @@ class DeviceSnapshot:
         if any(process.identity is None for process in computing):
             return "the driver reports process ids from outside this container"
         if not self.processes and self.used_bytes > UNATTRIBUTED_BYTES:
-            return "memory is in use but the driver reports no process, as in a container"
+            return "memory is in use, but the driver reports no process, as is usual in a container"
         return None
 
 

@@ -33,7 +33,7 @@ def probe_once(nvml: Nvml, timeout_seconds: float = DRIVER_TIMEOUT_SECONDS) -> l
 class DeviceMonitor:
     """Probes the devices every `interval_seconds` in a thread.
 
-    After `timeout_seconds` without an answer the GPUs count as broken.
+    After `timeout_seconds` without an answer, the GPUs count as broken.
     """
 
     def __init__(

@@ -98,7 +98,7 @@ def _matching_uuids(word: str, snapshots: Sequence[DeviceSnapshot]) -> list[str]
 
 
 def _has_ambiguous_indices(snapshots: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES contains indices that may be ambiguous, because CUDA sorts GPUs by speed."""
+    """Return whether CUDA_VISIBLE_DEVICES contains indices that are ambiguous, because CUDA may sort GPUs by speed."""
     words = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or not any(word.strip().isdigit() for word in words):
         return False

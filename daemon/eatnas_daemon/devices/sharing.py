@@ -37,7 +37,7 @@ class DeviceStatus:
 
 
 class DeviceSharing:
-    """The devices of one daemon. Decides which are available, locks them, and yields them to other processes."""
+    """The devices of one daemon. Decides which ones are available, locks them, and yields them to other processes."""
 
     def __init__(
         self,
@@ -67,7 +67,8 @@ class DeviceSharing:
     ) -> list[DeviceStatus]:
         """Return the status of every device, and unlock the devices without workers.
 
-        `worker_pids` are the workers of this daemon on each device, `worker_bytes` the memory that they report.
+        `worker_pids` contains the pids of this daemon's workers on each device. `worker_bytes` contains the memory that
+        these workers report.
         """
         now = self._monotonic()
         for uuid in self._locks.held:
@@ -103,7 +104,7 @@ class DeviceSharing:
             # The daemon evicts the workers even if the other process has ended by now.
             availability = replace(availability, free=False)
         elif availability.free and wait_seconds > 0:
-            reason = f"yielded to another process; used again {_within(wait_seconds)}"
+            reason = f"yielded to another process; will be used again {_within(wait_seconds)}"
             availability = Availability(False, reason, Cause.BACKOFF)
         return DeviceStatus(device, availability, evict=device.uuid in self._yielding)
 

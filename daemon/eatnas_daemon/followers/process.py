@@ -62,7 +62,7 @@ class Follower:
             self.start()
 
     def stop(self) -> None:
-        """Let the process finish its work and exit, without waiting for it."""
+        """Tell the process to finish its work and exit. Does not wait for the exit."""
         self._running = False
         self._close_input()
 

@@ -44,7 +44,7 @@ class OwnUseFilter:
         self._locked_at |= dict.fromkeys(locked, now)
 
     def snapshots(self) -> list[DeviceSnapshot]:
-        """Return the devices of the last probe without ended workers and locks of this daemon."""
+        """Return the devices of the last probe without this daemon's ended workers and locks."""
         return [self._without_own_use(device) for device in self._monitor.snapshots(wait=False)]
 
     def _without_own_use(self, device: DeviceSnapshot) -> DeviceSnapshot:

@@ -26,7 +26,7 @@ class DeliveryState:
 
     @classmethod
     def read(cls, file: Path, record_uuid: str) -> DeliveryState | None:
-        """Return the state in a file, or None if it is missing, damaged, or belongs to another record."""
+        """Return the state in a file, or None if the file is missing, damaged, or belongs to another record."""
         try:
             fields = json.loads(file.read_text(encoding="utf-8"))
             state = cls(

@@ -148,7 +148,7 @@ class CandidateRuns:
         return {} if prediction is None else {NOTE_TAG: prediction.reason}
 
     def _upload_files(self, run_id: str, candidate: AttemptedCandidate, experiment: Experiment) -> bool:
-        """Upload the architecture as JSON and as a drawing. After an error, log it once and continue without files."""
+        """Upload the architecture as JSON and as a drawing. After an error, log the error and upload no more files."""
         if not self._store_accepts_files:
             return False
         try:
@@ -158,7 +158,7 @@ class CandidateRuns:
         except Exception as error:  # a full disk, or any error of MLflow's artifact store
             self._client.search_experiments(max_results=1)  # raises if MLflow as a whole is unreachable
             self._store_accepts_files = False
-            self._log(f"MLflow stores runs but no files: {type(error).__name__}: {error}")
+            self._log(f"MLflow stores runs, but cannot store files: {type(error).__name__}: {error}")
             return False
         return True
 

@@ -24,7 +24,7 @@ SEARCH_TAG: Final = "eatnas.summary"
 CANDIDATE_TAG: Final = "eatnas.candidate"
 RUNS_PER_PAGE: Final = 500
 METRICS_PER_BATCH: Final = 800
-"""MLflow accepts 1000 items per request. The parameters and tags of a run are sent with its last batch of metrics."""
+"""MLflow accepts 1000 items per request. A smaller batch leaves room for the parameters and tags of the run."""
 MAX_ERROR_CHARACTERS: Final = 300
 
 
@@ -111,7 +111,7 @@ def describe_error(tracking_uri: str, error: Exception) -> str:
 def suggest_repair(tracking_uri: str) -> str:
     """Return advice for a store that cannot be used."""
     if sqlite_file(tracking_uri) is None:
-        return "searches run without MLflow; repair or start it, then run `eatnas-db mlflow sync`"
+        return "searches run without MLflow; repair or start the store, then run `eatnas-db mlflow sync`"
     return "if the error persists, `eatnas-db mlflow sync --rebuild` renames the file and writes a new store"
 
 

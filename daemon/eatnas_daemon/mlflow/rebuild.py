@@ -20,8 +20,8 @@ def move_store_aside(engine: Engine, tracking_uri: str, *, home_uri: str, confir
     """Rename the files of an SQLite store, and return their new names.
 
     Raises `ConflictError` if the store is not an SQLite file. Also raises it if the store is not the home's own store
-    `home_uri`, unless the user has `confirmed` this. A daemon that writes to the store notices that the file is gone,
-    and opens a new store.
+    `home_uri` and `confirmed` is false. A daemon that writes to the store notices that the file is gone, and opens a
+    new store.
     """
     file, artifacts = sqlite_file(tracking_uri), find_artifact_folder(tracking_uri)
     if file is None or artifacts is None:

@@ -57,7 +57,7 @@ def describe_connection_error(error: BaseException, address: str) -> str:
     if address == "auto":
         return (
             "no Ray cluster runs on this machine; start its head with `ray start --head`, join one with "
-            "`ray start --address HOST:PORT`, or give the head with --address HOST:PORT"
+            "`ray start --address HOST:PORT`, or name the head with --address HOST:PORT"
         )
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
         return f"the Ray head {address} cannot be reached: {text}; check --address"

@@ -28,7 +28,7 @@ class CommitActions:
     obsolete_files: list[str]
     """The checkpoint files to remove, relative to the artifacts folder."""
     finished: bool
-    """Whether the only search of the supervisor has ended."""
+    """Whether the supervisor works on a single search, and this search has ended."""
 
 
 def run_commit_actions(

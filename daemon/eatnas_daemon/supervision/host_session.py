@@ -55,7 +55,7 @@ def start_host_session(
         for left_id in [host_id] if is_postgresql(connection) else hosts.list_host_ids(connection):
             hosts.record_lost_workers(connection, left_id, "the daemon was restarted", now)
         connected = list_connected_hosts(connection)
-        # A new daemon retries all searches immediately.
+        # A new daemon immediately tries the searches again that an earlier daemon has set aside.
         remove_holds_of_other_sessions(connection, connected - {host_id})
         if connected <= {host_id}:
             # Clear the waiting reason that an earlier daemon has left.

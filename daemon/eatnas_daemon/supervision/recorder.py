@@ -76,7 +76,7 @@ class Recorder:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
         self._device_reporter.write(connection, wall, heartbeat=heartbeat)
         if self._fencing.expire_leases(connection, dead, wall):
-            # A dead host has left a reason in the database. Overwrite it with the reason from this host.
+            # A dead host has left a waiting reason in the database. Overwrite it with the reason from this host.
             set_waiting_reason(connection, self._waiting_reason.text)
         self._holds.write(connection, wall, changed=changed or heartbeat)
         obsolete_files = self._write_workers(connection, stale, wall, draining=draining)

@@ -81,7 +81,7 @@ class SearchHolds:
                 self.add_failure(search_id, _HOLD_CAUSES[report.kind], report.message)
 
     def with_errors(self) -> list[int]:
-        """Return the ids of the searches that could not be advanced."""
+        """Return the ids of the searches that could not be advanced because of an error."""
         return [search_id for search_id, held in self._holds.items() if held.cause == HoldCause.ERROR]
 
     def allows_advance(self, search_id: int, now: float) -> bool:

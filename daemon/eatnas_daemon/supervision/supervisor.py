@@ -141,7 +141,7 @@ class Supervisor:
                         self._collector.collect_at_once(self._monotonic())
 
     def stop(self) -> None:
-        """Let the workers write checkpoints and exit. A second call kills them. A signal handler may call this."""
+        """Let the workers write checkpoints and exit. A second call kills them. Safe to call in a signal handler."""
         self._killing = self._draining
         self._draining = True
         self._pool.accepts_starts = False
@@ -149,7 +149,7 @@ class Supervisor:
     def tick(self) -> None:
         """Serve the workers once, and write all due changes to the database in one transaction.
 
-        An unexpected exception is added to `errors`, and the next tick starts again. Raises `EatnasError`, for example
+        An unexpected exception is added to `errors`, and the next tick tries again. Raises `EatnasError`, for example
         if another daemon owns the home or the database now.
         """
         now = self._monotonic()

@@ -74,7 +74,7 @@ def _metrics(report: Finished, *, final: bool) -> dict[str, float]:
     if report.metrics is not None:
         return report.metrics
     if report.accuracy is None or report.loss is None:
-        raise MetricError("the training has measured neither accuracy nor loss")
+        raise MetricError("the training has not measured its accuracy or its loss")
     if final:
         return {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
     return {VALIDATION_ACCURACY: report.accuracy, VALIDATION_LOSS: report.loss}

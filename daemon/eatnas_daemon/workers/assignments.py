@@ -36,9 +36,9 @@ class Assignment:
     objectives: tuple[OptimizedMetric, ...]
     """The objectives of a search with several objectives; empty in a search with one."""
     lineage_epochs: int
-    """The epochs behind the candidate's score: its own epochs and those of ancestors whose weights it inherits."""
+    """The epochs behind the candidate's score: its own, and the epochs of ancestors whose weights it inherits."""
     remaining_device_seconds: float | None
-    """The seconds in steps until the candidate's time limit; None without a limit."""
+    """The seconds in steps that remain until the candidate's time limit; None without a limit."""
     precision: str = "float32"
     """The precision in which the device trains."""
     expected_bytes: int = 0

@@ -51,7 +51,7 @@ class LaneGroup:
         return LaneProcess(self, number, pipes)
 
     def close_lane(self) -> None:
-        """Note that a worker has ended. The process accepts no further worker, and ends with its last lane."""
+        """Record that a worker has ended. The process accepts no further worker, and ends with its last lane."""
         self.open_lanes -= 1
         for _, pipes in self._unused:
             for descriptor in pipes:
