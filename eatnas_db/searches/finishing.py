@@ -29,7 +29,8 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
     if not (record.over_budget or all_settled) or _in_training(connection, state):
         return False
     unfinished = update(search).where(search.c.id == record.id, search.c.finished_at.is_(None))
-    finished = unfinished.values(finished_at=now, failed=record.scored == 0).returning(search.c.id)
+    # The decisions at rungs may have scored candidates since the search was read.
+    finished = unfinished.values(finished_at=now, failed=search.c.scored == 0).returning(search.c.id)
     if connection.execute(finished).first() is None:
         raise TransactionRollbackError(f"another host has finished search {record.name!r}; try again")
     detail: dict[str, Any] = {"why": _reason(state, all_settled)}

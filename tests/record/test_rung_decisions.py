@@ -101,3 +101,20 @@ def test_host_decides_nothing_in_searches_it_has_not_locked(engine, search_facto
 def advance_on_other_host(engine, search_id):
     with transaction(engine) as connection:
         advance_search(connection, lock_search(connection, search_id), 2.0)
+
+
+def test_search_whose_last_rung_decisions_score_it_has_not_failed(engine, search_factory, lease_factory):
+    search_id = search_factory(
+        evolution__population=2,
+        evolution__lag=2,
+        budget__candidates=2,
+        training__epochs=3,
+        evolution__fidelity={"rungs": [1], "keep": 0.5},
+    )
+    for leased in [lease_factory(search_id) for _ in range(2)]:
+        reach_first_rung(engine, leased)
+    advance_on_other_host(engine, search_id)
+    with transaction(engine) as connection:
+        record = lock_search(connection, search_id)
+    assert record.finished_at is not None
+    assert (record.scored, record.failed) == (2, False)
