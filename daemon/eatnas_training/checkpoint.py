@@ -79,7 +79,8 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     folder = Path(assign.checkpoint_folder)
     damaged: dict[str, str] = {}
     for name in list_checkpoint_names(folder, assign.candidate):
-        if name.attempt <= assign.begins_after:
+        # Ancestors are trained again as attempt 0, and 0 attempts to leave out must not leave out this one.
+        if assign.begins_after and name.attempt <= assign.begins_after:
             with suppress(OSError):
                 (folder / str(name)).unlink()
             continue

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from eatnas_db.checkpoint_files import CheckpointName, read_checkpoint, write_checkpoint
 from eatnas_training import checkpoint
+from support.trainings import MakeAssignment
 
 
 def test_checkpoint_round_trips_through_its_file(tmp_path: Path) -> None:
@@ -44,3 +46,22 @@ def test_flipped_bit_is_found_by_the_digest(tmp_path: Path) -> None:
     path.write_bytes(b"C" + path.read_bytes()[1:])
     with pytest.raises(ValueError, match="damaged"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(("begins_after", "used"), [(0, [0, 1, 2]), (1, [2])])
+def test_checkpoints_are_used_unless_training_begins_after_them(
+    assignment: MakeAssignment, begins_after: int, used: list[int]
+) -> None:
+    # The workers of several children write the checkpoints of a retrained parent as attempt 0.
+    assign = replace(assignment(4, attempt=0), begins_after=begins_after)
+    for attempt in range(3):
+        checkpoint.save(replace(assign, attempt=attempt), epoch=attempt, batch=0, content=bytes([attempt]))
+    offered: list[int] = []
+
+    def refuse(content: bytes) -> None:
+        offered.insert(0, content[0])
+        raise ValueError("refused")
+
+    checkpoint.resume(assign, refuse)
+    assert offered == used
+    assert len(list(Path(assign.checkpoint_folder).iterdir())) == len(used)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eatnas_db.checkpoint_files import read_checkpoint
-from eatnas_protocol.messages import Assign, EpochDone, Finished, Phase, Progress, Released
+from eatnas_protocol.messages import AncestorRetrained, Assign, EpochDone, Finished, Phase, Progress, Released
 from eatnas_training import checkpoint
 from eatnas_training.worker_protocol import StopRequest
 from support.trainings import MakeAssignment, after_calls, failed, finished, run_training
@@ -43,7 +43,7 @@ def family(assignment: MakeAssignment) -> Family:
 
 def with_all_ancestors(family: Family, attempt: int) -> Assign:
     grandparent, parent, child = family
-    ancestors = [asdict(grandparent), asdict(replace(parent, ancestors=[]))]
+    ancestors = [asdict(replace(grandparent, attempt=0)), asdict(replace(parent, attempt=0, ancestors=[]))]
     return replace(child, attempt=attempt, ancestors=ancestors)
 
 
@@ -119,6 +119,13 @@ def test_release_while_retraining_an_ancestor_keeps_its_checkpoint(family: Famil
     assert isinstance(run_training(child, after_calls(4, StopRequest.RELEASE))[-1], Released)
     assert list(Path(grandparent.checkpoint_folder).glob("c1-*-e0-b*.ckpt"))
     finished(run_training(replace(child, attempt=2)))
+
+
+def test_retrained_ancestor_is_not_trained_again_for_its_next_child(family: Family) -> None:
+    child = with_all_ancestors(family, attempt=1)
+    sibling = replace(child, candidate=4)
+    assert [report.ancestor for report in run_training(child).of(AncestorRetrained)] == [1, 2]
+    assert not run_training(sibling).of(AncestorRetrained)
 
 
 def test_child_on_a_larger_task_inherits_most_weights(assignment: MakeAssignment) -> None:
