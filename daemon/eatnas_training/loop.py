@@ -16,6 +16,7 @@ from eatnas_db.errors import DataError
 from eatnas_protocol.messages import (
     AncestorRetrained,
     Assign,
+    Checkpointed,
     EpochDone,
     Failed,
     Finished,
@@ -92,6 +93,7 @@ class Training:
         self._token = (assign.candidate, assign.attempt)
         self._ancestor_seconds, self.step_seconds = 0.0, STEP_SECONDS
         self._reported_at, self._saved_at = -math.inf, monotonic()
+        self._saved_position: tuple[int, int] | None = None
         self.ranks: RankGroup | None = None
 
     @property
@@ -154,7 +156,7 @@ class Training:
             latency = yield from self._measure_latency(self.assign.latency)
             if latency is None:
                 return
-        yield self._finished(loss, accuracy, latency)
+        yield _finished(self, loss, accuracy, latency)
 
     def _load(self) -> Generator[Report, None, bool]:
         """Load the images, which takes minutes for a large folder. Return False if stopped."""
@@ -277,28 +279,22 @@ class Training:
             ended_at=self.wall_clock(),
         )
 
-    def _finished(self, loss: float, accuracy: float, latency: Latency | None) -> Finished:
-        state = self.runner.state
-        finished = Finished(
-            candidate=self.assign.candidate,
-            attempt=self.assign.attempt,
-            accuracy=accuracy,
-            loss=loss,
-            data_digest=self.runner.data.digest,
-            device_seconds=self.device_seconds,
-            share_inherited=state.share_inherited,
-            logit_distance=state.logit_distance,
-            precision=state.precision,
-        )
-        return _with_latency(finished, latency)
-
     def save(self) -> Iterator[Report]:
-        """Write a checkpoint between two batches. On a full disk, wait for space or for a stop request."""
+        """Write a checkpoint between two batches. On a full disk, wait for space or for a stop request.
+
+        A stop while the trained network is tested must not replace the last file, because its digest is recorded.
+        """
+        state = self.runner.state
+        position = state.epoch, state.batch
+        if position == self._saved_position:
+            return
         yield Phase(*self._token, "saving")
         self.runner.require_finite_loss()  # on a GPU, this waits for the steps and counts the time as device seconds
-        state = self.runner.state
         content = checkpoint.pack(state.to_checkpoint(self._identity()))
-        yield from checkpoint.save_with_retries(self.assign, state.epoch, state.batch, content, self.stop_request)
+        for report in checkpoint.save_with_retries(self.assign, *position, content, self.stop_request):
+            if isinstance(report, Checkpointed):
+                self._saved_position = position
+            yield report
         self._saved_at = self.monotonic()
 
     def _stop(self, request: StopRequest) -> Iterator[Report]:
@@ -326,7 +322,19 @@ class Training:
         )
 
 
-def _with_latency(report: Finished, latency: Latency | None) -> Finished:
+def _finished(training: Training, loss: float, accuracy: float, latency: Latency | None) -> Finished:
+    state = training.runner.state
+    report = Finished(
+        candidate=training.assign.candidate,
+        attempt=training.assign.attempt,
+        accuracy=accuracy,
+        loss=loss,
+        data_digest=training.runner.data.digest,
+        device_seconds=training.device_seconds,
+        share_inherited=state.share_inherited,
+        logit_distance=state.logit_distance,
+        precision=state.precision,
+    )
     if latency is None:
         return report
     return replace(

@@ -11,8 +11,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from eatnas_db.checkpoint_files import has_digest
 from eatnas_db.errors import DataError
-from eatnas_protocol.messages import Phase, Released
+from eatnas_protocol.messages import Checkpointed, Phase, Released
 from eatnas_training import prepare
 from eatnas_training.data import datasets, streamed_files
 from eatnas_training.worker_protocol import StopRequest
@@ -52,10 +53,12 @@ def test_resumed_final_model_has_the_same_metrics(assignment: MakeAssignment, ph
     uninterrupted = run_training(replace(assignment(), final_model=True))
     assign = replace(assignment(), final_model=True)
     batches = 2 * (356 // 64)
-    calls, release_at = count(1), batches // 2 if phase == "training" else batches + 1
+    calls, release_at = count(1), batches // 2 if phase == "training" else batches + 2
     released = run_training(assign, lambda: StopRequest.RELEASE if next(calls) == release_at else StopRequest.NONE)
     assert isinstance(released[-1], Released)
     assert ("testing" in [report.phase for report in released.of(Phase)]) == (phase == "testing")
+    for saved in released.of(Checkpointed):
+        assert has_digest(Path(assign.checkpoint_folder, saved.path), saved.digest)
     resumed = run_training(replace(assign, attempt=2))
     assert epoch_metrics(resumed) == epoch_metrics(uninterrupted)
     first, second = finished(uninterrupted), finished(resumed)
