@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.integers import MAX_BIGINT
-from eatnas_db.domain.objective import VALIDATION_ACCURACY
+from eatnas_db.domain.objective import MAX_SCORE, VALIDATION_ACCURACY
 from eatnas_db.domain.space import Space
 from eatnas_db.errors import DataError, InvalidArchitectureError
 from eatnas_db.input_files import read_input
@@ -24,8 +24,6 @@ REQUIRED: Final = COLUMNS[:2]
 DELIMITERS: Final = ",;\t"
 PROGRESS_LINES: Final = 1000
 MAX_EPOCHS: Final = 100_000
-MAX_SCORE: Final = 1e150
-"""The largest score that is accepted, so that sums of squared scores stay finite."""
 MAX_MEGABYTES: Final = 256
 MAX_SHOWN: Final = 200
 """The maximum number of characters of a value in a message."""

@@ -23,6 +23,8 @@ MULT_ADDS: Final = "mult_adds"
 LATENCY: Final = "latency_ms"
 COST_METRICS: Final = (LATENCY, PARAMS, MULT_ADDS)
 """The metrics that a list of objectives may contain although no training measures them."""
+MAX_SCORE: Final = 1e150
+"""The largest value of a metric that is accepted, so that sums of squared scores stay finite."""
 METRIC_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$"
 """The pattern of metric names: the tables store 32 characters, and MLflow permits these characters."""
 RESERVED_METRICS: Final = frozenset(

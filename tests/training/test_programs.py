@@ -165,6 +165,7 @@ EPOCHS = "for epoch in range(recipe.epochs): report.epoch(epoch, error=1)"
         ("raise MemoryError", FailureKind.OUT_OF_MEMORY, "MemoryError"),
         ("report.epoch(0, error=float('nan'))", FailureKind.DIVERGED, "error is nan in epoch 0"),
         ("report.epoch(0, error=1, other=float('inf'))", FailureKind.DIVERGED, "other is inf in epoch 0"),
+        ("report.epoch(0, error=1.7e308)", FailureKind.DIVERGED, "error is 1.7e+308 in epoch 0, which is over 1e+150"),
         ("pass", FailureKind.INVALID_REPORT, "ended after 0 of 3 epochs"),
         ("report.epoch(0, error=1)", FailureKind.INVALID_REPORT, "ended after 1 of 3 epochs"),
         ("report.epoch(1, error=1)", FailureKind.INVALID_REPORT, "report.epoch(1): the next epoch is number 0"),

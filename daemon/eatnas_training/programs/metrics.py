@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, SupportsFloat
 
-from eatnas_db.domain.objective import require_metric_name
+from eatnas_db.domain.objective import MAX_SCORE, require_metric_name
 from eatnas_training.failures import DivergedError
 from eatnas_training.programs.errors import InvalidReportError
 
@@ -18,7 +18,8 @@ COLUMNS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "l
 def check_metrics(metrics: Mapping[str, Any], *, epoch: int, objective: str) -> dict[str, float]:
     """Return the metrics of an epoch as numbers.
 
-    Raises `DivergedError` for a number that is not finite, and `InvalidReportError` for a wrong name or value.
+    Raises `DivergedError` for a number that is not finite or too large. Raises `InvalidReportError` for a wrong name or
+    value.
     """
     if objective not in metrics:
         reported = ", ".join(sorted(map(str, metrics))) or "none"
@@ -47,6 +48,8 @@ def _check_value(name: str, value: Any, epoch: int) -> float:
         raise InvalidReportError(f"{name} of epoch {epoch} is {_shorten(value)}, not a number") from None
     if not math.isfinite(number):
         raise DivergedError(f"{name} is {number} in epoch {epoch}")
+    if abs(number) > MAX_SCORE:
+        raise DivergedError(f"{name} is {number} in epoch {epoch}, which is over {MAX_SCORE:g}, so sums would overflow")
     return number
 
 
