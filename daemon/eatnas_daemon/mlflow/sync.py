@@ -84,8 +84,9 @@ def list_views(engine: Engine, tracking_uri: str, base_url: str) -> dict[str, Vi
     """Map the name of each search to a link to its view, the newest search first."""
     ids = list_experiment_ids(engine, tracking_uri)
     with read_transaction(engine) as connection:
-        metrics = {search.name: search.objective.metric for search in list_searches(connection)}
-    return {name: RunsView(metrics[name]).link(base_url, experiment_id) for name, experiment_id in ids.items()}
+        searches = [search for search in list_searches(connection) if not search.is_damaged]
+    metrics = {search.name: search.objective.metric for search in searches}
+    return {name: RunsView(metrics[name]).link(base_url, ids[name]) for name in ids if name in metrics}
 
 
 def print_to_stderr(message: str) -> None:
@@ -162,6 +163,8 @@ class MlflowSync:
             with read_transaction(self._engine) as connection:
                 candidates = list_attempted(connection, batch)
             for candidate in candidates:
+                if candidate.search_id not in self._experiments:  # a manual change damaged its search
+                    continue
                 written += self._candidate_runs.sync(
                     candidate,
                     self._experiments[candidate.search_id],
