@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_daemon.daemon_lock import hold_daemon_lock
-from eatnas_daemon.mlflow.client import connect
+from eatnas_daemon.mlflow.client import connect, log_in_batches, make_params
 from eatnas_daemon.mlflow.search_runs import STEP_METRICS
-from eatnas_daemon.mlflow.sync import MlflowSync, list_experiment_ids, sync
+from eatnas_daemon.mlflow.sync import MlflowSync, list_experiment_ids, list_views, sync
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -274,6 +274,29 @@ def test_new_search_adopts_no_runs_of_a_deleted_one(engine, uri):
     assert len(runs) == 2
     assert run.data.tags["eatnas.candidate"].endswith(f"/{leased.token.candidate}")
     assert len(client.search_runs([old])) == 5
+
+
+@pytest.mark.slow
+def test_damaged_search_does_not_stop_the_runs_of_others(engine, uri):
+    token = train_four(engine)
+    with transaction(engine) as connection:
+        spec = parse_spec(SPEC, {"name": "damaged"})
+        damaged = create_search(connection, spec, task=Task(8, 1, 10), data_digest="e" * 64, slots=1, now=5002.0)
+        assert lease_next(connection, damaged, host_id=1, worker_id=1, now=5003.0)
+    assert sync_runs(engine, uri) == 5
+    finish_fourth(engine, token)
+    with transaction(engine) as connection:
+        connection.exec_driver_sql(f"UPDATE eatnas_search SET spec = '{{' WHERE id = {damaged}")
+    assert sync_runs(engine, uri) == 1
+    assert list(list_views(engine, uri, "http://localhost")) == ["small"]
+
+
+@pytest.mark.slow
+def test_params_of_any_name_are_written(uri):
+    client = connect(uri)
+    run_id = client.create_run(client.create_experiment("many options")).info.run_id
+    log_in_batches(client, run_id, [], params=make_params({"options./lr*": 0.1, "options." + "n" * 300: 1}))
+    assert client.get_run(run_id).data.params == {"options._lr_": "0.1", "options." + "n" * 242: "1"}
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from eatnas_daemon.mlflow.client import (
     SCHEDULED,
     find_run,
     log_in_batches,
+    make_params,
     to_milliseconds,
 )
 from eatnas_daemon.mlflow.metrics import epoch_metrics, score_metrics
@@ -212,15 +213,13 @@ def _progress(candidate: AttemptedCandidate) -> dict[str, str]:
 
 
 def _params(candidate: AttemptedCandidate, recipe: dict[str, Any]) -> list[Param]:
-    from mlflow.entities import Param
-
     blocks = {f"block{number}": block for number, block in enumerate(candidate.genotype.split("/"), 1)}
     sizes = {"params": candidate.params, "mult_adds": candidate.mult_adds, "origin": candidate.origin}
     # If the spec names a source for each architecture, join the sources: MLflow does not allow the code of an
     # architecture in the name of a parameter.
     if sources := list_weight_sources(recipe):
         recipe = {**recipe, FROM: ", ".join(map(str, sources))}
-    return [Param(key, str(value)) for key, value in {**flatten(recipe), **blocks, **sizes}.items()]
+    return make_params({**flatten(recipe), **blocks, **sizes})
 
 
 def _write_files(folder: Path, candidate: AttemptedCandidate, experiment: Experiment) -> None:

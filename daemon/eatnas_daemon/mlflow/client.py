@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Engine
 
@@ -25,6 +26,9 @@ CANDIDATE_TAG: Final = "eatnas.candidate"
 RUNS_PER_PAGE: Final = 500
 METRICS_PER_BATCH: Final = 800
 """MLflow accepts 1000 items per request. A smaller batch leaves room for the parameters and tags of the run."""
+MAX_NAME_CHARACTERS, MAX_PARAM_CHARACTERS = 250, 500
+_INVALID_IN_NAMES: Final = re.compile(r"[^\w. :-]")
+"""MLflow refuses other characters in the name of a parameter, and some names with a slash."""
 MAX_ERROR_CHARACTERS: Final = 300
 
 
@@ -94,6 +98,14 @@ def log_in_batches(
         client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH])
         metrics = metrics[METRICS_PER_BATCH:]
     client.log_batch(run_id, metrics=metrics, params=params or [], tags=tags or [])
+
+
+def make_params(values: Mapping[str, Any]) -> list[Param]:
+    """Return parameters with names and values that MLflow accepts; the options of a program may have any name."""
+    from mlflow.entities import Param
+
+    named = {_INVALID_IN_NAMES.sub("_", name)[:MAX_NAME_CHARACTERS]: value for name, value in values.items()}
+    return [Param(name, str(value)[:MAX_PARAM_CHARACTERS]) for name, value in named.items()]
 
 
 def to_milliseconds(seconds: float) -> int:

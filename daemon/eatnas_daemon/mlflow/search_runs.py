@@ -14,6 +14,7 @@ from eatnas_daemon.mlflow.client import (
     SEARCH_TAG,
     find_run,
     log_in_batches,
+    make_params,
     to_milliseconds,
 )
 from eatnas_daemon.mlflow.notes import describe_progress, introduce, link_to_run
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 STEP_METRICS: Final = ("quality", "mean", "best", "spread")
 STATUS_AT_END: Final = {"finished": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 REVISION_TAG: Final = "eatnas.standing"
-MAX_PARAM_CHARACTERS: Final = 500
 
 
 @dataclass(slots=True)
@@ -92,8 +92,6 @@ class SearchRuns:
                 self._pictures.track(search, run.run_id, revision, uploaded)
 
     def _find_or_create(self, search: SearchRecord, experiment_id: str) -> SearchRun:
-        from mlflow.entities import Param
-
         key = f"{self._record_uuid}/{search.id}"
         existing = find_run(self._client, experiment_id, SEARCH_TAG, key)
         if existing is not None:
@@ -102,8 +100,7 @@ class SearchRuns:
         run = self._client.create_run(
             experiment_id, start_time=to_milliseconds(search.created_at), tags={SEARCH_TAG: key}, run_name="summary"
         )
-        params = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in flatten(search.spec).items()]
-        self._client.log_batch(run.info.run_id, params=params)
+        self._client.log_batch(run.info.run_id, params=make_params(flatten(search.spec)))
         # Write one paragraph, because MLflow's page hides all further paragraphs.
         link = link_to_run("Summary of the search", experiment_id, run.info.run_id)
         note = f"{link}: progress, best candidate, plots and report. {introduce(search)}"
