@@ -1,8 +1,8 @@
 """Measure the cost of a guided birth in a long search: its decision, its transaction, and the supervisor's ticks.
 
-The search has `--births` scored births. First, births are decided and inserted as a daemon does it. Then a supervisor
-trains some of them with simulated workers, once with the decisions in a thread, and once with the decisions in its
-transactions. All figures are processor times of one thread, because other programs change them little.
+The search has `--births` scored births. First, births are decided and inserted as in a daemon. Then a supervisor trains
+some of them with simulated workers, once with the decisions in a thread, and once with the decisions in its
+transactions. All figures are processor times of one thread, which other programs hardly affect.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PreparedNow:
         self._births = {birth.inputs.number: birth for birth in births}
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth."""
+        """Return the prepared birth with this number."""
         return self._births.get(number)
 
     def discard(self, search_id: int) -> None:
@@ -53,7 +53,7 @@ class PreparedNow:
 
 
 class InTransaction(BirthPreparer):
-    """Decides births when the transaction asks for them, as a comparison."""
+    """Decides births only when the transaction asks for them, for comparison."""
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
         """Decide a birth."""
@@ -90,7 +90,7 @@ def build(url: str, births: int) -> Engine:
 
 
 def measure_births(engine: Engine, count: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of decisions and of the transactions that insert them, for each birth."""
+    """Return the seconds per birth of each decision, and of each transaction that inserts the births."""
     deciding, inserting = [], []
     for _ in range(count):
         started = time.thread_time()
@@ -107,7 +107,7 @@ def measure_births(engine: Engine, count: int) -> tuple[list[float], list[float]
 
 
 def measure_ticks(engine: Engine, home: Path, preparer: type[BirthPreparer], seconds: float) -> tuple[list[float], int]:
-    """Return the duration of each tick of a supervisor, and the number of births that the supervisor settled."""
+    """Return the processor seconds of each tick of a supervisor, and the number of births that it settled."""
     settings = load_settings({}, str(home))
     launcher = Launcher(settings.logs, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"))
     supervisor = Supervisor(engine, settings, launcher, slots=2, host_name="here", only="s")
@@ -135,7 +135,7 @@ def _settled(engine: Engine) -> int:
 
 
 def describe(name: str, seconds: list[float]) -> str:
-    """Return the median, the 95th percentile and the largest of some durations as a line."""
+    """Return a line with the median, the 95th percentile and the maximum of some durations."""
     ordered = sorted(1000 * value for value in seconds)
     return (
         f"{name}: median {statistics.median(ordered):.1f} ms, 95% below {ordered[int(0.95 * len(ordered))]:.1f} ms, "
@@ -146,15 +146,15 @@ def describe(name: str, seconds: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--births", type=int, default=100_000)
-    parser.add_argument("--count", type=int, default=15, help="number of transactions to measure")
-    parser.add_argument("--seconds", type=float, default=20, help="length of each run of the supervisor")
+    parser.add_argument("--count", type=int, default=15, help="number of transactions to measure; default: 15")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of each run of the supervisor; default: 20")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         engine = build(load_settings({}, folder).database_url, options.births)
         deciding, inserting = measure_births(engine, options.count)
         print(describe("decision of a birth", deciding))
-        print(describe("its part of the transaction", inserting))
+        print(describe("insertion of a birth in the transaction", inserting))
         for name, preparer in (("in a thread", BirthPreparer), ("in the transaction", InTransaction)):
             durations, settled = measure_ticks(engine, home, preparer, options.seconds)
             print(describe(f"tick, decisions {name}", durations) + f", {settled} births")

@@ -1,7 +1,8 @@
-"""Try examples/imagenet-final.yaml on a small folder of JPEGs with 1,000 class folders, with and without a kill.
+"""Try examples/imagenet-final.yaml on a few small JPEGs in 1,000 class folders, with and without a kill.
 
 The final model trains at 64 pixels on 800 images, which are streamed like ImageNet's images. A run that is killed after
-its first checkpoint and started again must end with the same scores. `search estimate` is called on the same spec.
+its first checkpoint and started again must end with the same scores. The program also calls `search estimate` for the
+same spec.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ KILL_WITHIN_SECONDS: Final = 1800
 
 
 def command(home: Path, *arguments: str) -> list[str]:
-    """Return a command on a home."""
+    """Return the command line of an eatnas-db command on a home."""
     return [sys.executable, "-m", "eatnas_cli", "--home", str(home), *arguments]
 
 
@@ -86,7 +87,7 @@ def main() -> None:
         copy = Path(shutil.copytree(home, Path(folder) / "copy"))
         calm, killed = train(home, kill=False), train(copy, kill=True)
     if calm != killed:
-        raise AssertionError(f"the killed training has other scores:\n{calm}\n{killed}")
+        raise AssertionError(f"the training has other scores after a kill:\n{calm}\n{killed}")
     print(f"the final model of {EXAMPLE.name} has the same scores after a kill")
 
 

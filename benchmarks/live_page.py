@@ -1,9 +1,10 @@
 """Measure the live page: its first paint for a long search, its memory, and the supervisor's tick while pages are open.
 
-`paint` opens the page of a search with 100,000 candidates, or of the newest search of a record, in Chromium, at desktop
-and at phone width. `day` refreshes every part of an open page repeatedly, as in a tab that is open all day. `tick`
-supervises simulated trainings; readers that ask for every part of the page every two seconds come and go in turn. Each
-measurement is a JSON line. The exit status is 1 if a page has errors, or if its memory or a tick grows.
+`paint` opens the page of a search in Chromium, in the width of a desktop and of a phone. The search has 100,000
+candidates, or is the newest search of the record `--url`. `day` refreshes every part of an open page repeatedly, as in
+a tab that is open all day. `tick` supervises simulated trainings, alternately without readers and with readers that
+request every part of the page every two seconds. The program prints a JSON line for each measurement. Its exit status
+is 1 if a page has errors, or if the memory of a page or the time of a tick grows too much.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ WIDTHS = (1200, 390)
 CANDIDATES, DAY_CANDIDATES = 100_000, 1_000
 DAY_SECONDS, SAMPLE_SECONDS = 240, 10
 MAX_HEAP_GROWTH = 1.25
-"""The largest growth from the second quarter of the measurement to the last quarter."""
+"""The maximum growth of the memory of a page from the second quarter of the measurement to the last quarter."""
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
 
@@ -82,7 +83,7 @@ def open_search(browser: Any, address: str, name: str, size: tuple[int, int]) ->
 
 
 def require_whole(page: Any, messages: Sequence[str]) -> None:
-    """Raise `BrokenPageError` for a page with errors, and for one that is wider than its window."""
+    """Raise `BrokenPageError` if the page has errors or is wider than its window."""
     if messages:
         raise BrokenPageError(f"the console has {len(messages)} messages; the first is {messages[0]}")
     if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
@@ -125,10 +126,10 @@ def measure_paint(url: str, repetitions: int) -> Iterator[dict[str, Any]]:
 
 
 def measure_day(url: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """Change the record and refresh every part of an open page without a pause."""
+    """Repeatedly change the record and refresh every part of an open page, up to five times a second."""
     engine, (name, settled) = open_record(url), newest_search(url)
     with server(url) as (address, process), headless_browser() as browser:
-        # A page is in view as a whole, so that each refresh reads and draws all parts.
+        # The window shows the whole page, so that each refresh reads and draws all parts.
         page, messages = open_search(browser, address, name, (1200, 10_000))
         answers: list[int] = []
         page.on("response", lambda response: answers.append(response.status))
@@ -165,7 +166,7 @@ def _resident_bytes(process: int) -> int:
 
 
 class TimedSupervisor(Supervisor):
-    """Notes the processor time and the wall time of each tick."""
+    """Records the processor time and the wall time of each tick."""
 
     ticks: list[tuple[float, float]]
 
@@ -256,11 +257,11 @@ def find_problem(rows: Sequence[dict[str, Any]]) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("figure", choices=("paint", "day", "tick"))
-    parser.add_argument("--url", help="record for `paint`; default: a synthetic history")
+    parser.add_argument("--url", help="URL of the record for `paint`; default: a synthetic history")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "eatnas-scale")
     parser.add_argument("--readers", type=int, default=3)
     parser.add_argument("--repetitions", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=DAY_SECONDS, help="duration of `day`")
+    parser.add_argument("--seconds", type=float, default=DAY_SECONDS, help="duration of `day` in seconds; default: 240")
     options = parser.parse_args()
     if options.figure == "paint":
         url = options.url or SyntheticHistories(options.folder).url("sqlite", CANDIDATES)

@@ -1,11 +1,11 @@
 """Compare the estimated memory of random networks with the peak of their training.
 
-    python benchmarks/memory.py                        # tensors of torch on the processor
+    python benchmarks/memory.py                        # tensors of torch on the CPU
     python benchmarks/memory.py --device cuda:0        # torch's allocator on a GPU, with the workspaces of cuDNN
 
-On the processor, the peak is the largest total size of tensors that exist at the same time. Workspaces inside an
-operation are left out, because the workspaces of oneDNN and cuDNN differ. The program prints a table and exits with
-status 1 if an estimate is wrong by more than a factor of two.
+On the CPU, the peak is the largest total size of tensors that exist at the same time. Workspaces inside an operation
+are left out, because the workspaces of oneDNN and cuDNN differ. The program prints a table and exits with status 1 if
+an estimate is wrong by more than a factor of two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from eatnas_training.numerics import resolve_precision
 from eatnas_training.steps import StepRunner
 
 SETTINGS = (("eatnas-tiny", 8, 64), ("eatnas-small", 28, 64), ("eatnas-small", 32, 16))
-"""Space, resolution and batch size."""
+"""The space, resolution and batch size of each setting."""
 FACTOR = 2.0
 COLUMNS = ("network", "precision", "parameters", "mult-adds", "estimate, MB", "peak, MB", "ratio")
 
@@ -81,7 +81,7 @@ class Measured:
 
 
 def measure_peak(train: Callable[[], None], device: str) -> int:
-    """Return the largest number of bytes in tensors while `train` runs, minus the number before it."""
+    """Return the largest number of bytes in tensors while `train` runs, without the bytes that existed before."""
     if device == "cpu":
         with TensorPeak() as peak:
             train()

@@ -1,6 +1,6 @@
-"""Install the example packages of plug-ins into a fresh environment, search with them, remove them, and query again.
+"""Check that searches with the example packages of plug-ins can be queried after the packages are uninstalled.
 
-The environment is a new venv that sees the packages of this one. Nothing is downloaded.
+The environment is a new venv that also sees the packages of this environment. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUERIES = ("query best", "query lineage", "query fingerprint", "query quality", 
 
 
 class Environment:
-    """A venv with further packages, which also sees the packages of this process."""
+    """A new venv for further packages, which also sees the packages of this process."""
 
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)

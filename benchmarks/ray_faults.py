@@ -1,7 +1,8 @@
-"""Searches in Ray's own cluster on this machine, while nodes, heads, actors and daemons are killed or frozen.
+"""Run searches in a Ray cluster on this machine while nodes, heads, actors and daemons are killed or frozen.
 
-Each situation is a separate search. It passes if the search ends with the fingerprint of an undisturbed search on this
-machine, with each candidate scored once, and if the daemon has explained the situation in the expected words.
+Each situation is a separate search. A situation passes if its search has the fingerprint of an undisturbed search on
+this machine, if each candidate was scored exactly once, and if the daemon explained the situation in the expected
+words.
 
     python benchmarks/ray_faults.py --out rows.jsonl [SITUATION ...]
 """
@@ -56,20 +57,20 @@ CANDIDATES = 24
 
 @dataclass
 class Situation:
-    """A search in a cluster. `faults` maps a number of scored candidates to the fault at this moment."""
+    """A search in a cluster. `faults` maps a number of scored candidates to the fault that happens then."""
 
     name: str
     nodes: int = 2
     expected: str = ""
-    """Words that the daemon's reason, or the message of an attempt, contains."""
+    """Words that a reason of the daemon or the message of an attempt must contain."""
     faults: dict[int, Callable[[Stage], None]] = field(default_factory=dict)
     slots: int | None = None
     silence: float = TIMEOUTS.silence
     needs: WorkerNeeds = field(default_factory=WorkerNeeds)
     gpus: int = 0
-    """The GPUs of one more node. The simulated worker does not check that they exist."""
+    """The number of GPUs of an additional node. The simulated worker does not check that the GPUs exist."""
     daemon_killed: bool = False
-    """Whether another daemon works on the search first, and is killed."""
+    """Whether a first daemon starts the search and is killed."""
 
 
 class Stage:
@@ -85,7 +86,7 @@ class Stage:
 
     @property
     def cluster(self) -> LocalCluster:
-        """Return the cluster whose nodes are started and killed here."""
+        """Return the cluster in which the situation starts and kills nodes."""
         assert self._cluster is not None
         return self._cluster
 
@@ -157,7 +158,7 @@ def restart_head(stage: Stage) -> None:
 
 
 def kill_first_daemon(settings: Settings, address: str) -> None:
-    """Start a daemon, kill it while its workers train, and wait until these have ended. Raises `TimeoutError`."""
+    """Start a daemon, kill it while its workers train, and wait until the workers have ended. Raises `TimeoutError`."""
     first = subprocess.Popen([sys.executable, __file__, "--supervise", str(settings.home), address])
     engine, deadline = open_record(settings.database_url), time.monotonic() + LIMIT_SECONDS
     while not (pids := _leased_pids(engine)):
@@ -234,7 +235,7 @@ def run(situation: Situation, expected: str) -> dict[str, Any]:
 
 
 def run_autoscaler(expected: str) -> dict[str, Any]:
-    """Start with no node, let the autoscaler add up to two nodes for a search, and wait until they have left."""
+    """Start with no node, let the autoscaler add up to two nodes for a search, and wait until the nodes have left."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, autoscaling_cluster(Path(folder), 2) as address:
         settings = create_home(Path(folder) / "home")
@@ -257,7 +258,7 @@ def run_autoscaler(expected: str) -> dict[str, Any]:
 
 
 def run_two_daemons(expected: str) -> dict[str, Any]:
-    """Let two hosts of one record on PostgreSQL train in one cluster at the same time."""
+    """Let two daemons train a search of one record on PostgreSQL in one cluster at the same time."""
     started = time.monotonic()
     situation = Situation("two daemons share a record and the cluster", 2)
     with tempfile.TemporaryDirectory() as folder, local_cluster(2) as cluster:
@@ -287,7 +288,7 @@ def raylets_of(address: str) -> list[int]:
 
 
 def run_many_workers(rounds: int = 50, at_once: int = 4) -> dict[str, Any]:
-    """Start hundreds of workers, kill every second one, let the others exit, and count the resources that remain."""
+    """Start hundreds of workers, kill half of them, let the other half exit, and count the resources that remain."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, local_cluster(0) as cluster:
         cluster.add_node(cpus=at_once)
@@ -365,7 +366,7 @@ def _row(
 
 
 def main() -> int:
-    """Run the situations that the arguments name, by default all."""
+    """Run the situations whose names contain one of the arguments; without arguments, run all situations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--supervise", nargs=2, metavar=("HOME", "ADDRESS"), help="run as the daemon of a situation")

@@ -1,4 +1,4 @@
-"""Print this machine's line of the table in docs/reproducibility.md: the fingerprints of one standard search.
+"""Print the row of this machine for the table in docs/reproducibility.md: the fingerprints of a standard search.
 
     python benchmarks/reproducibility.py
 
@@ -48,7 +48,7 @@ def processor_name() -> str:
 
 
 def fingerprint(arithmetic: str) -> str:
-    """Run the standard search and return its fingerprint, or the reason why it cannot run."""
+    """Run the standard search and return its fingerprint. Exit with an error message if a command fails."""
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "standard.yaml"  # JSON is YAML
         spec.write_text(json.dumps(SPEC))
@@ -67,7 +67,7 @@ def fingerprint(arithmetic: str) -> str:
 
 
 def main() -> None:
-    """Print the line."""
+    """Print the row."""
     versions = subprocess.run([sys.executable, "-c", VERSIONS], capture_output=True, text=True, check=True)
     torch, instructions = versions.stdout.split()
     fingerprints = f"`{fingerprint(NATIVE)}` | `{fingerprint(PORTABLE)}`"

@@ -1,8 +1,9 @@
 """Measure the cost of a record with up to a million candidates on SQLite and PostgreSQL.
 
-Each figure is a subcommand that appends JSON lines to the results; `all` measures the missing figures. Measurements
-alternate with the same statements by the bare driver, so that a busy machine affects both. The synthetic histories are
-created once (`fill`) and kept in a folder. `optuna` needs `pip install optuna`; `plot` draws the results.
+Each figure is a subcommand that appends JSON lines to the file of results. `all` measures the figures that are missing
+in the file. Measurements alternate with the same statements in the bare driver, so that a busy machine affects both.
+The synthetic histories are created once (`fill`) and kept in a folder. `optuna` needs `pip install optuna`; `plot`
+draws the results.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/performance/results.jsonl"))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--databases", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--pairs", type=int, default=200, help="number of repetitions of each measurement")
+    parser.add_argument(
+        "--pairs", type=int, default=200, help="number of repetitions of each measurement; default: 200"
+    )
     options = parser.parse_args()
     scale = Scale(
         histories=SyntheticHistories(options.folder),

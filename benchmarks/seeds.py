@@ -1,6 +1,6 @@
 """Check with many seeds that the fingerprint of a simulated search does not depend on the number of slots.
 
-Every seed becomes a JSON line of `--out`. With an existing file, the program continues where it was interrupted.
+`--out FILE` receives a JSON line for every seed. If the file exists, the program continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEARCH = StormSearch(SIMULATED)
 
 
 def check_seed(folder: Path, seed: int) -> dict[str, Any]:
-    """Run the search of a seed with every number of slots, and return the line of its result."""
+    """Run the search of a seed with every number of slots, and return the result."""
     started = time.perf_counter()
     fingerprints = {
         slots: run_search(SEARCH.new_home(folder / f"{seed}-{slots}", seed), slots, SEARCH) for slots in SLOT_COUNTS
@@ -36,9 +36,9 @@ def check_seed(folder: Path, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=100, help="number of seeds")
-    parser.add_argument("--first", type=int, default=1, help="the first seed")
-    parser.add_argument("--out", type=Path, help="file of JSON lines to continue or create")
+    parser.add_argument("--seeds", type=int, default=100, help="number of seeds; default: 100")
+    parser.add_argument("--first", type=int, default=1, help="first seed; default: 1")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to append to or create")
     options = parser.parse_args()
     results: dict[int, dict[str, Any]] = {}
     if options.out and options.out.exists():

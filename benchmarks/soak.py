@@ -1,7 +1,8 @@
 """Run the checks that take too long for CI: storms, sweeps, and many seeds.
 
-Each step that ends becomes a JSON line of `results/soak.jsonl`, and its output a log file there. A step that has passed
-on the current commit is not repeated, and an interrupted step continues where it stopped if it can.
+At the end of each step, the program appends a JSON line to `results/soak.jsonl`. The output of each step goes to a log
+file in the same folder. A step that has passed on the current commit is not repeated, and an interrupted step continues
+where it stopped if it can.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class SoakStep:
 
     name: str
     arguments: Sequence[str]
-    """The arguments after the interpreter."""
+    """The arguments of the Python interpreter."""
     environment: dict[str, str] = field(default_factory=dict)
 
 
 def soak_steps(commit: str) -> list[SoakStep]:
-    """Return all steps, the shorter ones first. `commit` is part of the file names of steps that can continue."""
+    """Return all steps, shorter steps first. `commit` is part of the file names of steps that can continue."""
 
     def program(name: str) -> str:
         return str(BENCHMARKS / name)
@@ -71,7 +72,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
 
 
 def current_commit() -> str:
-    """Return the commit of the sources, marked if they have changes."""
+    """Return the commit of the sources, marked if the sources have uncommitted changes."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=SOURCES, capture_output=True, text=True, check=True)
@@ -85,7 +86,7 @@ def current_commit() -> str:
 
 
 def read_passed(log: Path, commit: str) -> set[str]:
-    """Return the names of the steps that have passed on a commit. Changed sources never count as the same."""
+    """Return the names of the steps that have passed on a commit. Return none for sources with uncommitted changes."""
     if not log.exists() or "-" in commit or commit == "unknown":
         return set()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -93,7 +94,7 @@ def read_passed(log: Path, commit: str) -> set[str]:
 
 
 def run_step(step: SoakStep, commit: str) -> dict[str, Any]:
-    """Run a step, write its output to a log file, and return the line of its result."""
+    """Run a step, write its output to a log file, and return its result."""
     file = RESULTS / f"{step.name}-{commit}.log"
     started_at, started = datetime.now(UTC), time.monotonic()
     with file.open("ab") as log:
@@ -129,7 +130,7 @@ def main() -> None:
     failed = []
     for name in options.steps:
         if name in passed:
-            print(f"{name}: has passed on {commit} already", flush=True)
+            print(f"{name}: has already passed on {commit}", flush=True)
             continue
         print(f"{name}: running; its output is in {RESULTS / f'{name}-{commit}.log'}", flush=True)
         result = run_step(steps[name], commit)

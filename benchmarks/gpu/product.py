@@ -57,7 +57,7 @@ class Home:
         return done.stdout
 
     def rows(self, *arguments: str, expected: tuple[int, ...] = (0,)) -> Any:
-        """Run a command and return its JSON."""
+        """Run a command and return its parsed JSON output."""
         return json.loads(self.run(*arguments, "--format", "json", expected=expected))
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -78,7 +78,7 @@ class Home:
 
 
 def search_spec(context: Context, name: str, candidates: int, **training: Any) -> dict[str, Any]:
-    """Return a spec on FashionMNIST. On a processor, or without the files of FashionMNIST, use the digits."""
+    """Return a spec for FashionMNIST, or for the digits if the device is a CPU or FashionMNIST's files are missing."""
     small = context.root is None or not context.gpu
     data: dict[str, Any] = {"name": "digits"}
     if not small:
@@ -164,7 +164,7 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 def run_search(context: Context) -> None:
-    """Run a search whose worker is killed once, and whose GPU another process uses for some seconds."""
+    """Run a search, kill one of its workers, and let another process use its GPU for some seconds."""
     candidates = 48 if context.gpu else 8
     home = Home("search")
     name = home.create(search_spec(context, "gpu", candidates))
@@ -201,7 +201,7 @@ def scored(home: Home, name: str) -> int:
 
 
 def meet_stranger(context: Context, home: Home, name: str, search: subprocess.Popen[bytes]) -> None:
-    """Compute on the device in another process, and require that the workers leave and return."""
+    """Compute on the device in another process. On a GPU, require that the workers leave and later return."""
     facts = context.facts
     before = scored(home, name)
     command = [sys.executable, "-c", STRANGER, context.device, str(STRANGER_SECONDS)]
@@ -231,7 +231,7 @@ def daemon_log(home: Home) -> list[str]:
 
 
 def compare_workers(context: Context) -> None:
-    """Run the same search with one worker, with four workers and with four lanes, and compare the fingerprints."""
+    """Run the same search with one worker, with several workers and, on a GPU, in lanes; compare the fingerprints."""
     fingerprints = {}
     several = 4 if context.gpu else 2
     for kind, workers in (("one", 1), ("several", several), *([("lanes", several)] if context.gpu else [])):

@@ -62,7 +62,7 @@ class Context:
 
     @property
     def gpu(self) -> bool:
-        """Whether the device is a GPU. Otherwise sizes are tiny."""
+        """Return whether the device is a GPU. On a CPU, all sizes are tiny."""
         return self.device != "cpu"
 
     @property
@@ -71,7 +71,7 @@ class Context:
         return self._ends_at - time.monotonic()
 
     def skip(self, why: str) -> None:
-        """End the step, which does not apply to this machine."""
+        """Print the reason why the step does not apply to this machine, and end the step."""
         print(why)
         sys.exit(SKIPPED_STATUS)
 
@@ -80,11 +80,13 @@ def run_program(description: str | None, steps: Mapping[str, Callable[[Context],
     """Run the step that the command line names, and exit with its status."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("step", choices=steps)
-    parser.add_argument("--device", default="cuda:0", help="device, cuda:N; or cpu, to rehearse with tiny sizes")
-    parser.add_argument("--root", help="folder of FashionMNIST's files")
-    parser.add_argument("--facts", type=Path, help="file for the measurements")
-    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of a step")
-    parser.add_argument("--started", type=float, help="the time.monotonic() from which the limit counts; default: now")
+    parser.add_argument(
+        "--device", default="cuda:0", help="cuda:N, or cpu to rehearse with tiny sizes; default: cuda:0"
+    )
+    parser.add_argument("--root", help="folder of FashionMNIST's files; default: use the digits")
+    parser.add_argument("--facts", type=Path, help="file for the measurements; default: none")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of the step in seconds; default: 60")
+    parser.add_argument("--started", type=float, help="time.monotonic() at the start of the limit; default: now")
     options = parser.parse_args()
     if "EATNAS_GPU_RUN" in os.environ:
         threading.Thread(target=end_with_run, daemon=True).start()

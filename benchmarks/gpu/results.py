@@ -1,4 +1,4 @@
-"""The results of a part: a JSON file and a page. Needs only the standard library."""
+"""The results of a part: a JSON file and a page. This module needs only the standard library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 NO_TIME_LEFT = "no time left"
 RUNNING = "running"
 PAGE_LINES = 25
-"""The number of last lines that the page shows of the output of a step that has not passed."""
+"""The page shows this many of the last lines of output for each step that has not passed."""
 
 
 class Results:
@@ -31,12 +31,12 @@ class Results:
         return self._clock() - self._started
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add the result of a step, which may still run, and write both files."""
+        """Add the result of a step, which may still be running, and write both files."""
         self.content["steps"].append(row)
         self.write()
 
     def write(self) -> None:
-        """Write both files. A kill leaves the old or the new content."""
+        """Write both files. If the process is killed meanwhile, each file has its old or its new content."""
         self.content["seconds"] = round(self.seconds, 1)
         for file, text in zip(
             self._files, (json.dumps(self.content, indent=1) + "\n", format_page(self.content)), strict=True
@@ -47,7 +47,7 @@ class Results:
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """Return the measurements of a step so far, none if there are none yet."""
+    """Return the measurements that a step has recorded so far, which may be none."""
     try:
         facts: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -64,7 +64,10 @@ def format_page(content: dict[str, Any]) -> str:
         lines.append(f"| {row['name']} | {row['outcome']} | {row['seconds']} | {row['limit']} | {row['shows']} |")
     if missing := [row["name"] for row in content["steps"] if row["outcome"] == NO_TIME_LEFT]:
         options = f"`--steps {' '.join(missing)} --out ANOTHER_FOLDER`"
-        lines += ["", f"No time was left for some steps. Run them with {options}. A run replaces these files."]
+        lines += [
+            "",
+            f"No time was left for some steps. Run them with {options}. A run into this folder replaces the files.",
+        ]
     for row in content["steps"]:
         if row["outcome"] != NO_TIME_LEFT:
             lines += ["", f"## {row['name']}: {row['outcome']}", *format_facts(row["facts"])]
@@ -98,14 +101,14 @@ def format_fact(name: str, value: Any) -> list[str]:
 
 
 def format_value(value: Any) -> str:
-    """Return a value as the text of a cell; the JSON has all digits."""
+    """Return the text of a value for a cell, with rounded numbers. The JSON file has all digits."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def format_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return rows as a Markdown table with the columns of all rows."""
+    """Return rows as a Markdown table with every column that occurs in a row."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:

@@ -3,10 +3,11 @@
     python3 run.py --part product --out FOLDER      # doctor, devices, tests, searches
     python3 run.py --part training --out FOLDER     # bits and speed of the training
 
-It installs from the folder that `prepare.py` made, which is the folder of this file or `--bundle`. Each step is a
-process with a time limit; if one fails, the next runs. A step for which no time is left does not run. `gpu-PART.json`
-and the page `gpu-PART.md` in the output folder hold all results so far, also those of the running step. `--device cpu`
-rehearses everything with tiny sizes on a machine without a GPU, and gives each part and step four times as long.
+The program installs eatnas-db from the folder that `prepare.py` made: the folder of this file, or `--bundle`. Each step
+is a process with a time limit. If a step fails, the next step still runs. A step for which no time is left does not
+run. `gpu-PART.json` and the page `gpu-PART.md` in the output folder hold all results so far, including those of the
+running step. `--device cpu` rehearses everything with tiny sizes on a machine without a GPU, and gives each part and
+step four times as long.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ SKIPPED_STATUS = 77
 """The exit status of a step that does not apply to the machine."""
 INSTALL_SECONDS = 60.0
 REHEARSAL_FACTOR = 4.0
-"""The factor by which steps on a processor get more time, because it may be slow and busy."""
+"""The factor by which the time limits are longer on a CPU, which may be slow and busy."""
 OUTPUT_LINES = 60
 """The number of last lines of a step's output that the JSON keeps."""
 OUTPUT_BYTES = 1 << 16
-"""The number of last bytes of a step's output that are read for these lines, because a step may print endlessly."""
+"""The number of last bytes of a step's output that are searched for these lines, because a step may print endlessly."""
 POLL_SECONDS = 0.5
 MARK = "EATNAS_GPU_RUN"
-"""The variable by which the processes of a run are found, because workers leave the session of their step."""
+"""The environment variable that identifies the processes of a run, because workers leave the session of their step."""
 STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
@@ -49,9 +50,9 @@ class StoppedError(Exception):
 
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
-    """Stop the run, as a handler of signals.
+    """Handle a signal by stopping the run.
 
-    Ignore later signals, which would end the kill of the running step: `timeout` sends two.
+    Ignore later signals, which would interrupt the kill of the running step. The command `timeout` sends two signals.
     """
     for other in STOP_SIGNALS:
         signal.signal(other, signal.SIG_IGN)
@@ -63,7 +64,7 @@ def run_process(
 ) -> int | None:
     """Run a command and return its status, or None if it ran out of time.
 
-    Call `poll` repeatedly meanwhile. At the end, everything that the command has started is killed.
+    Call `poll` repeatedly while the command runs. At the end, kill all processes that the command has started.
     """
     started = time.monotonic()
     with log.open("wb") as output:
@@ -88,7 +89,7 @@ def run_process(
 
 
 def environment_of(work: Path) -> dict[str, str]:
-    """Return the variables of every process that works in this folder."""
+    """Return the environment variables of the processes of a run in this folder."""
     return {
         **os.environ,
         MARK: str(work),
@@ -120,7 +121,7 @@ def install(bundle: Path, work: Path, results: Results, limit: float) -> bool:
     wheels = sorted(str(wheel) for wheel in (bundle / "wheels").glob("*.whl"))
     options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(work / "site"), *wheels]
-    row = new_row("install", "the carried wheels install without a network", limit)
+    row = new_row("install", "the bundled wheels install without internet access", limit)
     results.add(row)
     log = work / "install.log"
     record_run(row, command, folder=work, work=work, log=log, facts=work / "none", results=results)
@@ -133,7 +134,7 @@ def install(bundle: Path, work: Path, results: Results, limit: float) -> bool:
 
 
 def new_row(name: str, shows: str, limit: float) -> dict[str, Any]:
-    """Return the result of a step that begins to run."""
+    """Return the initial result of a step."""
     row = {"name": name, "shows": shows, "outcome": RUNNING, "status": None, "seconds": 0.0}
     return {**row, "limit": round(limit, 1), "facts": {}, "output": []}
 
@@ -141,7 +142,7 @@ def new_row(name: str, shows: str, limit: float) -> dict[str, Any]:
 def record_run(
     row: dict[str, Any], command: list[str], *, folder: Path, work: Path, log: Path, facts: Path, results: Results
 ) -> None:
-    """Run a command within the limit of its row, and record in the row how it goes."""
+    """Run a command within the limit of its row, and keep the row up to date."""
     started = results.seconds
 
     def record() -> None:
@@ -166,7 +167,7 @@ def record_run(
 
 
 def last_lines(file: Path) -> list[str]:
-    """Return the last lines of a text file, none if it does not exist."""
+    """Return the last lines of a text file, or no lines if the file does not exist."""
     if not file.exists():
         return []
     with file.open("rb") as log:
@@ -204,11 +205,20 @@ def run_step(step: Step, row: dict[str, Any], options: argparse.Namespace, work:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, required=True)
-    parser.add_argument("--device", default="cuda:0", help="device, cuda:N; or cpu, to rehearse with tiny sizes")
-    parser.add_argument("--bundle", type=Path, default=Path(__file__).parent, help="the folder that prepare.py made")
+    parser.add_argument(
+        "--device", default="cuda:0", help="cuda:N, or cpu to rehearse with tiny sizes; default: cuda:0"
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        default=Path(__file__).parent,
+        help="folder that prepare.py made; default: the folder of this file",
+    )
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "gpu-results")))
     parser.add_argument("--steps", nargs="+", help="names of the steps to run; default: all")
-    parser.add_argument("--seconds", type=float, default=PART_SECONDS, help="time limit for all steps together")
+    parser.add_argument(
+        "--seconds", type=float, default=PART_SECONDS, help="time limit of all steps together in seconds; default: 240"
+    )
     options = parser.parse_args()
     options.bundle = options.bundle.resolve()
     factor = REHEARSAL_FACTOR if options.device == "cpu" else 1.0

@@ -1,4 +1,4 @@
-"""Measure the seconds of calls on a device, called and in a CUDA graph."""
+"""Measure the seconds of calls on a device, without and with a CUDA graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 CAPTURED_CALLS = 5
-"""The calls in a graph: several, so that the launch of the graph itself counts little."""
+"""The number of calls in a graph, so large that the launch of the graph counts little."""
 
 
 def synchronize(device: str) -> None:
@@ -19,7 +19,7 @@ def synchronize(device: str) -> None:
 
 
 def seconds_of(call: Callable[[], None], device: str, seconds: float) -> float:
-    """Return the seconds of a call: the median of three rounds after two calls."""
+    """Return the seconds of a call: the median of three rounds, after two calls as a warm-up."""
     for _ in range(2):
         call()
     synchronize(device)
@@ -30,7 +30,7 @@ def seconds_of(call: Callable[[], None], device: str, seconds: float) -> float:
             call()
             calls += 1
             if calls % 64 == 0:
-                synchronize(device)  # limits the queue: the time to empty it is measured, too
+                synchronize(device)  # limits the queue, because the time to empty the queue is measured, too
         synchronize(device)
         rounds.append((time.perf_counter() - started) / calls)
     return statistics.median(rounds)
@@ -39,7 +39,7 @@ def seconds_of(call: Callable[[], None], device: str, seconds: float) -> float:
 def captured_seconds_of(call: Callable[[], None], device: str, seconds: float) -> float:
     """Return the seconds of a call that a CUDA graph replays, so that Python's time does not count.
 
-    On a processor, the call is measured without a graph. The call must not accumulate gradients in leaves.
+    On a CPU, the call is measured without a graph. The call must not accumulate gradients in leaves.
     """
     if device == "cpu":
         return seconds_of(call, device, seconds)

@@ -43,18 +43,18 @@ BITS_STEPS = 10
 BATCHES = (64, 512)
 LANES = (1, 2, 4, 8)
 LANE_STEPS = 12
-"""Steps after which the bits are compared: some are called, and on a GPU some are replayed."""
+"""The number of steps before the bits are compared. On a GPU, the first steps are called, the others replayed."""
 MPS_CONTROL = "nvidia-cuda-mps-control"
 
 
 def prepare() -> None:
-    """Use the arithmetic of our loop everywhere."""
+    """Use the arithmetic of the training loop in all measurements."""
     torch.set_num_threads(1)
     use_deterministic_arithmetic()
 
 
 def compare_bits(context: Context) -> None:
-    """Train random networks twice with captured steps and once with called ones, and compare all weights."""
+    """Train random networks twice with captured steps and once with called steps, and compare all weights."""
     prepare()
     count = BITS_CODES if context.gpu else 2
     spaces = spaces_of(gpu=context.gpu)
@@ -91,7 +91,7 @@ def is_captured(runner: StepRunner) -> bool:
 
 
 def measure_speed(context: Context) -> None:
-    """Measure our loop, its steps when they are called, and the step captured by hand."""
+    """Measure captured steps and called steps of the training loop, and the hand-written captured step."""
     prepare()
     device, facts = context.device, context.facts
     bandwidth = measure_bandwidth(device, (1 << 31) if context.gpu else (1 << 24))
@@ -165,7 +165,7 @@ def seconds_to_capture(runner: StepRunner, device: str) -> float:
 
 
 def compare_pipeline(context: Context) -> None:
-    """Compare our loop with a DataLoader and PIL."""
+    """Compare the training loop of eatnas-db with a DataLoader and PIL."""
     if context.gpu and context.root:
         options = ["--root", context.root, "--batch-size", "512", "--loaders", "8", "--seconds", "3", "--rounds", "2"]
     else:
@@ -182,7 +182,7 @@ def run_benchmark(context: Context, name: str, options: list[str], **variables: 
     command = [sys.executable, str(program), "--device", context.device, *options]
     log = Path(tempfile.mkdtemp()) / "output"
     with log.open("wb") as output:
-        # a file and no pipe, whose content would be lost if the benchmark is killed
+        # a file, because the content of a pipe would be lost if the benchmark is killed
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables})
         try:
             status: int | str = process.wait(max(1, context.seconds_left))
@@ -240,11 +240,11 @@ class RunningLanes:
 
 
 def run_processes(context: Context) -> None:
-    """Run our loop in several processes at the same time, without MPS and with it."""
+    """Run the training loop in several processes at the same time, without and with MPS."""
     if not context.gpu:
-        context.skip("a processor has one slot for each core")
+        context.skip("on a CPU, processes do not share a device")
     if context.root is None:
-        context.skip("needs the files of FashionMNIST")
+        context.skip("the step needs the files of FashionMNIST")
     measure_processes(context, "without MPS")
     if shutil.which(MPS_CONTROL) is None:
         context.facts.set("with MPS", "not installed")
@@ -263,7 +263,7 @@ def run_processes(context: Context) -> None:
 
 
 def measure_processes(context: Context, name: str, **variables: str) -> None:
-    """Measure four processes at the same time, with further environment variables."""
+    """Measure four processes at the same time, with these additional environment variables."""
     options = ["--root", str(context.root), "--batch-size", "64", "--kinds", "loop", "--packed", "4"]
     run_benchmark(context, name, [*options, "--seconds", "2", "--rounds", "2"], **variables)
 

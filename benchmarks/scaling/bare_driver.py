@@ -1,4 +1,4 @@
-"""Record the statements that SQLAlchemy executes, and execute them again by the bare driver."""
+"""Record the statements that SQLAlchemy executes, and execute them again with the bare driver."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
 
 class Statement(NamedTuple):
-    """A statement as the driver gets it."""
+    """A statement as the driver receives it."""
 
     text: str
     parameters: Any = None
     many: bool = False
-    """Whether the statement is executed for a list of parameters."""
+    """Whether the statement is executed by `executemany`."""
 
 
 COMMIT = Statement("COMMIT")
@@ -28,7 +28,7 @@ COMMIT = Statement("COMMIT")
 
 @contextmanager
 def recorded_statements(engine: Engine, *, commits: bool = False) -> Iterator[list[Statement]]:
-    """Yield a list to which every statement of the block is appended, and every commit if `commits` is true."""
+    """Yield a list that collects the statements of the block and, if `commits` is true, its commits."""
     statements: list[Statement] = []
 
     def append(_connection: Any, _cursor: Any, text: str, parameters: Any, _context: Any, many: bool) -> None:
@@ -49,7 +49,7 @@ def recorded_statements(engine: Engine, *, commits: bool = False) -> Iterator[li
 
 
 def execute_again(connection: Any, statements: Sequence[Statement]) -> None:
-    """Execute statements on a driver's connection and fetch their results."""
+    """Execute statements on a connection of the driver and fetch their results."""
     cursor = connection.cursor()
     for text, parameters, many in statements:
         if many:
@@ -61,7 +61,7 @@ def execute_again(connection: Any, statements: Sequence[Statement]) -> None:
 
 
 def open_sqlite(file: str) -> sqlite3.Connection:
-    """Open a file with the settings of the record."""
+    """Open an SQLite file with the pragmas of a record."""
     connection = sqlite3.connect(file, isolation_level=None)
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
@@ -70,7 +70,7 @@ def open_sqlite(file: str) -> sqlite3.Connection:
 
 @contextmanager
 def bare_connection(engine: Engine) -> Iterator[Any]:
-    """Yield a connection of the driver to the database of an engine."""
+    """Yield a connection of the bare driver to the database of an engine."""
     if engine.dialect.name == "sqlite":
         connection = open_sqlite(str(engine.url.database))
         yield connection
@@ -84,7 +84,7 @@ def bare_connection(engine: Engine) -> Iterator[Any]:
 
 
 def milliseconds_in_database(bare: Any, statement: Statement) -> float:
-    """Execute a read. Return the time that the server reports, or on SQLite, the time until all rows are fetched."""
+    """Execute a query. Return the time that the server reports or, on SQLite, the time until all rows are fetched."""
     if statement.text.startswith("BEGIN"):
         return 0.0
     if isinstance(bare, sqlite3.Connection):
@@ -97,7 +97,7 @@ def milliseconds_in_database(bare: Any, statement: Statement) -> float:
 
 
 def milliseconds_of_lineage(bare: Any, candidate_id: int, rows: int) -> float:
-    """Read the lineage of a candidate by one recursive statement, check the number of rows, and return the time."""
+    """Read the lineage of a candidate with one recursive statement, check the number of rows, and return the time."""
     started = time.perf_counter()
     found = bare.execute(
         "WITH RECURSIVE family(id, parent_id, generation) AS ("

@@ -32,7 +32,7 @@ SPEC: Final[dict[str, Any]] = {
 def new_record(url: str, candidates: int, changes: Mapping[str, Any] = MappingProxyType({})) -> Engine:
     """Create a database with one search, its initial population and one worker.
 
-    `candidates` is the budget of the search, and `changes` are further values of its spec, by key.
+    `candidates` is the budget of the search, and `changes` maps keys of its spec to other values.
     """
     commands.upgrade(create_engine_for(url))
     engine = open_record(url)
@@ -46,7 +46,7 @@ def new_record(url: str, candidates: int, changes: Mapping[str, Any] = MappingPr
 
 
 def fitness_of(candidate_id: int) -> float:
-    """Return a fitness without meaning."""
+    """Return an arbitrary fitness that depends only on the id."""
     return (candidate_id * 7919 % 1000) / 1000
 
 

@@ -1,4 +1,4 @@
-"""The cost of a cleanup of checkpoints after each candidate, in records with many checkpoints."""
+"""Measure the cost of a cleanup of checkpoints after each candidate, in records with many checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CHECKPOINTS: Final = (
 
 
 def measure_cleanups(scale: Scale) -> None:
-    """Compare a cleanup that reads all checkpoints with one that reads only changes."""
+    """Compare a cleanup that reads all checkpoints with a cleanup that reads only the changes."""
     for kind in scale.kinds:
         for size in scale.sizes:
             with scale.fresh_databases(kind, "cleanup", 1) as (url,):

@@ -23,7 +23,7 @@ KINDS = ("sqlite", "postgresql")
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of a run, and the folders of its histories and results."""
+    """The sizes of a run, its histories, and its file of results."""
 
     histories: SyntheticHistories
     results: Path
@@ -47,7 +47,7 @@ class Scale:
 
     @contextmanager
     def fresh_databases(self, kind: str, name: str, count: int, candidates: int | None = None) -> Iterator[list[str]]:
-        """Yield the URLs of databases with an initial population. `candidates` limits their budget."""
+        """Yield the URLs of new databases with one search. `candidates` is the budget of the search if it is given."""
         with tempfile.TemporaryDirectory(dir=self.histories.folder) as folder:
             urls = []
             for number in range(count):

@@ -1,7 +1,7 @@
-"""Compare the database work of a candidate and of an Optuna trial (NSGA-II on the relational storage).
+"""Compare the database work of a candidate and of an Optuna trial, with NSGA-II on the relational storage.
 
-A history of complete trials is written in bulk to Optuna's own tables, with the generations that its sampler would have
-assigned. Then real trials and our candidates take turns on the same kind of database.
+The program writes a history of complete trials in bulk to Optuna's own tables, with the generations that Optuna's
+sampler would have assigned. Then trials of Optuna and candidates of eatnas-db alternate on the same kind of database.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BATCH_TRIALS = 1000
 
 
 def compare_with_optuna(scale: Scale) -> None:
-    """Append the times of trials and candidates for each database and history."""
+    """Append the times of trials and candidates to the results, for each database and history."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     for kind in scale.kinds:
@@ -134,7 +134,7 @@ def _rows(study_id: int, numbers: Sequence[int]) -> dict[Any, list[dict[str, Any
 
 
 def _new_databases(scale: Scale, kind: str, history: int) -> tuple[str, str]:
-    """Return the URLs of Optuna's database and of ours."""
+    """Return the URLs of the databases of Optuna and of eatnas-db."""
     if kind == "sqlite":
         file = scale.histories.folder / f"optuna_{history}.db"
         for old in scale.histories.folder.glob(f"{file.name}*"):

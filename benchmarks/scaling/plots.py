@@ -22,7 +22,7 @@ class Curve:
 
 
 class Curves(dict[str, Curve]):
-    """Curves by their label."""
+    """Curves, keyed by label."""
 
     def add(self, label: str, kind: str, x: float, y: float, style: str = "-") -> None:
         """Append a point to a curve in the colour of its database."""

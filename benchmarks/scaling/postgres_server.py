@@ -8,7 +8,7 @@ from typing import Any
 
 
 class PostgresServer:
-    """A running server. It stops with this process."""
+    """A running server, which stops when this process ends."""
 
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings():
@@ -36,7 +36,7 @@ class PostgresServer:
         return bool(self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"))
 
     def create(self, name: str, template: str = "template1") -> str:
-        """Create a database, which replaces a database of the same name, and return its URL."""
+        """Create a database, replace a database of the same name if there is one, and return the URL."""
         self.drop(name)
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)

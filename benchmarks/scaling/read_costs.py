@@ -1,4 +1,4 @@
-"""Measure the long queries on the longest history, as a whole and in the database alone."""
+"""Measure the slow queries on the longest history: their whole time, and their time in the database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scaling.bare_driver import (
 from scaling.measurements import Scale
 
 REPETITIONS = 4
-"""The first repetition is a warm-up."""
+"""The number of repetitions of each query. The first repetition is a warm-up."""
 
 
 def measure_queries(scale: Scale) -> None:

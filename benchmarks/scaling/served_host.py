@@ -1,4 +1,4 @@
-"""A host of the search: one supervisor with simulated workers.
+"""Run a host of the search: one supervisor with simulated workers.
 
 python -m scaling.served_host URL HOME NAME SLOTS SECONDS_PER_EPOCH [--until-first-lease]
 """

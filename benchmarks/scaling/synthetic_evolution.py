@@ -1,6 +1,6 @@
 """Make the rows of a long search in memory. The births are real, and the trainings are synthetic.
 
-The real `decide_birth` decides every birth on the population of its step. Fitness is `candidates.fitness_of`.
+The real `decide_birth` decides every birth from the population at its step. Fitness is `candidates.fitness_of`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Rows:
 
     tables: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     removed: list[tuple[int, int]] = field(default_factory=list)
-    """The step at which each removed candidate left the population."""
+    """The step and the id of each candidate that left the population."""
 
     def add(self, table: str, *values: Any) -> None:
         self.tables[table].append(values)

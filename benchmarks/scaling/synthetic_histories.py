@@ -1,6 +1,7 @@
-"""Databases with long synthetic histories, on SQLite and PostgreSQL, kept in a folder.
+"""Create databases with long synthetic histories on SQLite and PostgreSQL, and keep them in a folder.
 
-A synthetic history has the fingerprint of a real one: `check_synthetic_history` compares a short one.
+A synthetic history has the same fingerprint as a real history. `check_synthetic_history` checks this for a short
+history.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from scaling.postgres_server import PostgresServer
 from scaling.synthetic_evolution import COLUMNS, Rows, SyntheticEvolution
 
 SPARE_CANDIDATES: Final = 100_000
-"""The further candidates that the budget permits, for the measurements."""
+"""The number of candidates that the budget of a search permits in addition to its history, for the measurements."""
 PROGRESS_CANDIDATES: Final = 100_000
 
 
@@ -47,19 +48,19 @@ class SyntheticHistories:
 
     @property
     def server(self) -> PostgresServer:
-        """Return the server, started at the first use."""
+        """Return the server; start it at the first use."""
         if self._server is None:
             self._server = PostgresServer(self.folder / "postgresql")
         return self._server
 
     def url(self, kind: str, count: int) -> str:
-        """Return the URL of a history. It must not be written to."""
+        """Return the URL of a history, which must not be changed."""
         if kind == "sqlite":
             return f"sqlite:///{self._sqlite_file(count)}"
         return self.server.url(self._postgresql_database(count))
 
     def copy(self, kind: str, count: int, name: str) -> str:
-        """Return the URL of a fresh copy that may be written to."""
+        """Return the URL of a fresh copy of a history, which may be changed."""
         self.drop(kind, count, name)
         if kind == "sqlite":
             target = self.folder / f"{name}_{count}.db"
@@ -178,7 +179,7 @@ def _copy_table(table: Table, source: sqlite3.Connection, target: Any) -> None:
 
 
 def check_synthetic_history(count: int = 300) -> None:
-    """Raise `AssertionError` if a synthetic history differs from a history of the real code."""
+    """Raise `AssertionError` if a synthetic history differs from a history that the real code has written."""
     with tempfile.TemporaryDirectory() as folder:
         real = new_record(f"sqlite:///{folder}/real.db", count + SPARE_CANDIDATES)
         for _ in range(count):

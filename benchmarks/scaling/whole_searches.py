@@ -1,4 +1,4 @@
-"""Whole searches with simulated workers: the start of a daemon, the throughput, and the fingerprint under kills."""
+"""Measure searches with simulated workers: the start of a daemon, the throughput, and the fingerprint after kills."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def measure_start(scale: Scale) -> None:
 
 
 def measure_throughput(scale: Scale) -> None:
-    """Compare a search with eight workers on PostgreSQL with its statements by the bare driver."""
+    """Compare the throughput of a search with eight workers on PostgreSQL and of its statements in the bare driver."""
     count = scale.pairs
     with (
         scale.fresh_databases("postgresql", "through", 2, candidates=count) as (url, bare_url),
@@ -107,7 +107,7 @@ def measure_throughput(scale: Scale) -> None:
 
 
 def compare_fingerprints(scale: Scale) -> None:
-    """Compare a search on SQLite with one slot and on PostgreSQL with four hosts that are killed repeatedly."""
+    """Compare the fingerprints of a calm search on SQLite and of a search on PostgreSQL whose hosts are killed."""
     count = scale.pairs
     with (
         scale.fresh_databases("sqlite", "calm", 1, candidates=count) as (url,),
@@ -139,7 +139,7 @@ def start_host(
 
 
 def run_hosts(url: str, home: Path, names: Sequence[str], *, slots: int, kill_seconds: float | None) -> int:
-    """Run hosts until the search ends, and kill and restart one every `kill_seconds`. Return the number of kills."""
+    """Run hosts until the search ends; kill and restart a host every `kill_seconds`. Return the number of kills."""
     hosts = {name: start_host(url, home, name, slots, "0.05") for name in names}
     kills, rng = 0, random.Random(7)
     next_kill_at = None if kill_seconds is None else time.monotonic() + 3 * kill_seconds

@@ -23,13 +23,13 @@ from scaling.synthetic_histories import SyntheticHistories
 
 WARM_UP_PAIRS = 20
 CANDIDATES_PER_PAIR = 50
-"""The number of candidates for the measurement of disk space."""
+"""The number of candidates per pair in the measurement of disk space."""
 
 
 class TransactionPair:
     """Two copies of a history.
 
-    The real code writes to the first; the bare driver repeats the statements on the second.
+    The real code writes to the first copy. The bare driver repeats the statements on the second copy.
     """
 
     def __init__(self, histories: SyntheticHistories, kind: str, size: int) -> None:
@@ -45,7 +45,7 @@ class TransactionPair:
         self.statements = 0
 
     def measure(self, *, warm_up: bool) -> None:
-        """Write one candidate by the real code, then by the bare driver."""
+        """Write one candidate with the real code, then with the bare driver."""
         with recorded_statements(self._engine) as statements:
             cpu, started = time.process_time(), time.perf_counter()
             with transaction(self._engine) as connection:
@@ -72,7 +72,7 @@ class TransactionPair:
 
 
 def measure_transactions(scale: Scale) -> None:
-    """Compare the transaction of a candidate with its statements by the bare driver, for every size."""
+    """Compare the transaction of a candidate with the same statements in the bare driver, for every size of history."""
     for kind in scale.kinds:
         pairs = [TransactionPair(scale.histories, kind, size) for size in scale.sizes]
         for number in range(scale.pairs + WARM_UP_PAIRS):
@@ -98,7 +98,7 @@ def measure_transactions(scale: Scale) -> None:
 
 
 def measure_leases(scale: Scale) -> None:
-    """Compare a lease with its statements, and with its UPDATE alone, by the bare driver."""
+    """Compare a lease with the same statements in the bare driver, and with its UPDATE statement alone."""
     for kind in scale.kinds:
         with scale.fresh_databases(kind, "lease", 2) as (url, bare_url):
             for address in (url, bare_url):
@@ -138,7 +138,7 @@ def measure_leases(scale: Scale) -> None:
 
 
 def measure_disk_space(scale: Scale) -> None:
-    """Measure the bytes per candidate, with five epochs and after the collection of its checkpoints."""
+    """Measure the bytes per candidate of five epochs, with regular cleanups of checkpoints."""
     for kind in scale.kinds:
         with scale.fresh_databases(kind, "bytes", 1) as (url,):
             engine = open_record(url)
@@ -154,12 +154,12 @@ def measure_disk_space(scale: Scale) -> None:
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    """Return the median of the ratios of pairs."""
+    """Return the median of the pairwise ratios."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def database_bytes(engine: Engine) -> int:
-    """Return the size of a database. On SQLite, merge the write-ahead log first."""
+    """Return the size of a database in bytes. On SQLite, merge the write-ahead log first."""
     if engine.dialect.name == "sqlite":
         file = str(engine.url.database)
         with sqlite3.connect(file, isolation_level=None) as connection:

@@ -54,7 +54,7 @@ class DaemonProcess:
             self._changed.notify_all()
 
     def wait_for(self, find: Callable[[DaemonState], T | None], seconds: float = TIMEOUT_SECONDS) -> T | None:
-        """Return the first true result of `find` for a state, or None if the daemon ends first.
+        """Call `find` for every state until its result is true. Return the result, or None if the daemon has ended.
 
         Raises `TimeoutError` after `seconds`.
         """

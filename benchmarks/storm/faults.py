@@ -25,7 +25,7 @@ from storm.states import DaemonState, Token
 from storm.storm import Storm
 
 FREEZE_SECONDS = 4.0
-"""The seconds of a freeze. They exceed every timeout of the daemon under attack."""
+"""The seconds of a freeze, more than the timeouts for leases, silence and suspension of the daemon under attack."""
 ORPHAN_SECONDS = 20.0
 """The seconds for which workers may outlive their daemon."""
 
@@ -70,7 +70,7 @@ def garbled_file(storm: Storm) -> Observation | None:
 
 
 def _kill_worker(storm: Storm, damage: Callable[[Path], None] | None = None) -> Observation | None:
-    """Kill a worker. With `damage`, stop it first and damage its newest checkpoint."""
+    """Kill a worker. With `damage`, first stop the worker and damage the newest checkpoint of its candidate."""
     slot = storm.pick_training(lambda s: damage is None or s.token is None or bool(storm.checkpoint_files(s.token)))
     if slot is None or slot.pid is None or slot.token is None:
         return None
@@ -164,7 +164,7 @@ def drained(storm: Storm) -> Observation | None:
 
 
 def paused(storm: Storm) -> Observation | None:
-    """Pause the search in its record, as a command does. The daemon, which has only this search, exits. Resume both."""
+    """Pause the only search of the daemon, so that the daemon exits. Then resume the search and restart the daemon."""
     if storm.pick_training() is None:
         return None
     tokens = storm.leases()
@@ -285,7 +285,7 @@ def record_held(storm: Storm) -> Observation | None:
 
 
 def _block(storm: Storm, token: Token, free: Callable[[], object]) -> Observation | None:
-    """Wait until the daemon reports the problem, remove the obstacle, and wait until it trains again."""
+    """Wait until the daemon reports the problem, remove the obstacle, and wait until the daemon trains again."""
     was_leased = token in storm.leases()
     try:
         problem = storm.daemon.wait_for(lambda state: state.problem, 15.0)

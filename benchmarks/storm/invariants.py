@@ -16,7 +16,7 @@ from storm.searches import read_fingerprint
 from storm.storm import Storm
 
 DIGEST_BYTES: Final = 32
-"""The length of the digest at the end of a checkpoint file."""
+"""The bytes of the digest at the end of a checkpoint file."""
 LOST: Final = {
     "candidates without a score": "SELECT count(*) FROM eatnas_candidate WHERE state <> 'scored'",
     "candidates missing": "SELECT budget_candidates - (SELECT count(*) FROM eatnas_candidate) FROM eatnas_search",
@@ -55,7 +55,7 @@ DIFFERING: Final = {
 
 @dataclass(frozen=True)
 class SearchCheck:
-    """The numbers of lost, doubled and changed rows of a search."""
+    """The numbers of lost, doubled and differing items of a search, and its problems."""
 
     lost: int
     doubled: int
@@ -67,7 +67,7 @@ class SearchCheck:
 
 
 def check_search(storm: Storm, expected_fingerprint: str) -> SearchCheck:
-    """Compare the search of a storm with the undisturbed one."""
+    """Compare the search of a storm with the undisturbed search."""
     problems: list[str] = []
     with read_transaction(storm.engine) as connection:
         lost = _count(connection, LOST, problems)
@@ -100,7 +100,7 @@ def _count(connection: Connection, queries: dict[str, str], problems: list[str])
 
 
 def _find_damage(connection: Connection, artifacts: Path) -> list[str]:
-    """Return the faults of the database file and the checkpoint files."""
+    """Describe the damage to the database file and the checkpoint files."""
     intact = connection.execute(text("PRAGMA integrity_check")).scalars().all()
     dangling = connection.execute(text("PRAGMA foreign_key_check")).all()
     problems = [f"the database is damaged: {line}" for line in intact if line != "ok"]
@@ -109,5 +109,5 @@ def _find_damage(connection: Connection, artifacts: Path) -> list[str]:
     for row in connection.execute(select(checkpoint.c.path, checkpoint.c.digest)):
         file = artifacts / row.path
         if not file.exists() or hashlib.sha256(file.read_bytes()[:-DIGEST_BYTES]).hexdigest() != row.digest:
-            problems.append(f"{row.path} differs from its row")
+            problems.append(f"{row.path} is missing or differs from its row")
     return problems

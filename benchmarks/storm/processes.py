@@ -1,4 +1,4 @@
-"""Look at processes, limit them, and wait."""
+"""Inspect, signal and limit processes, and wait for conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.02
 
 
 def eventually(find: Callable[[], T], seconds: float = TIMEOUT_SECONDS) -> T:
-    """Call `find` until its result is true or the time is over. Return its last result."""
+    """Call `find` until its result is true or `seconds` have passed. Return the last result."""
     deadline = time.monotonic() + seconds
     while not (result := find()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -42,14 +42,14 @@ def send_signal(pid: int, number: signal.Signals) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether a process is stopped, within two seconds."""
+    """Wait up to two seconds until a process is stopped, and return whether it is."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return eventually(lambda: bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED), 2.0)
     return False
 
 
 def limit_file_size(pid: int, size: int | None) -> None:
-    """Let every write of a process beyond `size` bytes fail. None removes the limit."""
+    """Let every write of a process beyond the first `size` bytes of a file fail. None removes the limit."""
     soft = resource.RLIM_INFINITY if size is None else size
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))

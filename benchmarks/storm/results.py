@@ -18,7 +18,7 @@ VIOLATIONS = ("lost", "doubled", "differing")
 
 
 class ResultsFile:
-    """The lines of all rounds. Without a path they live in memory alone."""
+    """The lines of all rounds. Without a path, the lines are kept only in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -39,7 +39,7 @@ class ResultsFile:
         return 1 + max(rounds, default=0)
 
     def remaining(self, wanted: dict[str, int], workload: str) -> list[str]:
-        """Return the faults that have hit less often than `wanted` requires."""
+        """Return the faults that must still hit: each fault once for each hit that is missing from `wanted`."""
         hits = Counter(line["fault"] for line in self.lines if line["workload"] == workload and line.get("hit"))
         return [fault for fault, count in wanted.items() for _ in range(count - hits[fault])]
 

@@ -31,11 +31,11 @@ class StormPlan:
     search: StormSearch
     seed: int
     seconds_per_epoch: str
-    """The seconds of an epoch of the simulated worker."""
+    """The seconds that the simulated worker takes for an epoch."""
 
 
 def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:
-    """Run rounds until every fault has hit as often as wanted. Only finished rounds count.
+    """Run rounds until every fault has hit often enough, or several rounds had no hit. Only finished rounds count.
 
     The fault `disk_full` strikes in every other round, on a small disk, if this machine permits mounts.
     """
@@ -60,10 +60,11 @@ def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:
 
 
 def _run_round(home: Path, number: int, plan: StormPlan, queue: list[str]) -> list[Line]:
-    """Run one search through the faults of the queue, in random order. Return the lines of its results."""
+    """Run one search through the faults of the queue, in random order. Return the lines of this round."""
     random.Random(plan.seed * 1000 + number).shuffle(queue)
     workload = plan.search.workload
-    # Every round with real trainings has the same seed: the undisturbed search takes minutes and runs once.
+    # Every round with real trainings has the same seed, because the undisturbed search takes minutes and runs only
+    # once.
     seed = plan.seed + number if workload.simulated else plan.seed
     lines: list[Line] = []
 
@@ -101,7 +102,7 @@ def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: 
 
 @contextlib.contextmanager
 def _small_disk(folder: Path, megabytes: int) -> Iterator[Path | None]:
-    """Mount a disk of this size, or yield None if this machine does not permit it."""
+    """Mount a disk of this size and yield its folder, or None if this machine permits no mounts."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "eatnas-storm", str(folder)]
     try:

@@ -1,4 +1,4 @@
-"""The search that goes through the storm, and its fingerprint without one."""
+"""The search that the storm attacks, and its fingerprint without faults."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ RUNGS: dict[str, Any] = {"rungs": [1, 2], "keep": 0.5}
 
 @dataclass(frozen=True)
 class StormSearch:
-    """The kind of the search: its workload and its rungs."""
+    """The kind of a search: its workload, its rungs and its lanes."""
 
     workload: Workload
     rungs: str | None = None
-    """The schedule of a search with rungs; None: no rungs."""
+    """The schedule of the rungs, or None for a search without rungs."""
     lanes: int = 1
-    """The number of trainings in a worker process."""
+    """The number of trainings that a worker process runs at the same time."""
 
     def new_home(self, folder: Path, seed: int) -> Settings:
         """Create a home with the search."""

@@ -1,4 +1,4 @@
-"""The daemon under attack: supervises one search and prints the state of its slots whenever it changes.
+"""Run the daemon under attack: supervise one search, and print the state of the slots whenever it changes.
 
 python -m storm.served_daemon HOME LANES PROGRAM...    # in the folder of the benchmarks
 """

@@ -18,7 +18,7 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class SlotState:
-    """A slot of the daemon, its worker and the training on it."""
+    """A slot of the daemon, its worker and its training."""
 
     number: int
     pid: int | None

@@ -1,4 +1,4 @@
-"""A search in a new home, with a daemon that faults strike."""
+"""A search in a new home, and the daemon that the faults strike."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Storm:
         self.daemon = DaemonProcess(self.settings.home, self.program, self.lanes)
 
     def workers_left(self) -> list[psutil.Process]:
-        """Return the workers of all daemons that are still running."""
+        """Return the workers, started by any of the daemons, that are still running."""
         daemons = [*self._former_daemons, self.daemon]
         return [worker for daemon in daemons for worker in running(daemon.workers.values())]
 
@@ -58,7 +58,7 @@ class Storm:
         self.engine.dispose()
 
     def set_clock_offset(self, seconds: float) -> None:
-        """Move the wall clock of the daemon."""
+        """Set the offset of the daemon's wall clock from the real time."""
         file = self.settings.home / "clock"
         file.with_suffix(".new").write_text(str(seconds))
         file.with_suffix(".new").replace(file)
@@ -72,7 +72,7 @@ class Storm:
             return list(connection.execute(query))
 
     def pick_training(self, is_wanted: Callable[[SlotState], bool] = lambda _: True) -> SlotState | None:
-        """Return a slot that trains under a lease, at a random moment, or None if the search has ended."""
+        """Wait for a random moment and return a slot that trains under a lease. Return None if the search has ended."""
         while True:
             slots = self.daemon.wait_for(lambda state: [slot for slot in state.trainings() if is_wanted(slot)])
             if slots is None:
@@ -99,10 +99,9 @@ class Storm:
         return sorted(self.settings.artifacts.glob(pattern), key=_progress)
 
     def recovery_seconds(self, since: float, *, slot: int | None = None, not_pid: int | None = None) -> float | None:
-        """Wait until a slot trains again, and return the seconds since the fault. None if the search has ended.
+        """Wait until a slot trains again. Return the seconds since the fault, or None if the search has ended.
 
-        `slot` is the only slot to wait for, if it is given. `not_pid` is the worker that the fault struck, which does
-        not count.
+        If `slot` is given, wait for this slot only. Ignore the worker `not_pid`, which the fault struck.
         """
 
         def find(state: DaemonState) -> float | None:
@@ -116,9 +115,10 @@ class Storm:
         return self.daemon.wait_for(find)
 
     def repeated_seconds(self, token: Token, started_at: float | None, struck_at: float) -> float | None:
-        """Return the seconds of training before a fault that the next attempt repeats, or None if there is none.
+        """Return how many seconds of training the next attempt repeats after a fault, or None if this is unknown.
 
-        These are the seconds since the last checkpoint or, without a checkpoint, since the start of the attempt.
+        These are the seconds from the last checkpoint or, without a checkpoint, from the start of the attempt to the
+        fault.
         """
         next_slots = self.daemon.wait_for(
             lambda state: [slot for slot in state.trainings() if slot.token and slot.token.candidate == token.candidate]
@@ -139,7 +139,7 @@ class Storm:
 
 
 def _next_events(token: Token) -> Select[Any]:
-    """Select the events of a candidate that tell, after an attempt, where the next attempt starts."""
+    """Select the events after an attempt that tell where the next attempt of the candidate starts."""
     kinds = ("resumed", "started_afresh", "scored", "taken_back", "released")
     return (
         select(event.c.kind, event.c.attempt, event.c.detail)
@@ -149,6 +149,6 @@ def _next_events(token: Token) -> Select[Any]:
 
 
 def _progress(file: Path) -> tuple[int, int, int]:
-    """Return epoch, batch and attempt of a checkpoint by its name."""
+    """Return the epoch, batch and attempt in the name of a checkpoint."""
     _, number, epoch, batch = file.stem.split("-")
     return int(epoch[1:]), int(batch[1:]), int(number[1:])

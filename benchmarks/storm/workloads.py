@@ -26,7 +26,7 @@ class Workload:
     uses_packages: bool = False
     """Whether the search needs the example packages. All processes of the storm import them."""
     disk_megabytes: int = 512
-    """The size of the small disk for the fault `disk_full`."""
+    """The size in MiB of the small disk for the fault `disk_full`."""
     without: tuple[str, ...] = ()
     """Faults that the daemon does not notice within a minute."""
 
