@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import InitVar, asdict, dataclass
+from dataclasses import InitVar, asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Final
 
@@ -51,6 +51,17 @@ class Macro(SpaceDefinition):
     def __post_init__(self, operators: tuple[Operator, ...]) -> None:
         # `operators` is not a dataclass field, because operators are not JSON values: `to_json` stores their names.
         object.__setattr__(self, "operators", operators)
+
+    def __eq__(self, other: object) -> bool:
+        # Searches may define spaces that differ in their operators alone, and caches must tell them apart.
+        return self._identity == other._identity if isinstance(other, Macro) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @cached_property
+    def _identity(self) -> tuple[Any, ...]:
+        return type(self), self._operators, *(getattr(self, field.name) for field in fields(self))
 
     @property
     def _operators(self) -> tuple[Operator, ...]:

@@ -2,10 +2,12 @@
 
 import pytest
 
-from eatnas_db.domain.macro import PRESETS, Task
+from eatnas_db.domain.macro import PRESETS, Macro, Task
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.guidance.block_codes import BlockCodes
+from eatnas_db.scored_births import encode_architecture
 
 
 @pytest.fixture(params=sorted(PRESETS))
@@ -39,3 +41,12 @@ def test_mutants_differ_in_the_requested_number_of_primitives(space):
         mutant = codes.mutate(code, count, rng)
         assert sum(old != new for old, new in zip(code, mutant, strict=True)) == count
         codes.decode(mutant)
+
+
+def test_order_of_a_spaces_operators_decides_codes():
+    def encode(operators):
+        macro = Macro("own", 8, 1, (1,), (16,), 16, operators=operators)
+        return encode_architecture(Space(macro, Task(8, 1, 10)), "sep_k3_d1_w1.0")[0]
+
+    sep, mb3, _ = BUILT_IN_OPERATORS
+    assert [encode((sep, mb3)), encode((mb3, sep))] == [0, 1]
