@@ -97,7 +97,7 @@ def main_arms(seed: int) -> dict[str, list[ArmSearch]]:
 
 
 def variations(seed: int) -> dict[str, list[ArmSearch]]:
-    """Return arms that change one setting of the transfer. Their 20 candidates suffice to compare the speed."""
+    """Return arms that each change one setting of the transfer. Their 20 candidates suffice to compare the speed."""
     small = main_arms(seed)["transfer"][0]
 
     def short(name: str, *changes: dict[str, Any], source: ArmSearch = small) -> list[ArmSearch]:

@@ -1,9 +1,10 @@
-"""Run Optuna's NSGA-II and TPE with the space, recipe, images and budget of the arms, after `pip install optuna`.
+"""Run Optuna's NSGA-II and TPE with the space, recipe, images and budget of the arms.
 
     python benchmarks/experiments/baselines.py --samplers nsga2 tpe --seeds 1 2
 
-A trial fails, at no cost, if its code exceeds the limit of mult-adds or if its network has been trained already. The
-best networks are re-evaluated like the best networks of the arms. An interrupted run continues where it stopped.
+The program needs `pip install optuna`. A trial fails, at no cost, if its code exceeds the limit of mult-adds or if its
+network has been trained already. The best networks are re-evaluated like the best networks of the arms. An interrupted
+run continues where it stopped.
 """
 
 from __future__ import annotations

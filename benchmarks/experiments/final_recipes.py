@@ -82,7 +82,7 @@ def train(
 
 
 def _validation_as_test(options: argparse.Namespace) -> Path:
-    """Write a data set whose test images are the validation images and whose training images are 7,000 others."""
+    """Write a data set that has the validation images as test images and 7,000 others to train. Return its folder."""
     folder: Path = options.work / "choose-data"
     folder.mkdir(parents=True, exist_ok=True)
     images = read_idx_set(Path(options.data_root), "FashionMNIST", 10, train=True)
