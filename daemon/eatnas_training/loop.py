@@ -60,7 +60,8 @@ def train(
         yield from training.run()
     except Exception as error:
         if isinstance(error, DataError):
-            forget_loaded_data(assign.data)  # lets the next training look at the files again
+            for data in (assign.data, *(ancestor["data"] for ancestor in assign.ancestors)):
+                forget_loaded_data(data)  # lets the next training look at the files again
         yield Failed(
             candidate=assign.candidate,
             attempt=assign.attempt,

@@ -18,9 +18,9 @@ from eatnas_db.schema.searches import search
 class InheritanceLink:
     """A candidate of an inheritance chain, with all data that are needed to train it again.
 
-    `seed`, `spec`, `macro` and `task` are those of the candidate's search. `inherited` is true if its training started
-    from the weights of the previous link, and `halved` is true if the training split each batch in two halves. In a
-    search with `rungs`, the training ended at `rung`.
+    `seed`, `spec`, `macro`, `task` and `data_state` are those of the candidate's search. `inherited` is true if its
+    training started from the weights of the previous link, and `halved` is true if the training split each batch in two
+    halves. In a search with `rungs`, the training ended at `rung`.
     """
 
     candidate_id: int
@@ -32,6 +32,7 @@ class InheritanceLink:
     spec: dict[str, Any]
     macro: dict[str, Any]
     task: dict[str, Any]
+    data_state: dict[str, Any] | None
     lineage_epochs: int
     halved: bool = False
     rungs: Rungs | None = None
@@ -77,6 +78,7 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
             spec=row.spec,
             macro=row.macro,
             task=row.task,
+            data_state=row.data_state,
             lineage_epochs=row.lineage_epochs or 0,
             halved=row.thrift == MemoryFallback.HALVED,
             rungs=rungs_of(row.spec, row.origin),
@@ -113,6 +115,7 @@ def _select_ancestors(parent_id: int, *, whole: bool) -> Select[Any]:
             search.c.spec,
             search.c.macro,
             search.c.task,
+            search.c.data_state,
         )
         .select_from(ancestors)
         .join(candidate, candidate.c.id == ancestors.c.id)

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import select, update
 
+from eatnas_daemon.workers.assignments import create_assignment
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
@@ -24,6 +25,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.search_space import space_of
 from eatnas_db.searches.transfer import create_transfer
+from eatnas_db.settings import load_settings
 from support.databases import ON_SQLITE, POSTGRESQL_IS_SLOW
 
 TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}}
@@ -433,6 +435,19 @@ def test_perturbations_of_an_imported_network_are_trained_from_scratch(engine, s
         for whole in (False, True):
             (link,) = list_inheritance_chain(connection, perturbation.id, whole=whole)
             assert (link.candidate_id, link.inherited, link.training["epochs"]) == (perturbation.id, False, 3)
+
+
+@ON_SQLITE
+def test_parent_is_trained_again_on_unchanged_images_only(engine, finished, lease_factory, tmp_path):
+    source_id = finished()
+    state = {"data_digest": "small", "files_digest": None, "content_digest": None}
+    with transaction(engine) as connection:
+        connection.execute(update(search).where(search.c.id == source_id).values(data_state=state))
+    leased = lease_factory(transfer(engine, changes={"transfer.weights": "inherited"}))
+    with transaction(engine) as connection:
+        target = lock_search(connection, leased.search_id)
+        message = create_assignment(connection, load_settings({}, str(tmp_path)), target, leased).message
+    assert [ancestor["data_state"] for ancestor in message.ancestors] == [state]
 
 
 @ON_SQLITE

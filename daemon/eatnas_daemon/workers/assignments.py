@@ -179,6 +179,7 @@ def _ancestor_message(settings: Settings, ancestor: InheritanceLink) -> Assign:
         seed=_seed(ancestor, ancestor.replica),
         inherits=ancestor.inherited,
         split_batches=ancestor.halved,
+        data_state=ancestor.data_state,
         stop_after=ancestor.stop_after,
     )
 
