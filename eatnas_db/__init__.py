@@ -4,7 +4,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # Load it on first use, because quick commands import this package, too.
+    # Import `load_model` only on first use, because commands that must start quickly also import this package.
     if name == "load_model":
         from eatnas_db.models import load_model
 

@@ -50,8 +50,8 @@ def run_query(
 ) -> QueryResult:
     """Return at most `limit` rows of one SELECT over the views of `queries.views`.
 
-    Raises `RecordError` if the record cannot be read. Raises `ConflictError` if `query` is not such a SELECT, calls a
-    function that is not allowed, or takes longer than `seconds`.
+    Raises `RecordError` if the record cannot be read. Raises `ConflictError` if `query` is not one SELECT over the
+    views, calls a function that is not allowed, or takes longer than `seconds`.
     """
     dialect: Dialect = "postgres" if settings.database_file is None else "sqlite"
     statement = check_query(query, dialect)
@@ -79,7 +79,7 @@ def _run_on_sqlite(file: Path, query: str, limit: int, seconds: float) -> QueryR
 
 @contextmanager
 def _guarded_connection(file: Path, deadline: float) -> Iterator[sqlite3.Connection]:
-    # Read-only mode is not enough: such a connection can still attach another file and write to it.
+    # Read-only mode is not enough: a read-only connection can still attach another file and write to it.
     with closing(connect_for_reading(file, timeout=5)) as connection:
         connection.execute("PRAGMA temp_store = MEMORY")
         for name, query in VIEWS.items():
@@ -131,7 +131,9 @@ def _run_on_postgresql(engine: Engine, query: str, limit: int, seconds: float) -
 
 
 def _view_queries(connection: Connection) -> str:
-    """Return the definitions of the views for a WITH clause. Raises `ConflictError` for a superuser of the server."""
+    """Return the views as the common table expressions of a WITH clause. Raises `ConflictError` if the user is a
+    superuser of the server.
+    """
     if try_become_reader(connection):
         return ", ".join(f"{name} AS (SELECT * FROM {view_name(name)})" for name in VIEWS)  # noqa: S608
     if is_superuser(connection):

@@ -1,4 +1,6 @@
-"""Query a record from Python, for notebooks. Queries return frozen dataclasses, which convert to pandas data frames."""
+"""Query a record from Python, for example in a notebook. Queries return frozen dataclasses, which convert to pandas
+data frames.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,14 @@ from eatnas_db.settings import Settings, load_settings
 
 ENDINGS: Final = {0: "finished", 3: "stopped", 4: "failed", 75: "interrupted"}
 """The value that `Search.run` returns for each exit status of the supervisor."""
-# Programs to start, because this package must not import the daemon.
+# Start these modules as separate programs, because this package must not import the daemon.
 CREATION_PROGRAM: Final = "eatnas_daemon.search_creation"
 SUPERVISOR_PROGRAM: Final = "eatnas_daemon.main"
 Spec = str | Path | Mapping[str, Any]
 
 
 class Search:
-    """One search of a record. Every call reads the record again, so a running search can be followed."""
+    """One search of a record. Every call reads the current state of the record."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings, self.name = settings, name
@@ -99,7 +101,7 @@ class Search:
             return Rows.of(PopulationStep, list_steps(connection, search_id))
 
     def pareto(self, cost: CostMetric = "mult_adds") -> Rows[Tradeoff]:
-        """Return the Pareto front of cost and the metric that the search optimizes, by default the accuracy."""
+        """Return the Pareto front of a cost and the metric that the search optimizes (accuracy by default)."""
         with self._connect() as (connection, search_id):
             direction = get_search(connection, self.name).objective.direction
             return Rows.of(Tradeoff, list_front(connection, search_id, cost, direction))
@@ -135,12 +137,13 @@ class Search:
             return get_utilisation(connection, search_id, time.time())
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 that is equal for equal histories."""
+        """Return a SHA-256 of the history of the search; it is equal for equal histories."""
         with self._connect() as (connection, search_id):
             return get_fingerprint(connection, search_id).sha256
 
     def run(self, slots: int | None = None) -> str:
-        """Train the search in a separate process until it ends; interrupt the kernel to stop, run again to continue.
+        """Run the search in a separate process until it ends. To stop it, interrupt the kernel; to continue, call `run`
+        again.
 
         Prints the progress. Returns `finished`, `stopped` (paused, cancelled or out of device hours),
         `failed` (no candidate was scored) or `interrupted`. Raises `EatnasError`.
@@ -194,7 +197,7 @@ class Record:
     def compare(
         self, *names: str, by: Measure = "quality", levels: Sequence[float] = (), alone: bool = False
     ) -> Rows[LevelReached]:
-        """Return the device seconds that each search needed to reach the same levels of a measure."""
+        """Return the device seconds that each search needed to reach each level of a measure."""
         with read_connection(self._settings.database_url) as connection:
             curves = list_compute_curves(connection, names, measure=by, alone=alone)
         return Rows.of(LevelReached, list_levels_reached(curves, levels))
@@ -248,7 +251,7 @@ def open(home: str | Path | None = None) -> Record:  # noqa: A001
 
 
 def _supervise(settings: Settings, *arguments: str) -> int:
-    """Run the supervisor, print its output and return its exit status. Raises `EatnasError` if it fails."""
+    """Run the supervisor, print its output and return its exit status. Raises `EatnasError` if the supervisor fails."""
     # Print the supervisor's output here, because a notebook shows only output of this process. Start a new process
     # group, so that the supervisor receives only the signal below, and not also the terminal's Ctrl-C.
     with (
@@ -271,7 +274,8 @@ def _supervise(settings: Settings, *arguments: str) -> int:
                     break
                 print(line, end="", flush=True)
             except KeyboardInterrupt:
-                # The supervisor saves its checkpoints and exits; another interrupt would not make that faster.
+                # On SIGTERM, the supervisor saves its checkpoints and exits; another interrupt does not make it exit
+                # faster.
                 process.terminate()
         status = process.wait()
         errors.seek(0)

@@ -10,16 +10,15 @@ from pathlib import Path, PurePosixPath
 
 
 def is_artifact_path(stored: str) -> bool:
-    """Return whether a path is relative and, by its text alone, leads to a file below the artifacts folder."""
+    """Return whether a path is relative and its text does not lead out of the artifacts folder."""
     parts = PurePosixPath(stored).parts
     return bool(parts) and not stored.startswith("/") and ".." not in parts and "\0" not in stored
 
 
 def find_artifact(artifacts: Path, stored: str) -> Path | None:
-    """Return the path of the file that the record stores as `stored`, relative to `artifacts`. It need not exist.
+    """Return the path of the file that the record stores as `stored`, relative to `artifacts`. The file need not exist.
 
-    Return None if the path leads out of the folder, by its text or through a symbolic link. `artifacts` itself may be a
-    link.
+    Return None if the text of the path or a symbolic link leads out of the folder. `artifacts` itself may be a link.
     """
     if not is_artifact_path(stored):
         return None

@@ -23,7 +23,7 @@ def final_name(name: str) -> str | None:
 
 @contextmanager
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path`, synced to disk, when the block ends without an error.
+    """Open a temporary file; when the block ends without an error, sync the file to disk and rename it to `path`.
 
     The temporary file is in the folder of `path`; its path is `file.name`. The umask applies to `mode`. If the block
     raises an error, `path` stays unchanged and the temporary file is removed.
@@ -41,7 +41,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def sync_and_replace(source: Path, target: Path) -> None:
-    """Sync a complete file to disk, then rename it to `target` in the same file system."""
+    """Sync a complete file to disk, then rename it to `target`, which must be on the same file system."""
     with source.open("rb") as file:
         os.fsync(file.fileno())
     source.replace(target)

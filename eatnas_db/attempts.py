@@ -51,7 +51,7 @@ _SELECT_EARLIER: Final = (
 
 
 def list_earlier_attempts(connection: Connection, token: LeaseToken) -> Sequence[EndedAttempt]:
-    """List the attempts of a candidate before this one, the oldest first."""
+    """List the earlier attempts of a candidate, the oldest first."""
     if token.attempt == 1:
         return ()
     rows = connection.execute(_SELECT_EARLIER, {"candidate_id": token.candidate, "number": token.attempt})
@@ -93,7 +93,7 @@ def end_attempt(
     now: float,
     **details: Any,
 ) -> None:
-    """End an attempt, delete its lease and update the counters of its search; `details` are further columns."""
+    """End an attempt, delete its lease and update the counters of its search; `details` are further columns to set."""
     times = {"ended_at": now, "device_seconds": device_seconds, "step_seconds": step_seconds}
     columns = {"outcome": outcome, **times, **details}
     values = {f"new_{column}": value for column, value in columns.items()}
@@ -146,7 +146,7 @@ def raise_device_time(connection: Connection, token: LeaseToken, *, device_secon
 def insert_scored_attempts(
     connection: Connection, candidate_ids: Sequence[int], *, search_id: int, worker_id: int, now: float
 ) -> None:
-    """Insert a first attempt for each candidate with an imported score, and count the candidates as scored."""
+    """Insert a first attempt for each candidate that has an imported score, and count these candidates as scored."""
     times = {"started_at": now, "ended_at": now, "device_seconds": 0.0}
     rows = [
         {"candidate_id": candidate_id, "number": 1, "worker_id": worker_id, "outcome": "scored", **times}
@@ -182,8 +182,8 @@ def discard_progress(connection: Connection, candidate_id: int) -> None:
 def last_attempt_to_ignore(earlier: Sequence[EndedAttempt], memory_fallback: MemoryFallback) -> int:
     """Return the last attempt whose checkpoints the next attempt must not use, or 0 if it may use all checkpoints.
 
-    The first attempt with split batches begins from scratch, because results with split batches are not
-    bit-identical to results with whole batches.
+    The first attempt with split batches starts from scratch, because split and whole batches do not give bit-identical
+    results.
     """
     if memory_fallback != MemoryFallback.HALVED:
         return 0
@@ -206,9 +206,8 @@ def count_known_seconds(connection: Connection, token: LeaseToken, reported: flo
     """Return the seconds that an attempt has spent in steps, if its daemon can no longer report them.
 
     Return the larger of two sums: the seconds of all epochs that the attempt recorded, and `reported`, the seconds at
-    the last heartbeat, which include an unfinished epoch. The first epoch of a later attempt does not count, because an
-    earlier attempt may have begun it. The seconds of such an epoch include the seconds before the checkpoint, which
-    belong to the earlier attempt.
+    the last heartbeat, which include an unfinished epoch. The first epoch of a later attempt does not count: an earlier
+    attempt may have trained the beginning of this epoch, and the recorded seconds include that beginning.
     """
     of_attempt = (epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt)
     seconds = connection.execute(select(epoch.c.seconds).where(*of_attempt).order_by(epoch.c.number)).scalars().all()

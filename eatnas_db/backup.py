@@ -52,7 +52,7 @@ class RestoreResult:
 
 
 def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
-    """Copy one snapshot of a record into a file. Other programs may write to the record meanwhile.
+    """Copy one snapshot of a record into a file. Other programs may write to the record during the copy.
 
     Raises `RecordError` if `source` is not an intact record, `NotFoundError` if the folder of `target` does not exist,
     and `ConflictError` if `target` exists and `force` is false.
@@ -172,7 +172,7 @@ def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
         return
     with closing(sqlite3.connect(database, timeout=busy_seconds, isolation_level=None)) as connection:
         try:
-            # Only the last connection can leave WAL mode.
+            # SQLite can leave WAL mode only if no other connection is open.
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:

@@ -24,7 +24,9 @@ _MODULUS: Final = 1 << 256
 
 @dataclass(frozen=True, slots=True)
 class TableContents:
-    """The number of rows of a table, and the sum of the hashes of its rows, which does not depend on their order."""
+    """The number of rows of a table, and the sum of the hashes of its rows. The sum does not depend on the order of the
+    rows.
+    """
 
     table: str
     rows: int
@@ -52,7 +54,7 @@ def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = 
 
 
 def require_empty(connection: Connection, place: str) -> None:
-    """Raise `ConflictError` if a record holds any row, or if daemons work on it."""
+    """Raise `ConflictError` if a record holds any row, or if daemons are working on it."""
     if list_connected_hosts(connection):
         raise ConflictError(f"daemons work on {place}; stop them, then try again")
     for table in metadata.sorted_tables:
@@ -94,7 +96,7 @@ def read_contents(connection: Connection, table: Table) -> TableContents:
 
 def read_batches(connection: Connection, table: Table) -> Iterator[Sequence[Row[Any]]]:
     """Yield the rows of a table, in batches."""
-    # In the order of the keys, which puts parents before their children.
+    # Sort by the keys, so that parents come before their children.
     query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=BATCH_ROWS)
     return connection.execute(query).partitions()
 

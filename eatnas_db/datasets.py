@@ -33,7 +33,7 @@ class ImageDataset:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, or None if only the labels define them."""
+        """The names of the classes, or None if `classes` is None."""
         if self.classes is None:
             return None
         if isinstance(self.classes, int | Integral):  # `Integral` covers NumPy's integers

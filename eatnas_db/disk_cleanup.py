@@ -26,8 +26,9 @@ def free_disk_space(
 ) -> int:
     """Remove files until the home uses at most `limit` bytes. Return the number of bytes that still exceed the limit.
 
-    Only the supervisor of the home may call this function, because no other program inserts rows of checkpoints. The
-    row of a checkpoint is deleted before its file. `unchanged` remembers the files from one call to the next.
+    Only the supervisor of the home may call this function: no other program inserts rows of checkpoints, so none is
+    added meanwhile. The row of a checkpoint is deleted before its file. `unchanged` remembers the files from one call
+    to the next.
     """
     usage = measure_disk_usage(engine, settings, unchanged, monotonic)
     excess = usage.bytes - limit
@@ -44,7 +45,7 @@ def free_disk_space(
 def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> set[str]:
     """Delete the rows of checkpoints and return their paths.
 
-    Skip candidates that a training now needs.
+    Keep the rows of candidates that have become unsettled or whose checkpoints a training needs.
     """
     if not files:
         return set()

@@ -44,7 +44,7 @@ def require_module(module: str) -> None:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of the installed distributions, `eatnas-db` first."""
-    # Import only here, because this module takes half as long to load as typer.
+    # Import `importlib.metadata` only here, because loading it takes half as long as loading typer.
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

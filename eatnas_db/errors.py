@@ -38,7 +38,7 @@ class DamagedRecordError(EatnasError):
 
 
 class UnstorableTextError(RecordError):
-    """A text is too long or has characters that the database cannot store, so repeating the write is useless."""
+    """A string is too long or has characters that the database cannot store, so repeating the write is useless."""
 
 
 class TransactionRollbackError(RecordError):

@@ -10,7 +10,7 @@ from eatnas_db.errors import OwnershipError, RecordError
 class FileIdentity:
     """The file or folder at a path when this object is created, identified by device and inode. Follows links.
 
-    If nothing exists at the path then, later changes are not detected.
+    If nothing exists at the path at that time, later changes are not detected.
     """
 
     def __init__(self, path: Path, description: str) -> None:

@@ -1,4 +1,6 @@
-"""Locks on files that exclude other processes (`flock`). The kernel releases a lock when its process ends."""
+"""Locks on files that exclude other processes (`flock`). The kernel releases a lock when the process that holds it
+ends.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 def try_lock(file: File) -> bool:
     """Lock a file until it is closed. Return False if another process holds its lock.
 
-    It also returns False while another process is inside `is_locked`, so try several times before you give up.
+    Another process that calls `is_locked` can also cause the result False, so try several times before you give up.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

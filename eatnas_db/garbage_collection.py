@@ -6,7 +6,7 @@ import gc
 from typing import Final
 
 YOUNG_OBJECTS: Final = 50_000
-"""The number of new objects, some megabytes, after which the garbage collector runs in a quick command."""
+"""The number of new objects after which the garbage collector runs in a quick command; they occupy some megabytes."""
 _USUAL: Final = gc.get_threshold()
 
 
@@ -18,6 +18,7 @@ def defer_collection() -> None:
 def collect_as_usual() -> None:
     """Run the garbage collector as often as Python does by default, for programs that run for hours.
 
-    A reference cycle of few objects may hold much memory, such as a figure or the frames of a traceback.
+    In such programs, a reference cycle of few objects may hold much memory, for example a figure or the frames of a
+    traceback.
     """
     gc.set_threshold(*_USUAL)

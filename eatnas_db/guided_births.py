@@ -1,4 +1,6 @@
-"""Decide guided births with a model of the scores so far. Only the functions that decide a birth load the model."""
+"""Decide guided births with a model of the scores so far. Only the functions that decide a birth load the code of the
+model.
+"""
 
 from __future__ import annotations
 

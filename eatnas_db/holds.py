@@ -22,7 +22,9 @@ MAX_REASON_LENGTH: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class SearchHold:
-    """A search that a host has set aside since `since`; the host tries again at `retry_at`. Both are Unix times."""
+    """A search that a host has set aside since `since`; the host tries again at `retry_at`. `since` and `retry_at` are
+    Unix times.
+    """
 
     search_id: int
     cause: HoldCause
@@ -66,7 +68,7 @@ def place_hold(
 ) -> SearchHold | None:
     """Set a search aside on a host, or postpone the next try if the search is already set aside. Return the hold.
 
-    Return None if the search has been deleted meanwhile.
+    Return None if the search no longer exists.
 
     The delay depends on `earlier_tries`, the number of tries so far. An event is recorded if the reason differs from
     the reason for the previous try.

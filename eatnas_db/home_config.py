@@ -64,11 +64,11 @@ def _split_command(value: object) -> object:
     if isinstance(value, str):
         parts: object = shlex.split(value)
     else:
-        # The arguments of a command are strings, even 8080.
+        # Every argument of a command is a string, even 8080.
         parts = plain_texts(value) if isinstance(value, list) else plain_values(value)
     if not isinstance(parts, list):
         return parts
-    # Replace `~` as a shell would, because the command is started without one.
+    # Replace `~` as a shell would, because the command is started without a shell.
     return [str(expand_home(Path(part))) if isinstance(part, str) and part.startswith("~") else part for part in parts]
 
 
@@ -150,8 +150,8 @@ class HomeConfig(_ConfigSection):
 
 
 def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
-    """Return the maximum number of bytes that a home may use: `EATNAS_MAX_BYTES`, else its `storage.max_bytes`, else
-    None.
+    """Return the maximum number of bytes that a home may use: `EATNAS_MAX_BYTES`, else the home's `storage.max_bytes`,
+    else None.
 
     Raises an `EatnasError` that names the invalid value and its place.
     """
@@ -165,7 +165,7 @@ def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
 
 
 def read_hooks(home: Path) -> HooksConfig | None:
-    """Return the `hooks` of a home, or None if it has none.
+    """Return the `hooks` of a home, or None if the home has none.
 
     Raises an `EatnasError` that names the invalid value and its place.
     """
@@ -243,6 +243,6 @@ def _describe(error: ValidationError, tree: Any, file: Path) -> str:
 
 
 def _cause(mistake: Mapping[str, Any]) -> str:
-    """Return the message of a check of this module, in parentheses after a space, or an empty string."""
+    """Return ` (MESSAGE)` if a check of this module found the mistake, otherwise an empty string."""
     cause = mistake["msg"].removeprefix("Value error, ").strip() if mistake["type"] == "value_error" else ""
     return f" ({cause})" if cause else ""

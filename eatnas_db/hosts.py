@@ -16,9 +16,8 @@ from eatnas_db.schema.hosts import MAX_DEVICE_NAME, device, host, worker
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """The state of a device as its host's daemon reports it;
-
-    `waits` is the reason why no worker may start on it, or None.
+    """The state of a device as its host's daemon reports it; `waits` is the reason why no worker may start on the
+    device, or None.
     """
 
     uuid: str
@@ -64,7 +63,7 @@ _SELECT_OWNER: Final = (
 def require_owner(connection: Connection, host_id: int, token: str) -> None:
     """Raise `OwnershipError` if another daemon has claimed the host.
 
-    Until the transaction ends, no daemon can claim it.
+    Until the transaction ends, no other daemon can claim the host.
 
     On SQLite, the daemon's lock file excludes a second daemon.
     """
@@ -84,7 +83,9 @@ _SELECT_DEVICE: Final = select(device.c.id, device.c.host_id).where(device.c.uui
 
 
 def register_device(connection: Connection, host_id: int, uuid: str, kind: str, name: str) -> int:
-    """Insert a device if it is new, and return its id. A known device from another host is moved to this host."""
+    """Insert a device if it is new, and return its id. If the device belonged to another host, it is reassigned to this
+    host.
+    """
     connection.execute(_INSERT_DEVICE, {"host_id": host_id, "uuid": uuid, "kind": kind, "name": name[:MAX_DEVICE_NAME]})
     row = connection.execute(_SELECT_DEVICE, {"of": uuid}).one()
     if row.host_id != host_id:
@@ -104,7 +105,9 @@ def record_worker_end(connection: Connection, worker_id: int, reason: str, now: 
 
 
 def record_lost_workers(connection: Connection, host_id: int, reason: str, now: float) -> None:
-    """Record the end of all workers of a host. If a supervisor was only frozen, it overwrites these rows later."""
+    """Record the end of all workers of a host. If a supervisor was only frozen, the supervisor overwrites these rows
+    later.
+    """
     is_lost = (
         worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host_id)),
         worker.c.ended_at.is_(None),
@@ -113,7 +116,7 @@ def record_lost_workers(connection: Connection, host_id: int, reason: str, now: 
 
 
 def touch_host(connection: Connection, host_id: int, now: float) -> None:
-    """Record that a host's daemon runs at `now`."""
+    """Record that a host's daemon is alive at `now`."""
     connection.execute(update(host).where(host.c.id == host_id).values(seen_at=now))
 
 

@@ -1,4 +1,6 @@
-"""Read the whole content of a user's file, which may also be a pipe, a device, or still being written."""
+"""Read the whole content of a user's file, which may be a pipe, a device, or a file that another program is still
+writing.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from typing import Final
 SAFE_PATH: Final = "-P"
 """Python's option that keeps the working folder out of `sys.path`.
 
-Otherwise a user's own `random.py` in that folder would replace Python's. PYTHONPATH and editable installs still work.
+Without this option, a user's own `random.py` in that folder would replace Python's module. PYTHONPATH and editable
+installs still work.
 """
 
 

@@ -137,7 +137,7 @@ def stale_lease(token: LeaseToken) -> StaleLeaseError:
 
 
 class LeaseTime(NamedTuple):
-    """A lease, and the training's share of the device and seconds in steps as of the last heartbeat."""
+    """A lease, with its training's share of the device and seconds in steps, both as of the last heartbeat."""
 
     token: LeaseToken
     device_share: float
@@ -182,7 +182,7 @@ def count_pending(connection: Connection, search_id: int, now: float, *, alone: 
 
     This is quick, because only a few candidates are pending.
 
-    `alone` is true if no other training uses the device. Some candidates can be leased only in this case.
+    `alone` is true if no other training uses the device. Some candidates can be leased only if `alone` is true.
     """
     fallback = MemoryFallback.HALVED if alone else MemoryFallback.NONE
     parameters = {"search_id": search_id, "now": now, "max_memory_fallback": fallback}

@@ -17,7 +17,7 @@ _LEASE_TIME: Final = (lease.c.candidate_id, lease.c.attempt, lease.c.device_shar
 
 
 def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
-    """End the leases that an earlier daemon of this host has left. Return their number.
+    """End the leases that an earlier daemon of this host left behind. Return their number.
 
     On SQLite, end all leases: the caller is the only daemon, and the previous daemon may have had another host name,
     for example in another container.

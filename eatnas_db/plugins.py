@@ -43,7 +43,7 @@ class Plugin:
     name: str
     reference: str
     rival: str | None = None
-    """The reference of another package's object under the same name; None if there is none."""
+    """The reference of an object that another package registers under the same name; None if there is none."""
 
     @property
     def package(self) -> str:
@@ -53,7 +53,7 @@ class Plugin:
     def load_quickly(self) -> Any:
         """Return the object as `load` does, but raise `PluginError` if the import does not end in time.
 
-        Use this in processes that others wait for, such as the daemon.
+        Use this method in processes that other processes wait for, such as the daemon.
         """
         key = (self.reference, digest_source(self.package))
         if key in HANGING:
@@ -189,7 +189,7 @@ def list_versions(package: str) -> dict[str, str]:
 def find_distribution(package: str) -> str | None:
     """Return the distribution that installs a top-level package, or None if no distribution does.
 
-    This avoids `importlib.metadata.packages_distributions`, which takes seconds to parse the files of all
+    The function avoids `importlib.metadata.packages_distributions`, which takes seconds to parse the files of all
     distributions.
     """
     with suppress(PackageNotFoundError):
@@ -243,7 +243,7 @@ def _read_digest(package: str) -> str:
         files = {file.relative_to(folder).as_posix(): file for folder in folders for file in folder.rglob("*.py")}
         files = {
             name: file for name, file in files.items() if file.is_file()
-        }  # skips an editor's lock file, a broken link
+        }  # skips a broken link, such as an editor's lock file
     for name, file in sorted(files.items()):
         content = file.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)

@@ -34,7 +34,7 @@ def drop_views(connection: Connection) -> None:
 def create_views(connection: Connection) -> None:
     """Create the views, and the role if this user may create roles. Does nothing on SQLite.
 
-    Without the role, `query sql` has the rights of its user.
+    Without the role, `query sql` has the rights of the user who runs it.
     """
     if not is_postgresql(connection):
         return

@@ -1,7 +1,8 @@
 """Export a record to files that other programs can read, and import such files into an empty record.
 
 The folder has one file for each table, as JSON lines or Parquet, and `manifest.json` with the schema's revision and the
-number of rows and the hash of each table. An import compares this number and this hash with the rows that it reads.
+number of rows and the hash of each table. An import compares the number and the hash with those of the rows that it
+reads.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def import_record(engine: Engine, folder: Path, on_progress: ProgressCallback = 
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `manifest.json`. Raises `RecordError` unless it describes all tables of this program's schema."""
+    """Read `manifest.json`. Raises `RecordError` unless the manifest describes all tables of this program's schema."""
     file = folder / MANIFEST
     try:
         if not folder.exists():

@@ -87,13 +87,13 @@ def record_decision(connection: Connection, waiting: WaitingRung, *, promoted: b
 
 
 class ReachedRungs(NamedTuple):
-    """The number of rungs that a candidate has reached, and the last attempt that reached one; 0 if none has."""
+    """The number of rungs that a candidate has reached, and the last attempt that reached a rung (0 without a rung)."""
 
     rungs: int
     last_attempt: int
 
 
 def get_reached_rungs(connection: Connection, candidate_id: int) -> ReachedRungs:
-    """Return the number of rungs that a candidate has reached, and the last attempt that reached one."""
+    """Return the number of rungs that a candidate has reached, and the last attempt that reached a rung."""
     count, attempt = connection.execute(_SELECT_REACHED, {"candidate": candidate_id}).one()
     return ReachedRungs(count, attempt or 0)

@@ -31,7 +31,7 @@ _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with a step of the import, the number of finished lines, and the number of all lines."""
+"""A function that is called with a step of the import, the number of finished lines, and the number of all lines."""
 
 
 class ScoreRow(NamedTuple):

@@ -75,8 +75,8 @@ class ScoreNoise:
 class PopulationSpread:
     """The mean standard deviation of fitness in the last populations of searches.
 
-    `late` is true if each member could have been replaced at least once. Otherwise these are initial populations, whose
-    fitness varies more.
+    `late` is true if each member could have been replaced at least once. Otherwise, the populations are initial ones,
+    whose fitness varies more.
     """
 
     deviation: float
@@ -108,7 +108,9 @@ def list_comparable(connection: Connection, plan: PlannedTask) -> list[SearchRec
 
 
 def estimate_noise(connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]) -> ScoreNoise | None:
-    """Estimate the noise from re-evaluations of the searches on the planned task, or else of all these searches."""
+    """Estimate the noise from re-evaluations of those `searches` that have the planned task and recipe, or else of all
+    `searches`.
+    """
     exact = [record for record in searches if plan.has_same_recipe(record)]
     return _estimate_noise(connection, exact, same_task=True) or _estimate_noise(connection, searches, same_task=False)
 
@@ -116,7 +118,9 @@ def estimate_noise(connection: Connection, plan: PlannedTask, searches: Sequence
 def estimate_spread(
     connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]
 ) -> PopulationSpread | None:
-    """Estimate the spread of a late population from the searches on the planned task, or else from all searches."""
+    """Estimate the spread of a late population from those `searches` that have the planned task and recipe, or else
+    from all.
+    """
     exact = [record for record in searches if plan.has_same_recipe(record)]
     return _estimate_spread(connection, exact, same_task=True) or _estimate_spread(
         connection, searches, same_task=False
@@ -128,7 +132,7 @@ def compute_resolution(noise: ScoreNoise, spread: PopulationSpread) -> Resolutio
     if spread.deviation == 0:
         return None
     ratio = noise.deviation / spread.deviation
-    # The difference of two means has twice the variance of one mean.
+    # The factor is 2 because the difference of two means has twice the variance of one mean.
     return Resolution(ratio, min(MAX_SEEDS, max(1, math.ceil(2 * (CONFIDENCE * ratio) ** 2))))
 
 

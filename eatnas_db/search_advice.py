@@ -49,7 +49,7 @@ class SmallerTask:
     """A smaller task, and the cost of a source search on this task.
 
     `share` is the cost of one training on the task, and `trainings` is the cost of `SOURCE_TRAININGS` trainings. The
-    unit of both is a training of the planned search.
+    unit of both costs is a training of the planned search.
     """
 
     resolution: int
@@ -94,7 +94,7 @@ class SearchAdvice:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a record says: comparable searches, and the scored births of those that are compared with `reference`.
+    """What a record says: comparable searches, and the scored births of the searches whose scores are compared.
 
     `reference` is the largest search of the planned task; None if there is none.
     """
@@ -105,7 +105,7 @@ class _Known:
     reference: SearchRecord | None = None
     scored: Mapping[str, Sequence[ScoredBirthRow]] = field(default_factory=dict)
     is_finished: Mapping[str, bool] = field(default_factory=dict)
-    """Whether each search of the record has ended, by its name."""
+    """Maps the name of each search of the record to whether the search has ended."""
 
 
 def advise(
@@ -163,7 +163,7 @@ def _read_known(connection: Connection, plan: PlannedTask) -> _Known:
 
 
 def _read_scored(connection: Connection, searches: Sequence[SearchRecord]) -> dict[str, tuple[ScoredBirthRow, ...]]:
-    # Import only here, because the model loads SciPy.
+    # Import the model only here, because it loads SciPy.
     from eatnas_db.scored_births import list_scored
 
     return {record.name: list_scored(connection, record.id, record.settled) for record in searches}
@@ -181,7 +181,7 @@ def _list_sources(plan: PlannedTask, space: Space, known: _Known) -> list[Source
     ]
     if known.reference is None:
         return unknown
-    # Import only here, because the model loads SciPy.
+    # Import the model only here, because it loads SciPy.
     from eatnas_db.source_agreement import compare_searches
 
     reference = known.reference.name
@@ -229,7 +229,7 @@ def _list_missing(
     noise, spread = known.noise, known.spread
     same_task = [record for record in known.searches if plan.has_same_task(record)]
     missing = []
-    # The scores of an imported search come from elsewhere: nothing can train its networks again.
+    # Leave out imported searches: their scores come from elsewhere, and nothing can train their networks again.
     trained = [record for record in same_task if record.kind == SearchKind.EVOLUTION]
     if noise is None and trained:
         missing.append(
@@ -261,7 +261,7 @@ def _fitting_name(name: str, ending: str) -> str:
 
 
 def _pilot_command(spec: SearchSpec, known: _Known, file: str, changes: Sequence[str]) -> str:
-    """Return a command that creates or continues a small search of the planned task without its sources."""
+    """Return a command that creates or continues a small search of the planned task that uses no sources."""
     number, name = 1, _fitting_name(spec.name, "-pilot")
     while name in known.is_finished:
         if not known.is_finished[name]:

@@ -27,9 +27,10 @@ POOR: Final = 0.2
 class Agreement:
     """The agreement of a search's scores with the ranks of another search, `reference`.
 
-    `correlation` is the correlation of normal scores (ranks mapped to a normal distribution). If `shared` is true, it
-    compares the scores of the `networks` networks that both searches trained. Otherwise it compares the reference's
-    scores with predictions of the search's model. It is None if there are too few networks.
+    `correlation` is the correlation of normal scores (ranks mapped to a normal distribution). If `shared` is true,
+    `correlation` compares the scores of the `networks` networks that both searches trained. Otherwise `correlation`
+    compares the reference's scores with predictions of the search's model. `correlation` is None if there are too few
+    networks.
     """
 
     search: str
@@ -44,8 +45,8 @@ class Agreement:
 def compare_searches(space: Space, scored: Mapping[str, Sequence[ScoredBirthRow]], reference: str) -> list[Agreement]:
     """Return how well each search predicts the reference, the best first; the reference itself is left out.
 
-    `scored` maps the names of searches to their scored births. To fit a model takes up to a second, so the caller ends
-    the transaction that reads the births before this call.
+    `scored` maps the names of searches to their scored births. Fitting a model takes up to a second, so the caller
+    should end the transaction that reads the births before this call.
     """
     theirs = encode_rows(space, scored[reference])
     found = [

@@ -95,7 +95,7 @@ def store_space(space: SpaceDefinition) -> dict[str, Any]:
 
 
 def _list_other_packages(references: Iterable[str | None], known: Set[str]) -> list[Plugin]:
-    """Return one reference into each package that is not in `known`, in order."""
+    """Return one reference into each package that is not in `known`, in the order of `references`."""
     plugins = [Plugin(reference, reference) for reference in references if reference is not None]
     first = {plugin.package: plugin for plugin in reversed(plugins) if plugin.package not in known}
     return list(reversed(first.values()))

@@ -33,10 +33,14 @@ _OBJECT_KEYS: Final = ("json_object_keys", "jsonb_object_keys")
 _NAMED_BY_ALIAS: Final = frozenset(
     ["generate_series", "regexp_matches", "regexp_split_to_table", "jsonb_path_query", *_OBJECT_KEYS]
 )
-"""Functions with one result column. Its name is the alias or, without an alias, the name of the function."""
+"""Functions with one result column. The name of the column is the alias or, without an alias, the name of the
+function.
+"""
 
 _MAX_BYTES: Final = 63
-"""PostgreSQL truncates longer names, so two different names in a query could be the same name for the server."""
+"""The maximum length of a name in bytes: PostgreSQL truncates longer names, so two different names in a query could be
+the same name for the server.
+"""
 
 
 class QualifiedNames:

@@ -82,7 +82,7 @@ _KEYWORD_CALLS: Final = frozenset(["CAST", "EXTRACT", "OVERLAY", "POSITION", "SU
 
 
 class ServerSql(Postgres):
-    """PostgreSQL's SQL with function names as written. sqlglot would rename some functions."""
+    """PostgreSQL's SQL with the names of functions as the user wrote them. sqlglot would rename some functions."""
 
     class Parser(Postgres.Parser):  # type: ignore[valid-type, misc]
         """Keep the name of each function. Only calls with keywords between the arguments need sqlglot's own parsers."""
@@ -199,7 +199,7 @@ def _check_node(node: exp.Expr, ctes: set[str]) -> None:
 
 def _check_table(table: exp.Table, ctes: set[str]) -> None:
     if isinstance(table.this, exp.Func):
-        return  # A function that returns rows is a node of its own.
+        return  # A function that returns rows is a node of its own, which is checked separately.
     name = table.name.lower()
     if table.args.get("db") or table.args.get("catalog"):
         raise ConflictError(REFUSED.format(f"write {table.name} without its schema"))

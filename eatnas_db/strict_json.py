@@ -13,7 +13,7 @@ class DuplicateKeyError(EatnasError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text. Raises `DuplicateKeyError`, and `ValueError` if it is not JSON."""
+    """Return the value of a JSON document. Raises `DuplicateKeyError`, and `ValueError` if `text` is not JSON."""
     return json.loads(text, object_pairs_hook=_require_distinct_keys)
 
 

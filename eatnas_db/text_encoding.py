@@ -1,4 +1,5 @@
-"""Handle text from outside with characters that no file, terminal or database can store. Standard library only.
+"""Handle text from outside with characters that no file, terminal or database can store. This module imports only the
+standard library.
 
 If a file name or an argument is not valid text, Python decodes it to a string with lone surrogates. JSON can contain
 escapes of lone surrogates. UTF-8 cannot encode lone surrogates. PostgreSQL stores no NUL. The encoding of a terminal or
@@ -39,12 +40,12 @@ def is_storable(text: str) -> bool:
 
 
 def to_storable(text: str) -> str:
-    """Return the string in which U+FFFD, the replacement character, replaces each character that cannot be stored."""
+    """Return the string with U+FFFD, the replacement character, in place of each character that cannot be stored."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def escape_unstorable(text: str) -> str:
-    r"""Return the string with escapes such as `\udce9` for characters that cannot be stored, for a message."""
+    r"""Return the string for a message: escapes such as `\udce9` replace the characters that cannot be stored."""
     return _UNSTORABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -74,7 +75,9 @@ def _storable_tree(value: Any) -> Any:
 
 
 def find_unstorable(tree: Any) -> str | None:
-    """Return the first string of a tree of mappings and lists that cannot be stored, with escapes, or None."""
+    """Return the first string of a tree of mappings and lists that cannot be stored, with its characters escaped, or
+    None.
+    """
     if isinstance(tree, str):
         return None if is_storable(tree) else escape_unstorable(tree)
     parts = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
@@ -84,7 +87,7 @@ def find_unstorable(tree: Any) -> str | None:
 def let_output_escape() -> None:
     """Let stdout and stderr write ASCII forms or escapes for characters that their encoding lacks, instead of failing.
 
-    Every program calls this before it prints.
+    Every program calls this function before it prints.
     """
     codecs.register_error(_HANDLER, _to_ascii_form)
     for stream in (sys.stdout, sys.stderr):

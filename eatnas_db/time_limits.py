@@ -18,11 +18,11 @@ T = TypeVar("T")
 VARIABLE: Final = "EATNAS_PLUGIN_SECONDS"
 DEFAULT_SECONDS: Final = 10.0
 REPEAT_SECONDS: Final = 1.0
-"""The interval at which the exception is raised again, because the code may catch it the first time."""
+"""The interval in seconds at which the exception is raised again, because the code may catch it the first time."""
 
 
 class _Expired(BaseException):
-    """Raised in the code of a plug-in when its time is over.
+    """An exception that is raised in the code of a plug-in when the time limit is over.
 
     It is not an `Exception`, so that a handler of `Exception` in the code does not catch it.
     """
@@ -75,7 +75,7 @@ def _limit_by_signal(seconds: float) -> Iterator[None]:
         is_running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if remaining:  # another user of the timer has set it
+        if remaining:  # other code has set the timer
             signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - started), 0.001), interval)
 
 
@@ -106,7 +106,7 @@ def _call_in_thread(function: Callable[..., T], arguments: tuple[object, ...], s
 
 def _end(thread: threading.Thread) -> None:
     """Raise an exception in a thread repeatedly until the thread ends, so that an endless loop stops."""
-    # Import only here, because ctypes is slow to load.
+    # Import ctypes only here, because it is slow to load.
     import ctypes
 
     while thread.is_alive():

@@ -64,7 +64,8 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResumptionRecord:
-    """The point from which an attempt resumes; `checkpoint` is None if it starts from scratch although it has files.
+    """The point from which an attempt resumes; `checkpoint` is None if the attempt starts from scratch although files
+    exist.
 
     `damaged` maps the paths of unusable files, relative to the artifacts folder, to their errors.
     """
@@ -127,8 +128,7 @@ def record_checkpoint(connection: Connection, token: LeaseToken, record: Checkpo
 def record_resumption(connection: Connection, token: LeaseToken, record: ResumptionRecord, now: float) -> list[str]:
     """Record the point where an attempt begins. Delete the rows of damaged files and return their paths.
 
-    If the checkpoint has no row, insert one: a worker or the daemon was killed before the row was written. Raises
-    `StaleLeaseError`.
+    If the checkpoint has no row because a worker or the daemon was killed, insert the row. Raises `StaleLeaseError`.
     """
     held = require_lease(connection, token)
 

@@ -56,7 +56,9 @@ _SELECT_SOURCES: Final = select(*(transfer_source.c[name] for name in StoredSour
 
 
 def fit_scores(source_id: int, births: int, rows: tuple[ScoredBirthRow, ...], space: Space) -> FittedSource:
-    """Fit the model of a source in a target's space; `rows` are the scored births among the source's first `births`."""
+    """Fit the model of a source in the space of another search; `rows` are the scored births among the source's first
+    `births`.
+    """
     with one_thread():
         model = fit_source(BlockCodes(space).encoding, encode_rows(space, rows)).posterior.model
     return FittedSource(births, SourceScores(source_id, rows, model))
@@ -98,7 +100,9 @@ def read_sources(connection: Connection, search_id: int) -> tuple[SourceScores, 
 
 
 def digest_of(rows: Sequence[ScoredBirthRow]) -> str:
-    """Return the SHA-256 of scored births. It covers their numbers, codes, scores and rungs, but not their ids."""
+    """Return the SHA-256 of scored births. The digest covers their numbers, codes, scores and rungs, but not their
+    ids.
+    """
     lines = [[row.birth, row.code, float(row.fitness).hex(), row.rung] for row in rows]
     return hashlib.sha256(json.dumps(lines, separators=(",", ":")).encode()).hexdigest()
 
@@ -112,8 +116,8 @@ def source_model(space: Space, source: SourceScores) -> SourceModel:
 _known: dict[tuple[int, str, ProcessModel], SourceScores] = {}
 """A cache of the sources that this process has read. Each birth needs all sources, and sources never change.
 
-Searches with the same source may have different models of it, because the rounding of a processor can decide between
-nearly equal likelihoods.
+Searches with the same source may have different models of this source, because the rounding of a processor can decide
+between nearly equal likelihoods.
 """
 _MAX_KNOWN: Final = 64
 

@@ -187,7 +187,7 @@ def record_score(
 
 
 def promote(connection: Connection, waiting: WaitingRung, *, to_epochs: int, resumes: bool, now: float) -> None:
-    """Let a candidate continue to the next rung. It starts again from scratch unless `resumes` is true."""
+    """Let a candidate continue to the next rung. The candidate starts again from scratch unless `resumes` is true."""
     detail = {"rung": waiting.number + 1, "epochs": to_epochs, "start": "its checkpoint" if resumes else "scratch"}
     _move(connection, Transition.PROMOTE, waiting.token, now, detail)
     record_decision(connection, waiting, promoted=True)
@@ -336,7 +336,7 @@ def cancel_unsettled(connection: Connection, search_id: int, now: float) -> int:
 
 
 def _cancel(connection: Connection, condition: ColumnElement[bool], now: float) -> int:
-    """Cancel the candidates that meet a condition with one statement. End the attempts of candidates in training."""
+    """With one statement, cancel the candidates that meet a condition. End the attempts of candidates in training."""
     sources, target = ALLOWED_TRANSITIONS[Transition.CANCEL]
     cancelled = (
         update(candidate)
@@ -389,7 +389,7 @@ def _move(
     detail: dict[str, Any] | None = None,
     **changes: Any,
 ) -> int:
-    """Apply a transition to a candidate, and set `changes` in its row. Return the id of its search."""
+    """Apply a transition to a candidate, and set `changes` in its row. Return the id of the candidate's search."""
     values = {f"new_{column}": value for column, value in changes.items()}
     parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, **values}
     search_id = connection.execute(_guarded_update(edge, *changes), parameters).scalar()

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 GRACE_SECONDS: Final = 3600.0
-"""The time after a change in which a file without a row may still be written, or its row may still be inserted."""
+"""The seconds after a change during which a file without a row may still be written, or its row may still be
+inserted.
+"""
 
 
 class FoundFile(NamedTuple):
@@ -36,7 +38,7 @@ class UnchangedFiles:
         self._seen: dict[str, _Seen] = {}
 
     def observe(self, files: Iterable[FoundFile], now: float) -> frozenset[str]:
-        """Return the paths of the files that have not changed for the grace period, and forget the others.
+        """Return the paths of the `files` that have not changed for the grace period, and forget all other files.
 
         `now` comes from a monotonic clock.
         """

@@ -1,6 +1,7 @@
-"""Parse the URLs of databases and of MLflow stores, and hide their secrets. Standard library only.
+"""Parse the URLs of databases and of MLflow stores, and hide their secrets. This module imports only the standard
+library.
 
-This module does not use SQLAlchemy: quick commands load it late, and its versions decode paths differently.
+This module does not use SQLAlchemy: quick commands load SQLAlchemy late, and versions of it decode paths differently.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _AFTER_URL: Final = ".,:;!)]}>'\"`"
 
 @dataclass(frozen=True, slots=True)
 class UrlParts:
-    """The parts of a URL that are not secret; `has_password` is true if it has a password before the host."""
+    """The parts of a URL that are not secret; `has_password` is true if the URL has a password before the host."""
 
     scheme: str
     user: str
@@ -88,7 +89,7 @@ def printable_url(url: str) -> str:
 def hide_passwords(text: str, *known: str) -> str:
     """Return a text without the passwords and options of the URLs in it.
 
-    `known` are URLs that the text may contain. They are found whole even if they contain a space.
+    `known` are URLs that the text may contain. These URLs are found whole even if they contain a space.
     """
     for url in known:
         text = text.replace(url, _mask(url)) if "://" in url else text

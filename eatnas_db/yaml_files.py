@@ -23,7 +23,7 @@ TAG: Final = "tag:yaml.org,2002:"
 
 
 class YamlFormatError(EatnasError):
-    """A text is not valid YAML, or has a duplicate key. The message names the lines."""
+    """A document is not valid YAML, or has a duplicate key. The message names the lines."""
 
 
 def parse_yaml(text: str) -> Any:
@@ -69,7 +69,7 @@ class _StrictConstructor(SafeConstructor):
     """Construct plain Python objects. Keep the spelling of numbers and booleans, and refuse duplicate keys."""
 
     def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
-        """Return whether a key is new in its mapping. Raises `MarkedYAMLError` if it is not."""
+        """Return whether a key is new in its mapping. Raises `MarkedYAMLError` if the key is a duplicate."""
         if key in mapping:
             keys = (other for other, _ in node.value)
             first = next((other for other in keys if self.construct_object(other, deep=True) == key), key_node)
@@ -97,7 +97,7 @@ for _kind, _construct in {
     "bool": SafeConstructor.construct_yaml_bool,
 }.items():
     _StrictConstructor.add_constructor(TAG + _kind, _keep_text(_construct))
-# YAML 1.2 has no dates, and `=` is a string.
+# Construct strings, because YAML 1.2 has no dates, and `=` is a string.
 for _kind in ("timestamp", "value"):
     _StrictConstructor.add_constructor(TAG + _kind, _construct_text)
 

@@ -37,7 +37,7 @@ class ChangeWatch(Protocol):
     def changed(self) -> bool:
         """Return whether another program may have committed since the previous call; the first call returns True.
 
-        Raises `RecordError` if the record was migrated to another version meanwhile.
+        Raises `RecordError` if the record has been migrated to another version or deleted.
         """
 
     def lock_host(self, host_id: int, name: str) -> None:
@@ -90,7 +90,7 @@ class _SqliteWatch:
 
 
 class _PostgresqlWatch:
-    """Listens for notifications on a separate connection, and reconnects after the connection is lost."""
+    """Listens for notifications on a separate connection, and reconnects if the connection is lost."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -154,8 +154,8 @@ class _PostgresqlWatch:
         with suppress(RecordError), translated_errors(self._engine):
             connection = self._connection or self._listen()
             if self._host_id is not None:
-                # The attempt fails until the server notices that the previous connection is gone, and while another
-                # daemon uses the name of the host. The column `owner` of the host tells the two cases apart.
+                # The lock is unavailable until the server notices that the previous connection is gone, or while
+                # another daemon uses the name of the host. The column `owner` of the host tells the two cases apart.
                 self._try_lock_host(connection, self._host_id)
             revision, is_verified = _read_revision(connection), True
             self._may_have_missed_changes = True
@@ -165,7 +165,9 @@ class _PostgresqlWatch:
             self.close()
 
     def _require_revision(self, revision: str | None) -> None:
-        """Raise `RecordError` if another program has migrated or deleted the record while no lock prevented it."""
+        """Raise `RecordError` if another program migrated or deleted the record while this program did not hold its
+        lock.
+        """
         if revision == REVISION:
             return
         self.close()
@@ -183,7 +185,7 @@ class _PostgresqlWatch:
         if self._holds_host:
             self._session = connection.execute(_OWN_SESSION).fetchone()
         elif self._session is not None:
-            # The server may not have noticed yet that this program's previous connection is gone.
+            # End the previous session, because the server may not have noticed yet that its connection is gone.
             connection.execute(_END_SESSION, self._session)
         return self._holds_host
 
@@ -195,7 +197,7 @@ class _PostgresqlWatch:
 
 
 def _read_revision(connection: PsycopgConnection[Any]) -> str | None:
-    """Return the revision of the schema, or None if there is no record. Wait for a migration that is running."""
+    """Return the revision of the schema, or None if there is no record. Wait until a running migration has ended."""
     connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", (SCHEMA_LOCK,))
     try:
         row = connection.execute("SELECT to_regclass(%s)", (VERSION_TABLE,)).fetchone()

@@ -26,7 +26,7 @@ def is_postgresql(bind: Engine | Connection) -> bool:
 
 
 def describe_location(engine: Engine) -> str:
-    """Return the file, or the server and its database, without a password."""
+    """Return the path of the file, or the server and the name of its database, without a password."""
     return _describe_url(engine.url)
 
 
@@ -47,7 +47,7 @@ def insert_or_ignore(table: Table) -> Insert:
 
 
 def select_ids(connection: Connection, ids: Iterable[int]) -> Select[tuple[int]]:
-    """Return a SELECT of these ids that has one parameter for all of them: databases limit the number of parameters."""
+    """Return a SELECT of these ids. One parameter holds all ids, because databases limit the number of parameters."""
     listed = ",".join(map(str, ids))
     if is_postgresql(connection):
         return select(cast_to(func.unnest(func.string_to_array(listed, ",")), BigInteger))
@@ -73,7 +73,7 @@ def get_last_id(connection: Connection, table: Table) -> int | None:
 
 
 def reset_id_sequence(connection: Connection, table: Table, last_id: int | None = None) -> None:
-    """Let the database continue with ids above `last_id` and above all ids in the table."""
+    """Make the database assign ids above `last_id` and above all ids in the table."""
     column = table.autoincrement_column
     if column is None:
         return

@@ -37,14 +37,16 @@ T = TypeVar("T")
 BUSY_SECONDS: Final = 30
 """The seconds that a transaction waits for the locks of other programs."""
 IDLE_SECONDS: Final = 10
-"""A server rolls back a write transaction after this time without a statement, since a frozen program blocks others."""
+"""A server rolls back a write transaction that is idle for this many seconds; a frozen program would otherwise block
+other programs.
+"""
 CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 600
 """The seconds that a command waits for the answer of a server. They are enough for a query of the largest record."""
 
 _SERVER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
-    # The server notices within half a minute that a host lost its power or its network.
+    # With these keepalives, the server notices within half a minute that a host has lost its power or its network.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -60,11 +62,11 @@ def create_engine_for(
 ) -> Engine:
     """Create an engine; the database need not hold a record. Raises `RecordError` for an unusable database.
 
-    `kept` tells whether the process keeps the engine for hours. If so, each transaction on SQLite opens the file that
-    currently has the name, and each connection to a server is tested before it is used again.
+    `kept` tells whether the process keeps the engine for hours. If so, each transaction on SQLite reopens the path of
+    the database, and each connection to a server is tested before it is used again.
 
-    On SQLite, the engine begins transactions instead of the driver, which would take the write lock too late and commit
-    a migration in parts.
+    On SQLite, the engine begins the transactions: the driver would take the write lock too late and commit a migration
+    in parts.
     """
     file = sqlite_file(url)
     if file is None:
@@ -76,7 +78,8 @@ def create_engine_for(
     if file.exists() and not may_write(file):
         return _create_reading_engine(file, busy_seconds)
     # Pass the file instead of the URL, because versions of SQLAlchemy decode the path of a URL differently. If the file
-    # exists now, a later connection must fail once it is deleted, instead of creating an empty file.
+    # exists now, open it with `rw`: if it is deleted later, new connections must fail instead of creating an empty
+    # file.
     mode = "rw" if file.exists() else "rwc"
     address = f"{file.absolute().as_uri()}?mode={mode}"
     engine = create_engine(
@@ -94,7 +97,8 @@ def create_engine_for(
 def _create_reading_engine(file: Path, busy_seconds: float) -> Engine:
     """Create an engine for a file that this user may read but not write.
 
-    Each transaction opens a new connection, because the right way to open the file changes when a writer comes or goes.
+    Each transaction opens a new connection, because how the file must be opened depends on whether a writer has it
+    open.
     """
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
@@ -189,7 +193,7 @@ class _KeptEngines:
 
     def __init__(self) -> None:
         self.is_on = False
-        self._lock = threading.RLock()  # a signal handler may dispose at any time
+        self._lock = threading.RLock()  # a signal handler may call `dispose` while `open` holds the lock
         self._engines: dict[tuple[str, bool], Engine] = {}
 
     def open(self, url: str) -> Engine:
@@ -256,7 +260,7 @@ def _begin_reading(connection: Connection) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     is_read_only = connection.get_execution_options().get("eatnas_read_only", False)
-    # IMMEDIATE: a writer waits for the lock when it begins, instead of failing at its first write.
+    # With IMMEDIATE, a writer waits for the lock when it begins, instead of failing at its first write.
     connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")
 
 
@@ -282,7 +286,8 @@ def _create_postgresql_engine(url: str, busy_seconds: float, *, kept: bool) -> E
             address.set(drivername="postgresql+psycopg"),
             isolation_level="READ COMMITTED",
             pool_pre_ping=kept,
-            # The number of the server's threads limits its connections. A lower limit here would make requests wait.
+            # The number of threads of the serving process limits its connections; a lower limit here would make
+            # requests wait.
             max_overflow=-1 if kept else 10,
             execution_options={"eatnas_sender": uuid.uuid4().hex},
             connect_args={

@@ -19,7 +19,7 @@ from eatnas_db.urls import hide_passwords
 
 @contextmanager
 def translated_errors(engine: Engine) -> Iterator[None]:
-    """Raise `RecordError` instead of the driver's errors that a user can fix; other errors pass through."""
+    """Raise `RecordError` in place of a driver's error that a user can fix; other errors pass through."""
     try:
         yield
     except Exception as error:
@@ -84,7 +84,7 @@ _UNSTORABLE_TEXT: Final = (
 MAX_SHOWN_CHARACTERS: Final = 80
 
 _ROLLBACK_STATES: Final = ("40001", "40P01")
-"""Serialization failure and deadlock."""
+"""The SQLSTATEs of a serialization failure and of a deadlock."""
 
 _CONNECTION_FAILED: Final = (
     "the connection to {place} failed ({cause}); check that the server runs and that this host can reach it"
@@ -110,7 +110,7 @@ _MESSAGES_BY_STATE: Final = {
     "22021": _UNSTORABLE_TEXT,
     "22P05": _UNSTORABLE_TEXT,
 }
-"""Messages by the SQLSTATE or its prefix."""
+"""Maps an SQLSTATE, or a prefix of it, to the message for the user."""
 
 _MESSAGES_BY_TEXT: Final = {
     "password": _REJECTED,
@@ -147,4 +147,4 @@ _SQLITE_MESSAGES: Final = {
     "no such column": _INCOMPLETE,
     "malformed": "{file} is damaged ({cause}); restore a backup with `eatnas-db db restore`",
 }
-"""Messages by a phrase of SQLite's error."""
+"""Maps a phrase in SQLite's error to the message for the user."""

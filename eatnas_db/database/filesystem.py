@@ -18,11 +18,11 @@ SHARED_FILE_SYSTEMS: Final = frozenset(
         # Network file systems.
         *("nfs", "nfs4", "cifs", "smb3", "smbfs", "smb2", "ncpfs", "afs", "kafs", "coda", "davfs", "webdav"),
         *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "pvfs2", "orangefs", "wekafs", "panfs", "quobyte"),
-        # Several machines share the disk.
+        # File systems on a disk that several machines share.
         *("gfs", "gfs2", "ocfs2", "acfs", "cvfs", "vxfs", "vmfs"),
-        # A virtual machine or a container shares a folder of its host.
+        # Folders of a host that a virtual machine or a container shares.
         *("9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "hgfs", "drvfs", "fakeowner", "osxfs", "grpcfuse"),
-        # A program serves these file systems, and does not report the underlying file system.
+        # File systems that a program serves without reporting the underlying file system.
         "fuse",
     ]
 )

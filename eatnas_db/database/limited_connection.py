@@ -1,7 +1,7 @@
 """Connections that limit the time to wait for the answer of a server.
 
-If a server is frozen, its own time limits do not end the wait. TCP's time limits do not end it either, because the
-kernel of the server still acknowledges data.
+If a server is frozen, the server's own time limits do not end the wait. TCP's time limits do not end it either, because
+the kernel of the server still acknowledges data.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 The lock order on a server: a transaction that changes a search, its candidates, attempts, leases or epochs locks the
 rows of its searches first, with one statement and by ascending id (`lock_searches`). No later statement of the
-transaction may wait for another search. So the order in which it locks other rows does not matter: they belong to
-locked searches. A statement that takes rows of other searches skips locked rows (`SKIP LOCKED`). Hosts, devices and
-workers are written last, and each host writes only its own. Two transactions can still wait for each other because of
-rows that hosts share, such as architectures; `transactions.run_transaction` repeats the transaction that the server
-then rolls back.
+transaction may wait for another search. The transaction may lock other rows in any order, because these rows belong to
+the locked searches. A statement that takes rows of other searches skips locked rows (`SKIP LOCKED`). Rows of hosts,
+devices and workers are written last, and the programs of a host write only the rows of that host. Two transactions can
+still wait for each other because of rows that hosts share, such as architectures; `transactions.run_transaction`
+repeats the transaction that the server then rolls back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from eatnas_db.file_lock import try_lock
 from eatnas_db.schema.searches import search
 
 HOST_LOCK, SCHEMA_LOCK, TASK_LOCK = 0x6EA7_0001, 0x6EA7_0002, 0x6EA7_0003
-"""The first keys of PostgreSQL's advisory locks: numbers that other programs in the database are unlikely to use."""
+"""The first of the two keys of each PostgreSQL advisory lock: numbers that other programs in the database are unlikely
+to use.
+"""
 
 NOTICE_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.1
@@ -37,7 +39,8 @@ _TRY_TASK_LOCK: Final = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 
 
 def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> frozenset[int] | None:
-    """Lock the searches with these ids until the transaction ends. Other hosts cannot advance them meanwhile.
+    """Lock the searches with these ids until the transaction ends. Until then, other hosts cannot advance these
+    searches.
 
     Return the ids of the locked searches, or None on SQLite, where a write transaction locks the whole database.
     """

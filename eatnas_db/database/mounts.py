@@ -1,4 +1,4 @@
-"""Find the file system that holds a file in the list of mounts, `/proc/self/mountinfo` or `/proc/mounts`."""
+"""Find the file system that holds a file, using the list of mounts in `/proc/self/mountinfo` or `/proc/mounts`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class _Mount:
 
 
 def find_file_system(file: Path, mounts: Path = MOUNTS) -> str | None:
-    """Return the type of the file system that holds `file`, or None if the system does not list it."""
+    """Return the type of the file system that holds `file`, or None if the list of mounts cannot tell."""
     try:
-        target = file.resolve()  # before the list is read, since an automounter may mount something
+        target = file.resolve()  # before the list is read, because resolving the path may mount a file system
     except (OSError, RuntimeError):  # a loop of links, for example
         target = Path(os.path.abspath(file))  # noqa: PTH100
     try:
@@ -36,7 +36,7 @@ def find_file_system(file: Path, mounts: Path = MOUNTS) -> str | None:
         for number, mount in enumerate(found)
         if target.is_relative_to(mount.point) and not _is_hidden(mount, found[number + 1 :])
     ]
-    # Of several mounts on one folder, the last one counts.
+    # If a folder has several mounts, the last one counts.
     return found[max(holding)[1]].kind if holding else None
 
 

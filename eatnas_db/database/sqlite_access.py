@@ -79,7 +79,7 @@ def connect_for_reading(file: Path, timeout: float) -> ReadingConnection:
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         except sqlite3.OperationalError:
-            connection.close()  # The last writer may have closed the file, and removed its log, in the meantime.
+            connection.close()  # In the meantime, the last writer may have closed the file and removed its log.
         else:
             return connection
     return _connect(file, timeout)
@@ -99,7 +99,7 @@ def _connect(file: Path, timeout: float) -> ReadingConnection:
 
 
 def copy_to_memory(file: Path, before: FileState) -> ReadingConnection:
-    """Copy a whole file to memory, and return a connection to the copy, which exists as long as the connection."""
+    """Copy a whole file to memory, and return a connection that owns the copy."""
     content = bytearray(file.read_bytes())
     before.require_unchanged()
     content[_FORMAT_BYTES] = b"\1\1"  # a database in memory has no log

@@ -1,6 +1,6 @@
 """Read JSON columns.
 
-A damaged value raises an error only when it is used, so that rows of other searches stay readable.
+A damaged value raises an error only when it is used, so that the other rows stay readable.
 """
 
 from __future__ import annotations

@@ -67,11 +67,11 @@ def run_transaction(engine: Engine, write: Callable[[Connection], T]) -> T:
 
 @contextmanager
 def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """Run the block on one consistent snapshot. Keep it short, since the write-ahead log grows while a reader is open.
+    """Run the block on one consistent snapshot. Keep the block short, because the write-ahead log grows while a reader
+    is open.
 
-    The transaction is always rolled back, so no effect of a query becomes visible. Raises `RecordError` if another
-    program has begun to write a file that this program may read but not write, because the data may then mix two
-    states.
+    The transaction is always rolled back, so a query cannot change the record. Raises `RecordError` if another program
+    has begun to write a file that this program may read but not write, because the data may then mix two states.
     """
     options: dict[str, Any] = {"eatnas_read_only": True}
     if is_postgresql(engine):
@@ -92,9 +92,9 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 
 
 class _GcPaused:
-    """Pauses the cyclic garbage collector, which would take a third of the time to read a large result.
+    """Pauses the cyclic garbage collector, which would otherwise take a third of the time that a large result needs.
 
-    Rows form no reference cycles.
+    Reading rows creates no reference cycles.
     """
 
     def __init__(self) -> None:

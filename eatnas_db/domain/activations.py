@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from eatnas_db.domain.macro import Macro, Task
 
 VALIDATION_FACTOR: Final = 4
-"""A validation batch is this many times as large as a training batch, because it needs no memory for gradients."""
+"""A validation batch is this many times as large as a training batch, because validation needs no memory for gradients.
+"""
 IMAGE_COPIES: Final = 3
-"""The copies of an image that are in memory while it is normalized."""
+"""The number of copies of an image that are in memory while the image is normalized."""
 
 
 def count_activations(architecture: Architecture, macro: Macro, task: Task) -> int:
@@ -41,7 +42,7 @@ def sum_activations(layers: Iterable[CountedLayer], macro: Macro, task: Task) ->
     training, validation = kept + stem.held, max(IMAGE_COPIES * image, stem.validation)
     channels, side = macro.stem_channels, output_side(task.resolution, macro.stem_stride)
     for _, layer, cost, times in layers:
-        # Each of several equal layers keeps its values, so the peak is in the last of them.
+        # Each of several equal layers keeps its values, so memory peaks in the last of these layers.
         training = max(training, kept + (times - 1) * cost.kept + cost.training)
         validation = max(validation, cost.validation)
         kept += times * cost.kept

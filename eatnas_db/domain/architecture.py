@@ -31,7 +31,9 @@ PRIMITIVES: Final[dict[str, tuple[PrimitiveValue, ...]]] = {
     "depth": DEPTHS,
     "width": WIDTHS,
 }
-"""The values of each primitive, cheapest first: a network with an earlier value is never larger."""
+"""The values of each primitive in ascending order of cost: replacing a value by an earlier one never makes a network
+larger.
+"""
 
 _READABLE: Final = re.compile(
     r"(?P<op>[A-Za-z][A-Za-z0-9]*)_k(?P<kernel>[0-9])_d(?P<depth>[0-9])_w(?P<width>[0-9]\.[0-9])(?P<skip>_skip)?"
@@ -78,7 +80,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class OperatorBlock(Block):
-    """A block of a space whose operators may come from packages. The space checks its operator."""
+    """A block of a space whose operators may come from packages. The space checks the operator of the block."""
 
     def __post_init__(self) -> None:
         _require_allowed(self, [primitive for primitive in PRIMITIVES if primitive != "op"])

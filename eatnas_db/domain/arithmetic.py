@@ -19,13 +19,16 @@ PORTABLE_SETTINGS: Final = {
 """Instructions that x86-64 processors have had since 2013, and MKL's mode for equal results on Intel and AMD."""
 
 FIXED_SETTINGS: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NVIDIA_TF32_OVERRIDE": "0"}
-"""Workers start with these variables. The first makes cuBLAS deterministic; the second turns TF32 off."""
+"""Environment variables that every worker starts with. The first makes cuBLAS deterministic; the second turns TF32 off.
+"""
 
 FAST_MATH: Final = (
     *("DNNL_DEFAULT_FPMATH_MODE", "MKL_BLAS_COMPUTE_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"),
     *("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_CUDNN_ALLOW_TF32"),
 )
-"""The daemon removes these variables for workers. They let libraries compute float32 values in a lower precision."""
+"""Variables that let libraries compute float32 values in a lower precision. The daemon removes them from the
+environment of workers.
+"""
 
 SETTINGS: Final = (
     *PORTABLE_SETTINGS,
@@ -35,7 +38,7 @@ SETTINGS: Final = (
 )
 """The variables that the daemon removes or fixes for workers with portable arithmetic.
 
-Native workers keep them, and the record stores them with scores.
+Workers with native arithmetic keep these variables, and the record stores them with scores.
 """
 
 

@@ -1,7 +1,8 @@
 """The space of NAS-Bench-201: one cell of four nodes and six edges. Each edge has an operation.
 
 A network has a stem and three stages of equal cells. A residual block between two stages halves the side and doubles
-the channels. The value of a node is the sum of its incoming edges. An edge applies its operation to an earlier node.
+the channels. The value of a node is the sum of the outputs of its incoming edges. An edge applies its operation to an
+earlier node.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 NONE: Final = "none"
 OPERATIONS: Final = (NONE, "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
-"""The operations of an edge, cheapest first."""
+"""The operations of an edge, in ascending order of cost."""
 KERNELS: Final = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 EDGES: Final = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """The nodes that each edge connects, in the order of the benchmark's strings."""
@@ -38,7 +39,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class CellSpace(SpaceDefinition):
-    """The channels of the first stage, and the number of cells in each stage."""
+    """A space of cells, with the channels of the first stage and the number of cells in each stage."""
 
     name: str
     channels: int
@@ -108,7 +109,8 @@ class CellSpace(SpaceDefinition):
         plain_mult_adds += last.channels * task.classes
         params = plain_params + sum(part.params for part in parts)
         mult_adds = plain_mult_adds + sum(part.mult_adds for part in parts)
-        # An edge keeps its output. A convolution keeps its input and the input of its batch norm.
+        # For the backward pass, an edge keeps its output, and a convolution keeps its input and the input of its batch
+        # norm.
         nodes = self.cells * len(EDGES) * sum(stage.channels * stage.side**2 for stage in stages)
         kept = task.channels * task.resolution**2 + nodes + sum(part.kept for part in parts)
         return Cost(params, mult_adds), kept + max(part.held for part in parts)

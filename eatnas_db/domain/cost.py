@@ -1,8 +1,8 @@
 """Count the parameters and mult-adds of an architecture without building the network.
 
-The counts follow the authors' code. They include all trainable parameters: also gamma and beta of batch norm, and the
-bias of the classifier. They include the mult-adds of convolutions and the classifier, but not of batch norm, bias and
-pooling.
+The counts follow the authors' code. They include all trainable parameters, including gamma and beta of batch norm and
+the bias of the classifier. They include the mult-adds of convolutions and the classifier, but not of batch norm, bias
+and pooling.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def sum_costs(layers: Iterable[CountedLayer], macro: Macro, task: Task) -> Cost:
 
 
 def count_layers(architecture: Architecture, macro: Macro, task: Task) -> Iterator[CountedLayer]:
-    """Yield the layers of every block in order. Equal layers of a block are yielded once, with their number."""
+    """Yield the layers of every block in order. Equal layers of a block are yielded as one item with the number of
+    these layers.
+    """
     side = output_side(task.resolution, macro.stem_stride)
     channels = macro.stem_channels
     for position, block in enumerate(architecture.blocks):

@@ -23,12 +23,12 @@ def split_source(name: str) -> tuple[str, str]:
 
 
 def names_a_path(name: str) -> bool:
-    """Return whether the name of a data set contains the path of its files."""
+    """Return whether the name of a data set contains the path of the data set's files."""
     return split_source(name)[0] in _WITH_PATH
 
 
 def with_absolute_path(name: str, folder: Path) -> str:
-    """Return the name with an absolute path; a relative path starts at `folder`."""
+    """Return the name of a data set with an absolute path; resolve a relative path against `folder`."""
     source, rest = split_source(name)
     if source not in _WITH_PATH or not rest:
         return name

@@ -12,7 +12,7 @@ NO_DATA_DIGEST: Final = "0" * 64
 NO_DATA_RESOLUTION: Final = 32
 NO_DATA_CHANNELS: Final = 3
 NO_DATA_CLASSES: Final = 10
-"""Without images, the costs of networks are counted for images of this shape."""
+"""Without images, the costs of networks are counted for images of this shape and for this number of classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class DataState:
 
     `data_digest` covers the images in memory, or the names, sizes and classes of streamed images. Only streamed images
     have the other two digests: `files_digest` also covers modification times; `content_digest` covers the bytes, and is
-    None until a process has read all files. `plugin` is the identity of the source of a plug-in's data set, otherwise
-    None.
+    None until a process has read all files. `plugin` identifies the version and the source of the plug-in that provides
+    the data set; it is None without a plug-in.
     """
 
     data_digest: str

@@ -29,7 +29,8 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
     # This order puts each vector after all vectors that dominate it, and after the first vector that equals it.
     for position in sorted(range(len(vectors)), key=vectors.__getitem__, reverse=True):
         vector = vectors[position]
-        # With two objectives, the last vector of the front has its largest second value.
+        # With two objectives, the last vector of the front has the largest second value in the front, so the others
+        # need no check.
         rivals = front[-1:] if len(vector) == 2 else front
         better = next((place for place, rival in enumerate(rivals) if all(map(operator.ge, rival, vector))), None)
         if better is None:
@@ -42,10 +43,9 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
 
 
 def extend_front(vectors: Sequence[Values], known: int) -> list[int]:
-    """Return the same positions as `find_front` if the first `known` vectors are a front, and so are the others.
-
-    Within each of these two parts, no vector may dominate another. Each of the others is compared only with the known
-    vectors, so the time grows with the number of the others.
+    """Return the same positions as `find_front`, in less time. The first `known` vectors must be a front, and so must
+    the others: within each of these two parts, no vector may dominate another. Only vectors of different parts are
+    compared.
     """
     front = vectors[:known]
     added = [
@@ -72,7 +72,8 @@ def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
     for position in sorted(range(len(vectors)), key=lambda number: vectors[number], reverse=True):
         vector = vectors[position]
         for front in fronts:
-            # With two objectives, the last vector of a front has its largest second value.
+            # With two objectives, the last vector of a front has the largest second value in the front, so the others
+            # need no check.
             rivals = front[-1:] if len(vector) == 2 else reversed(front)
             if not any(dominates(vectors[rival], vector) for rival in rivals):
                 front.append(position)
@@ -86,8 +87,8 @@ def crowding_distances(front: Sequence[Values]) -> list[float]:
     """Return the distance of each vector of a front from its neighbours, as in NSGA-II (Deb et al., 2002).
 
     The distance is the mean over the objectives of the gap between the two neighbours, as a share of the front's
-    extent. The first and the last vector of each objective have an infinite distance. Of equal vectors, the first has
-    the distance and the others have 0. Ties within an objective are ordered by position.
+    extent. The first and the last vector in the order of any objective have an infinite distance. Of equal vectors, the
+    first has the distance and the others have 0. Ties within an objective are ordered by position.
     """
     distinct = list({vector: number for number, vector in reversed(list(enumerate(front)))}.values())
     distinct.sort()
@@ -124,7 +125,7 @@ def rank_and_crowding(vectors: Sequence[Values]) -> list[tuple[int, float]]:
 def hypervolume(points: Sequence[Values], reference: Values) -> float:
     """Return the volume of the region whose vectors are dominated by a point and dominate the reference point.
 
-    Exact sums over sorted points make the result independent of their order.
+    Exact sums over sorted points make the result independent of the order of the points.
     """
     gains = [tuple(a - b for a, b in zip(point, reference, strict=True)) for point in points]
     return _volume({gain for gain in gains if min(gain) > 0})
@@ -132,8 +133,8 @@ def hypervolume(points: Sequence[Values], reference: Values) -> float:
 
 def _volume(points: Iterable[Values]) -> float:
     """Return the volume between the origin and distinct points with positive coordinates."""
-    # Slice the volume from the point with the largest last coordinate down. The cross-section is constant between two
-    # points; it depends on the other coordinates of the points above it.
+    # Slice the volume along the last coordinate, from its largest value downwards. Between two successive points, the
+    # cross-section is constant; it depends on the other coordinates of the points above.
     ordered = sorted(points, key=lambda point: (point[-1], point), reverse=True)
     bottoms = [*(point[-1] for point in ordered[1:]), 0.0]
     section: list[Values] = []
@@ -146,7 +147,7 @@ def _volume(points: Iterable[Values]) -> float:
 
 
 def _cross_section(front: list[Values]) -> float:
-    """Return the volume between the origin and a front, which `_add_to_front` keeps in order."""
+    """Return the volume between the origin and a front in the order that `_add_to_front` keeps."""
     if len(front[0]) == 1:
         return front[0][0]
     if len(front[0]) > 2:

@@ -19,18 +19,17 @@ from eatnas_db.errors import SpaceExhaustedError
 GUIDED_RANDOM_BIRTHS: Final = 8
 """The number of initial births of a guided search from scratch; they are random samples."""
 GUIDED_MIN_SCORES: Final = 4
-"""With fewer visible births, a guided search without sources leaves births to evolution."""
+"""A guided search without sources leaves births to evolution while fewer than this many scored births are visible."""
 
 MODEL_STARTS: Final = 4
-"""A search with `transfer.start: model` starts with this number of the best candidates of its sources."""
+"""A search with `transfer.start: model` starts with this many of the best candidates of its sources."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """A member of the population; `joined` is the step at which it joined.
 
-    `values` are the values of several objectives, the greater the better; they are empty in a search with one
-    objective.
+    `values` are the values of several objectives; greater values are better, and a search with one objective has none.
     """
 
     candidate_id: int
@@ -48,7 +47,9 @@ class InitialArchitecture:
     """The basic architecture whose perturbations are the initial population."""
 
     candidate_id: int | None
-    """The candidate of the source search, or else birth 0 of this search; None while birth 0 itself is decided."""
+    """The id of the source search's candidate or, without a source, of birth 0 of this search; None while birth 0
+    itself is decided.
+    """
     basic: Architecture
     before: Architecture
     """The architecture of the source search's candidate, before it was stretched for this task."""
@@ -113,7 +114,8 @@ def count_model_births(population: int, lag: int) -> tuple[int, int]:
     many are random.
 
     The first `lag` births, at most the population, are decided without any score. If `lag` exceeds `MODEL_STARTS`, half
-    of the additional births are random, to limit the harm of a source whose scores do not agree.
+    of the additional births are random, to limit the harm of a source whose scores do not agree with the scores of this
+    search.
     """
     births = min(population, max(MODEL_STARTS, lag))
     random = max(0, births - MODEL_STARTS) // 2
@@ -152,9 +154,9 @@ def decide_birth(
     """Decide birth `number` from the seed, the visible population and the networks that the search already holds.
 
     The first `population_size` births are random samples or, with `initial`, the basic architecture and its
-    perturbations. Later births are mutations of the winner of a tournament. If every neighbour of the winner is held or
-    over the limits, the next tournament is run without this winner. If no member is left, the birth is a random sample.
-    Raises `SpaceExhaustedError` if no sample is found either.
+    perturbations. Later births are mutations of the winner of a tournament. If each neighbour of the winner is either
+    held or over the limits, the next tournament is run without this winner. If no member is left, the birth is a random
+    sample. Raises `SpaceExhaustedError` if no sample is found either.
     """
     if number < population_size and initial is not None:
         return _decide_initial_birth(number, seed, initial, space, is_held)
@@ -202,7 +204,7 @@ def select_removed(population: Sequence[Member], limit: int, removal: str, *, se
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """The last quality that counted as a rise (the mark), and the step of this rise."""
+    """The last quality that counted as a rise (`mark`), and the step of this rise (`since`)."""
 
     mark: float
     since: int
@@ -230,13 +232,13 @@ def is_flat(plateau: Plateau | None, step: int, *, population: int, flat_steps: 
 def _root_mean_square(values: Sequence[float]) -> float:
     try:
         return math.sqrt(math.fsum(value**2 for value in values) / len(values))
-    except OverflowError:  # An objective with a large exponent gives values whose squares overflow.
+    except OverflowError:  # With a large exponent in the objective, the squares of the values may overflow.
         largest = max(map(abs, values))
         return largest * math.sqrt(math.fsum((value / largest) ** 2 for value in values) / len(values))
 
 
 def summarize(fitnesses: Sequence[float]) -> PopulationSummary:
-    """Summarize the fitness values of a population. Exact sums make the result independent of their order."""
+    """Summarize the fitness values of a population. Exact sums make their order irrelevant."""
     size = len(fitnesses)
     if not size:
         return PopulationSummary(size=0, mean=None, spread=None, best=None, quality=None)

@@ -1,4 +1,6 @@
-"""Decide after a failed attempt whether the candidate is tried again, later or with less memory, or fails."""
+"""Decide what follows a failed attempt: the failure of the candidate, or another attempt, perhaps later or with less
+memory.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ NOT_ITS_OWN: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
 
 @dataclass(frozen=True, slots=True)
 class FailureDecision:
-    """The next state of a candidate, and its counters after the failure."""
+    """Whether a candidate fails for good, and its counters and memory fallback after the failure."""
 
     gives_up: bool
     own_failures: int
@@ -52,14 +54,15 @@ def decide_after_failure(
     next_alone: bool = False,
     by_another: bool = False,
 ) -> FailureDecision:
-    """Decide how a candidate continues after a failed attempt. The arguments are its counters before the failure.
+    """Decide how a candidate continues after a failed attempt. `own_failures`, `lost_attempts` and `memory_fallback`
+    are the candidate's values before the failure.
 
-    An attempt counts against the candidate only if the candidate caused the failure, and the attempt recorded neither
-    an epoch nor a checkpoint (`progressed`). Kills and reboots do not count, but the candidate fails after 20 in a row
-    without progress. A candidate that runs out of memory is tried with the next memory fallback, and fails after the
-    last one. With `next_alone`, another training on the device may be the cause, so the next attempt has the device to
-    itself. A kill that another candidate caused (`by_another`) never counts, because the failures of that candidate
-    limit the number of such kills.
+    An attempt counts against the candidate only if the candidate caused the failure and `progressed` is false: the
+    attempt recorded neither an epoch nor a checkpoint. Kills and reboots do not count, but the candidate fails after 20
+    in a row without progress. A candidate that runs out of memory is tried with the next memory fallback, and fails
+    after the last one. With `next_alone`, another training on the device may have caused the failure, so the next
+    attempt has the device to itself. A kill that another candidate caused (`by_another`) never counts, because the
+    failures of that candidate limit the number of such kills.
     """
     out_of_memory = kind == FailureKind.OUT_OF_MEMORY
     last_fallback = memory_fallback == MemoryFallback.HALVED

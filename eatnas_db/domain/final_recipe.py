@@ -1,4 +1,4 @@
-"""The recipe of final models: their search's recipe, changed by a preset and by the keys of the section `final`."""
+"""The recipe of final models: the recipe of the search, changed by a preset and by the keys of the section `final`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from eatnas_db.domain.states import Origin
 
 FROM: Final = "from"
-"""The key in the section `final`, and in the recipe."""
+"""The key that names the weights in the section `final` and in the recipe."""
 RANDOM: Final = "none"
 """The value of `final.from` for random initial weights."""
 _SOURCE: Final = re.compile(r"([^/\s]+)(?:/([1-9][0-9]{0,17}))?")
@@ -36,7 +36,9 @@ class WeightSource:
 
 
 def parse_source(text: str) -> tuple[str, int | None] | None:
-    """Return the search and the candidate of a `final.from`, or None for random weights. Raises `ValueError`."""
+    """Return the search and the candidate that a value of `final.from` names, or None for random weights. Raises
+    `ValueError`.
+    """
     if text == RANDOM:
         return None
     match = _SOURCE.fullmatch(text)
@@ -46,7 +48,9 @@ def parse_source(text: str) -> tuple[str, int | None] | None:
 
 
 def source_of(training: Mapping[str, Any], code: str) -> WeightSource | None:
-    """Return the weights that a final model of this architecture starts from; `training` is a section of its spec."""
+    """Return the weights that a final model of this architecture starts from; `training` is this section of the
+    search's spec.
+    """
     source = (training.get(FROM) or {}).get(code)
     return None if source is None else WeightSource(**source)
 
@@ -54,9 +58,9 @@ def source_of(training: Mapping[str, Any], code: str) -> WeightSource | None:
 def describe_source(spec: Mapping[str, Any], origin: str, code: str) -> str | None:
     """Return the source of a final model's weights as SEARCH/CANDIDATE, or None for random weights.
 
-    `spec` is the stored spec of its search.
+    `spec` is the stored spec of the final model's search.
     """
-    if origin != Origin.FINAL or not isinstance(spec, dict):  # a spec that a manual change damaged
+    if origin != Origin.FINAL or not isinstance(spec, dict):  # a manual change damaged the spec
         return None
     source = source_of(spec["training"], code)
     return None if source is None else str(source)

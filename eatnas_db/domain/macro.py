@@ -33,7 +33,7 @@ MIN_CHANNELS: Final = 4
 class Macro(SpaceDefinition):
     """EAT-NAS's space: the stem, the strides and base channels of the blocks, the head, and a multiplier of channels.
 
-    `operators`: the values of the primitive `op`, cheapest first.
+    `operators`: the values of the primitive `op`, in ascending order of cost.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Macro(SpaceDefinition):
 
     @cached_property
     def blocks(self) -> tuple[Primitives, ...]:
-        """The primitives of each block with their values, cheapest first."""
+        """The primitives of each block; the values of each primitive are in ascending order of cost."""
         primitives = PRIMITIVES
         if self.has_own_operators:
             primitives = {**PRIMITIVES, "op": self._operator_names}
@@ -158,7 +158,7 @@ class Macro(SpaceDefinition):
         return sum_costs(layers, self, task), sum_activations(layers, self, task)
 
     def to_code(self, architecture: Architecture) -> Any:
-        """Return the authors' notation of an architecture, or its text if the space has other operators."""
+        """Return the authors' notation of an architecture, or the readable notation if the operators differ."""
         return str(architecture) if self.has_own_operators else architecture.to_code()
 
     def from_code(self, code: Any) -> Architecture:

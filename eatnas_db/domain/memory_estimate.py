@@ -1,4 +1,4 @@
-"""Estimate the GPU memory that a training needs, before any training has run on the device. Pure.
+"""Estimate the GPU memory that a training needs, before any training has run on the device. All functions are pure.
 
     bytes = CONTEXT + 16 · parameters + bytes per value · activations · batch size
 
@@ -49,7 +49,8 @@ def expected_bytes(
 ) -> int:
     """Return the expected memory of a training in bytes, without the context.
 
-    `measured_share` is the largest in the search.
+    `measured_share` is the largest ratio of measured to estimated memory in the search, or None before the first
+    measurement.
     """
     return int(_corrected(measured_share) * variable_bytes(params, activations, batch_size, precision))
 

@@ -26,7 +26,7 @@ COST_METRICS: Final = (LATENCY, PARAMS, MULT_ADDS)
 MAX_SCORE: Final = 1e150
 """The largest value of a metric that is accepted, so that sums of squared scores stay finite."""
 METRIC_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$"
-"""The pattern of metric names: the tables store 32 characters, and MLflow permits these characters."""
+"""The pattern of metric names: the tables store up to 32 characters, and MLflow permits only these characters."""
 RESERVED_METRICS: Final = frozenset(
     {
         *(TEST_ACCURACY, "test_loss", LATENCY, PARAMS, MULT_ADDS),
@@ -132,8 +132,8 @@ def fitness(
 ) -> float:
     """Return `value * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626).
 
-    A metric to minimize enters with the opposite sign, so that a larger fitness is always better. A negative value is
-    divided by the factor instead of multiplied, so that a higher cost lowers a negative fitness, too.
+    The sign of a metric to minimize is inverted, so that a larger fitness is always better. A negative value is divided
+    by the power instead of multiplied, so that a higher cost also lowers a negative fitness.
     """
     signed = value if direction is Direction.MAXIMIZE else -value
     if target is None:

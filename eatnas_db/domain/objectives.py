@@ -27,7 +27,9 @@ DIRECTIONS: Final = {
 MIN_OBJECTIVES: Final = 2
 MAX_OBJECTIVES: Final = 4
 MAX_POPULATION: Final = {2: 1000, 3: 200, 4: 200}
-"""The largest population for each number of objectives. Each birth compares all pairs of members."""
+"""The largest population for each number of objectives. The limits exist because each birth compares all pairs of
+members.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def _read_objective(entry: Mapping[str, Any]) -> OptimizedMetric:
 def latency_settings(objectives: Iterable[OptimizedMetric]) -> LatencySettings | None:
     """Return how latency is measured, or None if latency is no objective.
 
-    If it is one, births depend on the machine.
+    If latency is an objective, births depend on the machine.
     """
     return next((objective.latency for objective in objectives if objective.latency is not None), None)
 

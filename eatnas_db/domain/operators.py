@@ -63,7 +63,9 @@ class Part(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """The cost of a layer: sums over its parts, and the most values in memory during a training or validation step."""
+    """The cost of a layer: sums over its parts, and the largest number of values in memory during a training or
+    validation step.
+    """
 
     params: int
     mult_adds: int
@@ -79,7 +81,7 @@ class Operator:
     `count` is a pure function without torch, which returns the parts of a layer in the order of their computation.
     `module` is the reference `module:name` of a function or class that returns the `torch.nn.Module` of a layer. Only
     workers import `module`. `inherit` is the reference of a function that copies weights from a parent's layer to its
-    child's layer and returns the number of copied elements. With `inherit` None, the child's layer keeps its initial
+    child's layer and returns the number of copied elements. If `inherit` is None, the child's layer keeps its initial
     weights.
     """
 
@@ -143,7 +145,7 @@ def _count_separable(layer: Layer) -> list[Part]:
         convolution(layer.kernel, layer.inputs, layer.inputs, layer.side, stride=layer.stride, groups=layer.inputs),
         convolution(1, layer.inputs, layer.outputs, layer.output_side, beside=shortcut),
     ]
-    # The sum of the body and its shortcut is the input of the next convolution, which keeps this input.
+    # The next convolution keeps its input, which is the sum of the body and its shortcut.
     return [*parts, Part(0, 0, kept=result)] if shortcut else parts
 
 
@@ -157,8 +159,8 @@ def _count_bottleneck(expansion: int) -> Callable[[Layer], list[Part]]:
             convolution(1, hidden, layer.outputs, after, beside=shortcut),
         ]
         if layer.skip and not layer.keeps_shape:
-            # The bypass keeps the input of its batch norm. The sum of both branches replaces the output of the body's
-            # batch norm.
+            # The bypass keeps the input of its batch norm. The sum of both branches adds nothing: it takes the place of
+            # the output of the body's batch norm.
             bypass = convolution(1, layer.inputs, layer.outputs, after)
             parts.append(Part(bypass.params, bypass.mult_adds, kept=layer.outputs * after**2))
         return parts
@@ -173,4 +175,5 @@ BUILT_IN_OPERATORS: Final = (
         for name, expansion in EXPANSION.items()
     ),
 )
-"""The operators of EAT-NAS, cheapest first. `eatnas_training.inheritance` copies the weights of all three."""
+"""The operators of EAT-NAS, in ascending order of cost. `eatnas_training.inheritance` copies the weights of all three.
+"""

@@ -1,4 +1,4 @@
-"""Numbers and booleans of a YAML file with their spelling, so that a string field receives `010` as written."""
+"""YAML numbers and booleans that keep their spelling, so that a string field receives `010` as written."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | N
 def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a section `training` that affect results: all except the interval of checkpoints.
 
-    The field `arithmetic` is left out if its value is `native`, because older specs do not contain the field.
+    The field `arithmetic` is left out if its value is `native`, so that the result equals that of an older spec without
+    the field.
     """
     fields = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
     if fields.get("arithmetic") == NATIVE:
@@ -49,7 +50,9 @@ def class_weights_of(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def recipe_of(spec: Mapping[str, Any], *, inheriting: bool) -> dict[str, Any]:
-    """Return a candidate's recipe. If it inherits weights, it has the epochs and the learning rate of `inheritance`."""
+    """Return a candidate's recipe. If the candidate inherits weights, the recipe has the epochs and the learning rate
+    of `inheritance`.
+    """
     recipe = dict(spec["training"])
     if inheriting:
         child = spec["inheritance"]

@@ -48,7 +48,7 @@ class Rungs:
 
     @property
     def mean_trainings(self) -> float:
-        """The mean number of trainings of a candidate, one for each rung, if the share `keep` continues at each."""
+        """The mean number of trainings per candidate, one for each rung, if the share `keep` continues at each rung."""
         return sum(self.keep**number for number in range(len(self.epochs)))
 
     def next_epochs(self, done: int) -> int:
@@ -96,9 +96,9 @@ def rungs_of(spec: Mapping[str, Any], origin: str | None = None) -> Rungs | None
 def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> bool:
     """Return whether a candidate continues after a rung, given the results of earlier births at that rung.
 
-    The share `keep` of all results, including the candidate's own, is rounded down to a number. The candidate continues
-    if it is among that many best results, and if fewer earlier candidates than that have continued. Ties go to the
-    earlier birth.
+    At most the share `keep` of all results, including the candidate's own, rounded down, may continue. The candidate
+    continues if its result is among that many best results, and if fewer earlier candidates have continued. Ties go to
+    the earlier birth.
     """
     allowed = math.floor(keep * (len(earlier) + 1))
     not_worse = sum(result.fitness >= fitness for result in earlier)

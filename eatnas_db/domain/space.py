@@ -23,7 +23,7 @@ T = TypeVar("T")
 MAX_PROPOSALS: Final = 2000
 """A space counts as exhausted after this many proposals without a new architecture."""
 UNSHRUNK_PROPOSALS: Final = 64
-"""The number of first draws that are used unchanged. A later draw that exceeds a limit is shrunk until it fits."""
+"""The number of initial draws that are never shrunk. A later draw that exceeds a limit is shrunk until it fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Space:
                 )
 
     def sample(self, rng: KeyedRng, is_held: DigestLookup) -> Proposal:
-        """Return a random architecture within the limits that the search does not hold yet.
+        """Return a random architecture that is within the limits and that the search does not hold yet.
 
         A sample that is found in the first `UNSHRUNK_PROPOSALS` draws is uniform over the architectures within the
         limits. A later draw that exceeds a limit is shrunk, primitive by primitive, until it fits. Raises
@@ -124,8 +124,8 @@ class Space:
     def mutate(self, parent: Architecture, rng: KeyedRng, is_held: DigestLookup) -> Proposal:
         """Return a network that differs from the parent in one primitive and that the search does not hold yet.
 
-        The block, its primitive and the new value are drawn uniformly, one after the other, until the change is
-        allowed. Raises `SpaceExhaustedError` if no change is allowed.
+        Draw the block, its primitive and the new value uniformly, one after the other, until a change is allowed.
+        Raises `SpaceExhaustedError` if no change is allowed.
         """
         self.macro.require_block_count(parent)
         refused: set[Change] = set()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eatnas_db.domain.macro import Task
 
 Primitives = Mapping[str, tuple[PrimitiveValue, ...]]
-"""The values of each primitive of a block, cheapest first: an earlier value never makes a network larger."""
+"""The values of each primitive of a block in ascending order of cost: an earlier value never makes a network larger."""
 
 
 class SpaceDefinition(ABC):
@@ -28,7 +28,7 @@ class SpaceDefinition(ABC):
     All methods are pure and none needs torch, because the daemon calls them to decide births. `network` and
     `inheritance` are references `module:name`, which only workers import. `network` names a function that builds a
     `torch.nn.Module` from an architecture, the definition and a task. `inheritance` names a function that writes a
-    parent's weights into a child. If it is None, no child inherits weights.
+    parent's weights into a child. If `inheritance` is None, no child inherits weights.
     """
 
     name: str
@@ -38,7 +38,7 @@ class SpaceDefinition(ABC):
     @property
     @abstractmethod
     def blocks(self) -> tuple[Primitives, ...]:
-        """The primitives of each block with their values, cheapest first."""
+        """The primitives of each block; the values of each primitive are in ascending order of cost."""
 
     @abstractmethod
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
@@ -55,7 +55,7 @@ class SpaceDefinition(ABC):
     def parse_block(self, position: int, text: str) -> Any:
         """Parse the text of the block at `position`.
 
-        The error `InvalidArchitectureError` does not name the position.
+        Raises `InvalidArchitectureError`, whose message does not name the position.
         """
         return ChoiceBlock.parse(text, self.blocks[position])
 
@@ -85,7 +85,7 @@ class SpaceDefinition(ABC):
         blocks = []
         for position, part in enumerate(text.split("/")):
             try:
-                # The text may have more blocks than this space; `require_block_count` reports this error.
+                # The text may have more blocks than this space; `require_block_count` reports this error later.
                 blocks.append(self.parse_block(min(position, len(self.blocks) - 1), part))
             except InvalidArchitectureError as error:
                 raise InvalidArchitectureError(f"block {position + 1}: {error}") from None

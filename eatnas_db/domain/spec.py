@@ -370,7 +370,7 @@ class SearchSpec(SpecSection):
 def parse_spec(
     tree: Any, overrides: Mapping[str, Any] | None = None, *, plugin_spaces: Collection[str] = ()
 ) -> SearchSpec:
-    """Validate a spec, a mapping of the shape that YAML has. `overrides` maps `section.key` to values.
+    """Validate a spec, given as the mapping that a YAML file holds. `overrides` maps `section.key` to values.
 
     `plugin_spaces`: the names of the spaces of installed packages.
 

@@ -16,7 +16,7 @@ from eatnas_db.errors import InvalidSpecError
 class FinalSpec(SpecSection):
     """The changes that `search final` makes to the recipe of the search.
 
-    A key that is not set takes its value from the preset, or otherwise from the search.
+    A key that is not set takes its value from the preset, or else from the search.
 
     A value that turns a method off also takes precedence over the preset.
     """

@@ -93,7 +93,8 @@ def require_population(metrics: Sequence[MetricSpec], population: int) -> None:
 
 
 def expand_objectives(tree: Any) -> Any:
-    """Return a spec in which a list of objectives is the mapping `{metrics: …}`, and set the default removal for it.
+    """Return a spec in which a list of objectives has become the mapping `{metrics: …}`, with the default removal for
+    several objectives.
 
     `tree` is not validated yet. A removal in the spec takes precedence over the default.
     """

@@ -43,8 +43,8 @@ ProgramOptions = Annotated[dict[str, Any], BeforeValidator(lambda value: require
 class ProgramSpec(SpecSection):
     """A function of an installed package, written as `module:name`.
 
-    When a search is created, the record adds the version of the package and the digest of its source. A spec that
-    already contains them is accepted only if exactly this source is installed.
+    When a search is created, the version of the package and the digest of its source are added to the stored spec. A
+    spec that already contains them is accepted only if exactly this source is installed.
     """
 
     reference: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")

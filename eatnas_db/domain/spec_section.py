@@ -22,7 +22,7 @@ class SpecSection(BaseModel):
     Unknown keys are errors, and a string field keeps the YAML spelling of a number or boolean.
     """
 
-    # allow_inf_nan: range checks alone do not reject YAML's .nan and .inf in every field.
+    # Set `allow_inf_nan`, because range checks alone do not reject YAML's .nan and .inf in every field.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
     stored_if_set: ClassVar[frozenset[str]] = frozenset()
@@ -34,8 +34,8 @@ class SpecSection(BaseModel):
         known = type(self).model_fields
         unset = {name for name in self.stored_if_set if getattr(self, name) == known[name].default}
         aliases = {name: field.alias for name, field in known.items() if field.alias is not None}
-        # Pydantic serializes a nested section by its field names. A key that is a Python keyword has another field
-        # name.
+        # Pydantic serializes a nested section by its field names. If a key is a Python keyword, its field has a
+        # different name.
         return {aliases.get(name, name): value for name, value in fields.items() if name not in unset}
 
     @classmethod

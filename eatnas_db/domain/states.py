@@ -108,11 +108,13 @@ class DesiredState(StrEnum):
 
 
 class MemoryFallback(IntEnum):
-    """How a candidate is trained after it ran out of memory. If the last fallback also runs out of memory, it fails."""
+    """How a candidate is trained after it ran out of memory. If the last fallback also runs out of memory, the
+    candidate fails.
+    """
 
     NONE = 0
     ALONE = 1
-    """Trained without another training on its device."""
+    """Trained while no other training runs on its device."""
     HALVED = 2
     """Trained alone, with each batch in two halves.
 
@@ -131,7 +133,7 @@ class FailureKind(StrEnum):
     TIME_LIMIT = "time_limit"
     UNREADABLE_DATA = "unreadable_data"
     INVALID_REPORT = "invalid_report"
-    """The user's own training function broke a rule of its reports, for example left out an epoch."""
+    """The user's own training function broke a rule for its reports; for example, it left out an epoch."""
     MISSING_PLUGIN = "missing_plugin"
     """A plug-in of the search is not installed, has changed or cannot be loaded; the host sets the search aside."""
     PARENT_MISSING = "parent_missing"

@@ -1,7 +1,7 @@
 """Elastic transfer: perturb and stretch a basic architecture for another task, or carry over a population. Pure.
 
 In the paper, the initial population consists of small random perturbations of the basic architecture. No source gives
-their size. Here a perturbation changes one primitive in each of one to `max_blocks` blocks.
+the size of these perturbations. Here a perturbation changes one primitive in each of one to `max_blocks` blocks.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def perturb(
     """Return the basic architecture with one primitive changed in each of one to `limits.max_blocks` blocks.
 
     The result is within the hard limits of the space, and the search does not hold it yet. Raises `SpaceExhaustedError`
-    if none is found.
+    if no such architecture is found.
     """
     variable = [
         position for position, names in space.macro.variable if any(name in limits.primitives for name in names)

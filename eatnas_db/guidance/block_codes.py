@@ -16,7 +16,7 @@ from eatnas_db.guidance.encoding import Code, Encoding
 class BlockCodes:
     """The codes of a search space.
 
-    Some belong to architectures over the limits, and several may belong to one network.
+    Some codes belong to architectures over the limits, and several codes may belong to one network.
     """
 
     def __init__(self, space: Space) -> None:

@@ -19,7 +19,8 @@ Reals = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Encoding:
-    """The positions of a code: for each, the number of values, whether they are ordered, and the primitive's number.
+    """The positions of a code: for each position, the number of values, whether they are ordered, and the primitive's
+    number.
 
     Positions of one primitive have the same values, for instance the kernels of all blocks.
     """
@@ -45,7 +46,8 @@ class Encoding:
         return np.stack(columns, 1)
 
     def running_totals(self, codes: Codes) -> Reals:
-        """Return the totals over each primitive's first position, over its first two positions, up to all of them.
+        """Return the totals over each primitive's first position, over its first two positions, and so on up to all its
+        positions.
 
         Each total is a share of all positions of the primitive, and is scaled so that the squared distance of two codes
         is a mean over the positions. Codes are close if they have the same values at nearby positions.
@@ -58,7 +60,9 @@ class Encoding:
         return np.stack(columns, 1)
 
     def _coordinates(self, codes: Codes) -> Reals:
-        """Return coordinates, one row for each code, whose cityblock distances are the sums over the positions."""
+        """Return one row of coordinates for each code; the cityblock distance of two rows is the sum of the distances
+        at the positions.
+        """
         columns = []
         for position, level in enumerate(self.levels):
             if self.ordered[position]:

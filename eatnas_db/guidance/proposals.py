@@ -28,7 +28,9 @@ MUTANTS: Final = 12
 RANDOM_CODES: Final = 100
 MODEL_GROWTH: Final = 1.3
 WATCHED_SCORES: Final = 16
-"""With fewer scores, the agreement of scores and predictions would be a matter of chance."""
+"""The agreement of scores and predictions is considered from this number of scores on; with fewer scores, it would be a
+matter of chance.
+"""
 MIN_AGREEMENT: Final = 0.1
 """The model decides births only if the correlation of scores and leave-one-out predictions is at least this large."""
 TOLERANCE: Final = 1e-6
@@ -57,7 +59,9 @@ class CodeSpace(Protocol):
 
 
 class ScoredCode(NamedTuple):
-    """A scored birth with the score at its last rung. A birth on a higher rung is better than any on a lower rung."""
+    """A scored birth with the score at its last rung. A birth on a higher rung is better than any birth on a lower
+    rung.
+    """
 
     birth: int
     code: Code
@@ -147,9 +151,9 @@ def model_of_sources(sources: Sequence[SourceModel]) -> ProcessModel:
 
 
 def centre(expected: Reals) -> Reals:
-    """From the predictions of each source, subtract their mean over the points. `expected` has shape (points, sources).
+    """Subtract the mean over the points from the predictions of each source. `expected` has shape (points, sources).
 
-    Targets of different searches have no common level, so only differences between points count.
+    The targets of different searches have no common level, so only differences between points are comparable.
     """
     return expected - expected.mean(0) if len(expected) else expected
 
@@ -299,7 +303,7 @@ def rank_targets(rows: Sequence[ScoredCode]) -> Reals:
 
 
 def _as_fitness(rows: Sequence[ScoredCode], targets: Reals, values: Reals) -> tuple[float, float, float]:
-    """Map three normal scores to fitness by interpolation between the scores of the rows."""
+    """Map the three normal scores in `values` to fitness by interpolation between the scores of the rows."""
     order = np.argsort(targets, kind="stable")
     low, middle, high = np.interp(values, targets[order], np.array([row.score for row in rows])[order])
     return float(low), float(middle), float(high)

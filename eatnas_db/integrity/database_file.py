@@ -18,7 +18,7 @@ def check_database_file(engine: Engine) -> list[Violation]:
 
 
 def check_foreign_keys(engine: Engine) -> list[Violation]:
-    """Find rows that refer to missing rows, which another program can leave if it does not enforce foreign keys."""
+    """Find rows that refer to missing rows. Another program can leave such rows if it does not enforce foreign keys."""
     with read_transaction(engine) as connection:
         dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     rows = [

@@ -18,7 +18,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import epoch
 
 _BATCH: Final = 5000
-"""Rows fetched at a time."""
+"""The number of rows fetched at a time."""
 
 
 class _EpochCount(NamedTuple):
@@ -67,7 +67,7 @@ def _count_epochs(connection: Connection) -> Iterator[_EpochCount]:
 
 
 def _complete(row: _EpochCount, spec: Mapping[str, Any] | None) -> bool:
-    if spec is None:  # its score was imported
+    if spec is None:  # the candidate's score was imported
         return row.made == 0
     gapless = row.made == 0 or (row.first, row.last) == (0, row.made - 1)
     return gapless and (row.state != CandidateState.SCORED or row.made == _epochs_of_recipe(row, spec))

@@ -35,7 +35,9 @@ class RecordedBirth(NamedTuple):
 def follows_from_model(
     engine: Engine, record: SearchRecord, space: Space, birth: RecordedBirth, is_held: Callable[[str], bool]
 ) -> bool:
-    """Return whether the model may have decided a birth, or have left a birth without a prediction to evolution."""
+    """Return whether the model may have decided a birth or, if the birth has no prediction, may have left it to
+    evolution.
+    """
     stored = select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise, prediction.c.slopes)
     with read_transaction(engine) as connection:
         row = connection.execute(stored.where(prediction.c.candidate_id == birth.id)).first()

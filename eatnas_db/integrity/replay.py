@@ -134,7 +134,8 @@ class _Replay:
         self._selects = bool(self._objectives) and record.kind == SearchKind.EVOLUTION
         """Whether several objectives decide the births and removals of the search."""
         self._metrics: dict[int, dict[str, float]] = {}
-        """The scores and measurements of the candidates in the batch; used with several objectives."""
+        """The scores and measurements of the candidates in the batch; filled only if the search has several objectives.
+        """
         self._initial_values: list[list[float]] = []
         """The values of the objectives of the initial births."""
         self._initial: InitialArchitecture | None = None
@@ -247,7 +248,7 @@ class _Replay:
             self._offenders.fitness.append(birth.id)
 
     def _matches(self, birth: _ReplayedBirth) -> tuple[bool, bool]:
-        """Return whether a birth's architecture and origin match the decision, and whether its parent matches."""
+        """Return whether a birth's architecture and origin match the replayed birth, and whether its parent does."""
         record = self._record
         proposal = self._space.propose(self._space.parse(birth.code))
         same_network = (proposal.digest, proposal.cost.params, proposal.cost.mult_adds) == (
@@ -256,9 +257,9 @@ class _Replay:
             birth.mult_adds,
         )
         if birth.origin == Origin.SURVIVOR or (record.has_sources and birth.origin == Origin.BASIC):
-            # The same code may build another network in the space of another search.
+            # Compare codes instead of digests: in the space of another search, the same code may build another network.
             return same_network, birth.parent_code == birth.code
-        if record.kind == SearchKind.IMPORTED:  # The user has decided its births.
+        if record.kind == SearchKind.IMPORTED:  # The user decided the births of an imported search.
             return same_network and birth.origin == Origin.IMPORTED, birth.parent_id is None
         if record.kind != SearchKind.EVOLUTION:
             return same_network, birth.parent_digest == birth.digest
@@ -288,7 +289,7 @@ class _Replay:
         """Return whether the model may have decided a birth. In a long search, only some births are compared."""
         if birth.birth % (self._record.born // MODEL_BIRTHS + 1):
             return True
-        # Import only here, because the model loads SciPy.
+        # Import the model only here, because it loads SciPy.
         from eatnas_db.integrity.guided_replay import RecordedBirth, follows_from_model
 
         recorded = RecordedBirth(birth.id, birth.birth, birth.code)

@@ -1,4 +1,4 @@
-"""Check that the sources of transferred models still have the scores to which the models were fitted."""
+"""Check that source searches still have the scores to which the models of transferred searches were fitted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eatnas_db.spaces import read_space
 
 
 def check_sources(engine: Engine) -> Iterator[Violation]:
-    """Yield the searches whose sources lack scores or have scores to which the stored model was not fitted."""
+    """Yield the transferred searches whose sources lack scores to which the stored model was fitted, or have others."""
     changed: list[str] = []
     with read_transaction(engine) as connection:
         searches = list_searches(connection)
@@ -33,7 +33,7 @@ def check_sources(engine: Engine) -> Iterator[Violation]:
 
 
 def _has_sources(engine: Engine, record: SearchRecord) -> bool:
-    # Import only here, because the model loads SciPy.
+    # Import the model only here, because it loads SciPy.
     from eatnas_db.guidance.blas_threads import one_thread
     from eatnas_db.guidance.block_codes import BlockCodes
     from eatnas_db.guidance.gaussian_process import Kernel, ProcessModel

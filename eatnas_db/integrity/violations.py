@@ -29,7 +29,7 @@ class Violation:
 
 
 NoteCallback = Callable[[str], None]
-"""Called with one sentence about a check that was not possible."""
+"""A function that is called with one sentence about a check that was not possible."""
 
 
 def summarize_offenders(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:

@@ -48,7 +48,7 @@ class CandidateEpoch:
     """An epoch of a candidate's training; `number` counts from 0.
 
     `memory_bytes` is the device memory of the worker at the end of the epoch. `load` is the share of the GPU, or of one
-    processor core, in use. `metrics` are the further metrics of a user's own training function.
+    processor core, that is in use. `metrics` are the further metrics of a user's own training function.
     """
 
     number: int

@@ -104,7 +104,7 @@ def _describe_task(record: SearchRecord) -> tuple[str, ...]:
 
 def _compute_curve(connection: Connection, record: SearchRecord, measure: Measure, alone: bool) -> ComputeCurve:
     before = 0.0 if alone else _seconds_before(connection, record)
-    # Start with the full population: before, a lucky first candidate alone could reach a high level.
+    # Start with the full population: in a smaller population, a lucky first candidate could reach a high level alone.
     points = tuple(
         CurvePoint(step=step.number, device_seconds=before + step.device_seconds, value=value)
         for step in list_steps(connection, record.id, after=record.population - 1)
@@ -114,7 +114,7 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 
 
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
-    """Return the device seconds of all sources of a search, and of their sources. Each source counts once.
+    """Return the device seconds of all direct and indirect sources of a search. Each source counts once.
 
     For each source, only the seconds that it had used at the last transfer from it count. Therefore, extending a source
     does not change the curves of searches that were transferred from it before.

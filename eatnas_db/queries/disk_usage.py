@@ -236,7 +236,7 @@ def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | Non
 
 
 def _database_files(database: Path | None) -> list[Path]:
-    """Return the SQLite file and the files of its write-ahead log; a database on a server has none."""
+    """Return the SQLite file and the files of its write-ahead log; a database on a server has no such files."""
     if database is None:
         return []
     return [database, *(database.with_name(database.name + suffix) for suffix in ("-wal", "-shm"))]

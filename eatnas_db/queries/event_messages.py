@@ -92,7 +92,8 @@ def describe_event(
     fitness: float | None,
     detail: Mapping[str, Any],
 ) -> str:
-    """Describe an event in a sentence; `origin`, `parent_id` and `fitness` are those of its candidate, if it has one.
+    """Describe an event in a sentence; `origin`, `parent_id` and `fitness` belong to the event's candidate, if there is
+    one.
 
     Kinds and details that a later version has written are shown unchanged.
     """

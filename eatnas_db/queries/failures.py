@@ -1,4 +1,4 @@
-"""Query the attempts that ended without a score, and the reasons why they did."""
+"""Query the attempts that ended without a score, and the reasons for their failures."""
 
 from __future__ import annotations
 

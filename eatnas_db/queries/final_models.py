@@ -50,7 +50,9 @@ def group_tested_models(connection: Connection, candidate_ids: Select[tuple[int]
 
 
 def count_test_evaluations(connection: Connection, search_id: int) -> int:
-    """Count the evaluations of a search's final models on the test part; for a search of final models, its own."""
+    """Count the evaluations of a search's final models on the test part; for a search that trains final models, count
+    its own evaluations.
+    """
     of_search = (search.c.id == search_id) | ((search.c.source_id == search_id) & (search.c.kind == SearchKind.FINAL))
     query = select(func.count()).select_from(event).join(search, search.c.id == event.c.search_id)
     return int(connection.execute(query.where(of_search, event.c.kind == "tested")).scalar_one())

@@ -33,7 +33,7 @@ class Fingerprint:
 
 
 class _RowsByBirth:
-    """The rows of a table, grouped by candidate in order of birth and read while the candidates are read."""
+    """The rows of a table, grouped by candidate in order of birth; they are read in step with the candidates."""
 
     def __init__(self, connection: Connection, query: Select[Any]) -> None:
         rows = connection.execute(query).yield_per(_BATCH)
@@ -41,7 +41,7 @@ class _RowsByBirth:
         self._birth, self._rows = self._next_group()
 
     def of(self, birth: int) -> list[list[Any]]:
-        """Return the rows of one candidate. The births of successive calls must ascend."""
+        """Return the rows of one candidate. Successive calls must pass births in ascending order."""
         if self._birth != birth:
             return []
         rows = [list(row[1:]) for row in self._rows]
@@ -63,7 +63,7 @@ def get_fingerprint(connection: Connection, search_id: int) -> Fingerprint:
     count = 0
     for row in connection.execute(_select_candidates(search_id)).yield_per(_BATCH):
         mutations, epochs, scores, *rungs = (table.of(row.birth) for table in tables)
-        # Only a user's own training function reports further metrics.
+        # Leave out further metrics that are missing: only a user's own training function reports them.
         epochs = [values if values[-1] is not None else values[:-1] for values in epochs]
         # Scores are sorted in Python because databases order text by different rules.
         sha256.update(_to_line([*row, mutations, epochs, sorted(scores, key=lambda values: values[:2]), *rungs]))

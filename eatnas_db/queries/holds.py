@@ -74,5 +74,5 @@ _TRAINS_ELSEWHERE: Final = (
 
 
 def is_trained_elsewhere(connection: Connection, search_id: int) -> bool:
-    """Return whether a host trains a candidate of the search without having set the search aside."""
+    """Return whether a host is training a candidate of the search without having set the search aside."""
     return connection.execute(_TRAINS_ELSEWHERE, {"search_id": search_id}).first() is not None

@@ -39,7 +39,7 @@ class RecordedHost:
     """A host that has worked on the record.
 
     `alive` is true if its daemon is connected to the server, and `lost` is true if the daemon disappeared without a
-    regular stop. `in_training` is the number of candidates that the host trains.
+    regular stop. `in_training` is the number of candidates that the host is training.
     """
 
     name: str

@@ -18,9 +18,9 @@ from eatnas_db.schema.searches import search
 class InheritanceLink:
     """A candidate of an inheritance chain, with all data that are needed to train it again.
 
-    `seed`, `spec`, `macro`, `task` and `data_state` are those of the candidate's search. `inherited` is true if its
-    training started from the weights of the previous link, and `halved` is true if the training split each batch in two
-    halves. In a search with `rungs`, the training ended at `rung`.
+    `seed`, `spec`, `macro`, `task` and `data_state` are those of the candidate's search. `inherited` is true if the
+    candidate's training started from the weights of the previous link, and `halved` is true if the training split each
+    batch in two halves. In a search with `rungs`, the training ended at `rung`.
     """
 
     candidate_id: int

@@ -12,7 +12,8 @@ FEW_VECTORS: Final = 1000
 """Up to this number of vectors, plain Python is fast enough, and NumPy need not be loaded."""
 BLOCK: Final = 256
 MAXIMUM_EXACT: Final = 2**53
-"""Larger integers would be rounded to floats, which could change comparisons."""
+"""The largest integer up to which floats are exact: larger integers would be rounded, which could change comparisons.
+"""
 
 
 def find_front_of_many(vectors: Sequence[Values]) -> list[int]:

@@ -23,8 +23,8 @@ from eatnas_db.schema.searches import search
 class LineageEntry:
     """An ancestor or a descendant; `generation` is its distance in generations from the queried candidate.
 
-    `gain` is its fitness minus its parent's fitness. `gain` is None if the two belong to different searches, ended on
-    different rungs, or have no fitness. `rung` is its last rung; 0 in a search without rungs.
+    `gain` is its fitness minus its parent's fitness. `gain` is None if the candidate and its parent belong to different
+    searches, ended on different rungs, or have no fitness. `rung` is its last rung; 0 in a search without rungs.
     """
 
     id: int
@@ -49,7 +49,7 @@ class LineageEntry:
 
 @dataclass(frozen=True, slots=True)
 class ScoredChild:
-    """A scored child of a candidate in a lineage. The child is not in the lineage itself."""
+    """A scored child of a candidate in a lineage. The child itself is not in the lineage."""
 
     id: int
     parent_id: int
@@ -194,8 +194,8 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
         .outerjoin(mutation, mutation.c.candidate_id == candidate.c.id)
         .outerjoin(prediction, prediction.c.candidate_id == candidate.c.id)
     )
-    # A lineage grows with its search, so one statement reads it whole. The rows arrive almost in order, and Python
-    # sorts such rows faster than a database.
+    # Read the whole lineage with one statement, because a lineage can be as long as its search. The rows arrive almost
+    # in order, and Python sorts such rows faster than a database.
     rows = [_FamilyRow._make(row) for row in connection.execute(query)]
     rows.sort(key=itemgetter(0, 1, 2, 3))
     return tuple(_to_entries(connection, rows))

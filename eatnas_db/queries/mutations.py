@@ -46,7 +46,7 @@ def list_mutations(connection: Connection, candidate_id: int) -> tuple[str, ...]
 
 
 def list_mutations_by_candidate(connection: Connection, candidate_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
-    """Return the mutations of several candidates as text; candidates without any are left out."""
+    """Return the mutations of several candidates as text; candidates without mutations are left out."""
     query = select(mutation).where(mutation.c.candidate_id.in_(candidate_ids)).order_by(mutation.c.ordinal)
     changes: dict[int, tuple[str, ...]] = {}
     for row in connection.execute(query):
@@ -64,7 +64,7 @@ def describe_change(block: int, primitive: str, before: str, after: str) -> str:
 def list_mutation_statistics(
     connection: Connection, search_id: int, block: int | None = None
 ) -> tuple[MutationStatistics, ...]:
-    """Return the statistics of every kind of mutation, in one block or in all blocks, by descending mean gain."""
+    """Return the statistics of every kind of mutation, in one block or in all blocks, in order of descending gain."""
     parent = candidate.alias("parent")
     gain = case((candidate.c.rung == parent.c.rung, candidate.c.fitness - parent.c.fitness))
     query = (
@@ -82,7 +82,7 @@ def list_mutation_statistics(
         .select_from(candidate)
         .join(parent, parent.c.id == candidate.c.parent_id)
         .join(mutation, mutation.c.candidate_id == candidate.c.id)
-        # A perturbation changes several primitives, and its parent was scored on another task.
+        # Leave out perturbations: a perturbation changes several primitives, and its parent was scored on another task.
         .where(candidate.c.search_id == search_id, candidate.c.origin == Origin.MUTATION)
         .group_by(mutation.c.primitive, mutation.c.before, mutation.c.after)
         .order_by(func.avg(gain).desc().nulls_last(), mutation.c.primitive, mutation.c.before, mutation.c.after)

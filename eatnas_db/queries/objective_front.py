@@ -43,7 +43,7 @@ _COLUMNS = (
 
 
 def get_objectives(connection: Connection, search_id: int) -> tuple[OptimizedMetric, ...]:
-    """Return the objectives of a search with several objectives, or an empty tuple if it has only one."""
+    """Return the objectives of a search with several objectives, or an empty tuple for a search with one objective."""
     return list_objectives(connection.execute(select(search.c.spec).where(search.c.id == search_id)).scalar_one())
 
 

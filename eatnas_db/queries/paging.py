@@ -1,7 +1,7 @@
 """Select a page of rows by the user's conditions, order and range.
 
 `fetch_page` lets the database select from the rows of one statement. `select_page` selects from rows that Python has
-assembled. Both apply the same rules.
+assembled. Both functions apply the same rules.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ class Condition:
         return self.value == "" and self.sign == "="
 
     def compare(self, value: Any) -> Any:
-        """Compare a string, a Python value or an SQL expression, with the value of the condition."""
+        """Compare a string (a Python value or an SQL expression) with the value of the condition."""
         return _OPERATORS[self.sign](value, self.value)
 
     def compare_number(self, value: Any) -> Any:
-        """Compare a number, a Python value or an SQL expression, with the value of the condition.
+        """Compare a number (a Python value or an SQL expression) with the value of the condition.
 
         Raises `ConflictError`.
         """
@@ -132,8 +132,8 @@ def fetch_page(
     """Return a page of the rows of a query; `row_type` converts the output columns of each row.
 
     Conditions and `sort` may name any output column. The query must have no ORDER BY. By default the rows are sorted by
-    the output columns `order`, which have no NULLs; a leading "-" means the largest first. These columns also break
-    ties of `sort`. Raises `ConflictError` for an unknown column, or a condition that does not fit its column.
+    the output columns `order`, which have no NULLs; a leading "-" means descending order. These columns also break ties
+    of `sort`. Raises `ConflictError` for an unknown column, or a condition that does not fit its column.
     """
     if page.selects:
         # Compare output columns outside the query, because some of them are aggregates.
@@ -215,7 +215,7 @@ def _meets_in_sql(connection: Connection, column: ColumnElement[Any], condition:
 
 
 def _sort_key(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a sort key that orders text by code point, as SQLite and Python do, on servers with any locale."""
+    """Return a sort key that orders text by code point, as SQLite and Python do, whatever the locale of the server."""
     is_text = not isinstance(column.type, Integer | Float | Numeric | Boolean)
     return column.collate("C") if is_text and is_postgresql(connection) else column
 

@@ -36,9 +36,8 @@ def list_front(
     cost: CostMetric = "mult_adds",
     direction: Direction = Direction.MAXIMIZE,
 ) -> tuple[Tradeoff, ...]:
-    """Return the Pareto front, cheapest first.
-
-    Each of its candidates is better than all other candidates that cost no more.
+    """Return the candidates of the Pareto front, the cheapest first. Each of these candidates is better than all other
+    candidates that cost no more.
 
     `direction` is the direction of the metric that the search optimizes.
     """

@@ -14,7 +14,7 @@ from eatnas_db.schema.searches import search, transfer_source
 
 @dataclass(frozen=True, slots=True)
 class PredictedFitness:
-    """The predicted fitness of a guided birth, with the bounds of one standard deviation below and above.
+    """The predicted fitness of a guided birth, and the values one standard deviation below and above it.
 
     The model knew `scores` scored births. `agreement` is the correlation of their scores with leave-one-out
     predictions.

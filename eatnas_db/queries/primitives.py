@@ -39,7 +39,7 @@ class _BlockGroup(NamedTuple):
     values: dict[str, _Value]
     members: int
     fitness: float
-    """The sum of the members' fitness."""
+    """The sum of the fitness values of the members."""
 
 
 class _Key(NamedTuple):

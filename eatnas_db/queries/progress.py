@@ -72,7 +72,7 @@ _COUNT_LEASES: Final = (
 
 
 def count_leased(connection: Connection, search_id: int) -> int:
-    """Count the candidates of a search that are in training on all hosts; the lease table is always small."""
+    """Count the candidates of a search that are in training on any host; the query is fast, as few leases exist."""
     return int(connection.execute(_COUNT_LEASES, {"search_id": search_id}).scalar_one())
 
 

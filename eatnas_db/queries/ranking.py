@@ -35,8 +35,8 @@ class RankedCandidate:
     (`reevaluation_epochs`) count. `test`, `test_spread` and `test_seeds` are the mean, the standard deviation and the
     number of test accuracies of its final models; only models with the recipe of the newest model count.
     `test_weights_from` is the final model, as SEARCH/CANDIDATE, whose weights these models start from. `deviation`
-    describes how its training differed from the recipe after it ran out of memory. `rung` is its last rung; 0 in a
-    search without rungs.
+    describes how the training of the candidate differed from the recipe after an attempt ran out of memory. `rung` is
+    its last rung; 0 in a search without rungs.
     """
 
     id: int
@@ -78,8 +78,8 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     if front is not None:
         scored = scored.where(candidate.c.id.in_(select_ids(connection, front)))
     retrained = _select_retrained(search_id)
-    # These candidates already belong to the search. A condition on the search would make SQLite read all its
-    # candidates.
+    # Select by id alone: these candidates already belong to the search, and with a condition on the search, SQLite
+    # would read all candidates of the search.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
     # The other candidates have neither re-evaluations nor tests. There may be a million of them, so the database
     # selects their page.
@@ -128,7 +128,7 @@ def _sort_by_rank(candidates: Iterable[RankedCandidate]) -> list[RankedCandidate
 
 
 def _rank(row: RankedCandidate) -> tuple[bool, int, float, int]:
-    if row.reevaluation is not None:  # Every re-evaluation is a whole training.
+    if row.reevaluation is not None:  # Ignore the rung, because every re-evaluation is a whole training.
         return False, 0, -row.reevaluation, row.birth
     return True, -row.rung, -row.fitness, row.birth
 
@@ -193,7 +193,7 @@ def _group_reevaluations(
 ) -> dict[int, dict[int, list[float]]]:
     """Return the fitness values of each candidate's re-evaluations, grouped by the number of epochs.
 
-    The recipes of re-evaluations differ only in this number.
+    The recipes of re-evaluations differ only in the number of epochs.
     """
     query = (
         select(candidate.c.parent_id, candidate.c.fitness, search.c.spec["training"]["epochs"].as_integer())
@@ -213,7 +213,7 @@ def _group_reevaluations(
 def _with_reevaluation(row: RankedCandidate, by_epochs: dict[int, list[float]]) -> RankedCandidate:
     if not by_epochs:
         return row
-    # A mean over different recipes would have no meaning.
+    # Use only the re-evaluations with the most epochs, because a mean over different recipes would have no meaning.
     epochs = max(by_epochs)
     values = by_epochs[epochs]
     mean, spread = _mean_and_spread(values)
@@ -227,7 +227,7 @@ def _with_reevaluation(row: RankedCandidate, by_epochs: dict[int, list[float]]) 
 
 
 def _with_test(row: RankedCandidate, models: list[FinalModel]) -> RankedCandidate:
-    # A mean over different recipes would have no meaning.
+    # Use only the models with the newest recipe, because a mean over different recipes would have no meaning.
     values = [model.accuracy for model in models if model.accuracy is not None and model.recipe == models[-1].recipe]
     if not values:
         return row

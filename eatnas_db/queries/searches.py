@@ -89,7 +89,7 @@ class SearchRecord:
 
     @property
     def objectives(self) -> tuple[OptimizedMetric, ...]:
-        """The objectives of a search with several objectives, or an empty tuple if it has only one."""
+        """The objectives of a search with several objectives, or an empty tuple for a search with one objective."""
         return list_objectives(self.spec)
 
     @property
@@ -100,7 +100,7 @@ class SearchRecord:
 
     @property
     def births_allowed(self) -> int:
-        """The number of births after which the search ends: its budget, or fewer if its quality has become flat."""
+        """The number of births after which the search ends: the budget, or fewer if the quality has become flat."""
         return births_allowed(self.budget_candidates, self.ends_at)
 
     @property

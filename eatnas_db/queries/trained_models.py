@@ -66,8 +66,8 @@ class TrainedModel:
 def get_trained_model(connection: Connection, candidate_id: int) -> TrainedModel:
     """Return the model of a candidate.
 
-    Raises `NotFoundError` if there is no such candidate, and `ConflictError` if it is not scored or its weights were
-    not kept.
+    Raises `NotFoundError` if there is no such candidate, and `ConflictError` if the candidate is not scored or its
+    weights were not kept.
     """
     details = get_candidate(connection, candidate_id)
     record = get_search(connection, details.search)
@@ -127,7 +127,9 @@ def find_best_model(connection: Connection, name: str) -> int:
 
 
 def _find_best_final(connection: Connection, record: SearchRecord) -> int | None:
-    """Return the final model of the best candidate that has any: the model with the first seed of the newest recipe."""
+    """Return a final model of the best candidate that has final models: the model with the first seed of the newest
+    recipe.
+    """
     if record.kind == SearchKind.FINAL:
         of_record = [search.c.id == record.id]
     else:

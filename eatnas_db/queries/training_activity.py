@@ -51,7 +51,7 @@ class IdleSlot:
 
 @dataclass(frozen=True, slots=True)
 class BlockedSearch:
-    """A search whose lag allows no further birth until one of its candidates in training ends."""
+    """A search whose lag allows no further birth until the training of one of its candidates ends."""
 
     name: str
     in_training: int

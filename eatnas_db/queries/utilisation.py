@@ -46,7 +46,7 @@ class SlotUtilisation:
 
 @dataclass(frozen=True, slots=True)
 class IdleTime:
-    """The seconds that a slot spent outside the search's steps for one cause, and their share of the wall time."""
+    """The seconds that one cause kept a slot from the search's steps, and their share of the wall time."""
 
     host: str
     slot: int
@@ -159,7 +159,7 @@ def _slot_utilisation(slot: _SlotKey, workers: Sequence[_WorkerUse], wall_second
         attempts=sum(use.attempts for use in workers),
         device_seconds=sum(use.device_seconds for use in workers),
         busy_seconds=busy,
-        # If the clock was set back, attempts can be longer than the wall time.
+        # Limit the shares to 1, because attempts can be longer than the wall time if the clock was set back.
         busy=min(1.0, busy / wall_seconds) if wall_seconds > 0 else 0.0,
         training=min(1.0, in_steps / wall_seconds) if wall_seconds > 0 else 0.0,
     )
@@ -271,8 +271,8 @@ def _list_searches_during(connection: Connection, search_id: int, span: _Span) -
 
 def _list_pauses(connection: Connection, search_id: int, span: _Span) -> Iterator[_Span]:
     """Yield the pauses of a search within a span."""
-    # The sum `search_id + 0` keeps query planners from using the index of the search's events, because most of them
-    # belong to candidates.
+    # The sum `search_id + 0` keeps query planners from using the index of the search's events, because most of these
+    # events belong to candidates.
     query = (
         select(event.c.kind, event.c.at)
         .where(event.c.candidate_id.is_(None), event.c.search_id + 0 == search_id)

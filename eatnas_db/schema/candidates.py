@@ -115,7 +115,7 @@ Index("ix_eatnas_candidate_fitness", candidate.c.search_id, *FITTEST_FIRST)
 
 
 _ACCURATE = text("accuracy IS NOT NULL")
-# The columns are in the order in which the query of the Pareto front walks, and cover all columns that it reads.
+# The query of the Pareto front reads the columns in this order, and it reads no other columns.
 for _cost in (candidate.c.mult_adds, candidate.c.params):
     define_partial_index(
         f"ix_eatnas_candidate_by_{_cost.name}",
@@ -128,7 +128,7 @@ for _cost in (candidate.c.mult_adds, candidate.c.params):
 
 
 PENDING = text("state = 'pending'")
-"""A literal and no bound parameter, because query planners do not use a partial index for a parameter."""
+"""A literal instead of a bound parameter, because query planners do not use a partial index for a parameter."""
 # Include the state, which is constant here, because query planners then prefer this index to the index on births.
 define_partial_index(
     "ix_eatnas_candidate_pending",
@@ -197,8 +197,8 @@ prediction = define_table(
 """The model's prediction for a guided birth, made before the training.
 
 `low`, `middle` and `high` are fitness values; `mean`, `deviation`, `improvement` and `margin` are in normal scores (the
-quantiles of a normal distribution by rank). `agreement` is the correlation of left-out scores with their predictions.
-The model had `scores` scored births; `kernel`, `noise` and `slopes` were chosen from the scores of the first
-`model_births` births. `slopes` has the slope of each of the search's sources, in the order of `transfer_source`; null
-without sources.
+quantiles of a normal distribution by rank). `agreement` is the correlation of scores with their leave-one-out
+predictions. The model had `scores` scored births; `kernel`, `noise` and `slopes` were chosen from the scores of the
+first `model_births` births. `slopes` has the slope of each of the search's sources, in the order of `transfer_source`;
+null without sources.
 """

@@ -44,8 +44,8 @@ device = define_table(
 )
 """A GPU, identified by its UUID, or a host's CPU.
 
-`paused_at` is the time at which a user paused the device. The following columns are the last report of its host's
-daemon. `waits` is the reason why no worker may start on the device, or null if a worker may start.
+`paused_at` is the time at which a user paused the device. The columns after `paused_at` hold the last report of the
+daemon on the device's host. `waits` is the reason why no worker may start on the device, or null if a worker may start.
 """
 
 

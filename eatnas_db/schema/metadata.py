@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import MetaData
 
-# The import of a module adds its tables to the metadata.
+# Importing each of these modules adds its tables to the metadata.
 from eatnas_db.schema import candidates, events, holds, hosts, searches, trainings  # noqa: F401
 from eatnas_db.schema.record import record
 

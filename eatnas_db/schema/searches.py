@@ -79,8 +79,8 @@ search was transferred. The first `initial_births` are decided without any score
 load. With `stop_when: quality_flat`, `quality_mark` is the quality after its last rise, `flat_since` the step of this
 rise, and `ends_at` the number of births after which the search ends. A search has `failed` if it ended without a scored
 candidate. `pause_reason` is the reason why a daemon has paused the search; null if a user has paused it. Equal failures
-are counted from birth `streak_start` on. `memory_share` is the largest ratio of used to estimated memory among its
-trainings.
+are counted from birth `streak_start` on. `memory_share` is the largest ratio of used to estimated memory among the
+trainings of the search.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)

@@ -91,8 +91,8 @@ lease = define_table(
 """The current holder of a candidate. The table is separate, so that heartbeats change no index of candidates.
 
 `device_share` is the training's share of its device so far: its device seconds divided by its seconds in steps.
-`step_seconds` are the seconds in steps at the last heartbeat. If the daemon is killed, they include the time of an
-unfinished epoch.
+`step_seconds` are the seconds in steps at the last heartbeat. If the daemon is killed, these seconds include the time
+of an unfinished epoch.
 """
 
 
@@ -115,10 +115,10 @@ epoch = define_table(
 )
 """An epoch of a candidate's training, numbered from 0.
 
-The validation columns of a final model are null, because it also trains on the validation images. `metrics` are the
-further metrics of a user's own training function, which may leave the columns empty; null with the built-in training.
-`memory_bytes` is the device memory of the worker at the end of the epoch. `load` is the share of the GPU, or of one
-processor core, in use.
+The validation columns of a final model are null, because a final model also trains on the validation images. `metrics`
+are the further metrics of a user's own training function, which may leave the columns empty; null with the built-in
+training. `memory_bytes` is the device memory of the worker at the end of the epoch. `load` is the share of the GPU, or
+of one processor core, that is in use.
 """
 
 

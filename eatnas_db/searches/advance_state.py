@@ -23,7 +23,9 @@ class AdvanceState:
     ends_at: int | None
     plateau: Plateau | None
     objectives: tuple[OptimizedMetric, ...] = ()
-    """The objectives of a search with several objectives; empty if the search retrains candidates and selects none."""
+    """The objectives of a search with several objectives; empty with one objective, or if the search only retrains
+    candidates.
+    """
     reference: tuple[float, ...] | None = None
     """The reference point of the hypervolume; None until it is read."""
     population: list[Member] | None = None
@@ -48,7 +50,7 @@ class AdvanceState:
         )
 
     def orient(self, values: Sequence[float] | None) -> Values:
-        """Return the values of several objectives for a `Member`, or an empty tuple if they decide nothing."""
+        """Return the values of several objectives for a `Member`, or an empty tuple if the search has one objective."""
         return orient_values(self.objectives, values) if self.objectives and values is not None else ()
 
     @property

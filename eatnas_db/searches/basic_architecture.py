@@ -51,7 +51,7 @@ def choose_basic_candidate(connection: Connection, source: SearchRecord, candida
 
 
 def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space: Space) -> Architecture:
-    """Adapt an architecture to the task of `space`: stretch it if the spec says so, and return it.
+    """Return an architecture adapted to the task of `space`: stretched if the spec says so, and otherwise unchanged.
 
     Error messages call the architecture `label`.
 

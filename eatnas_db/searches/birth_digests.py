@@ -21,7 +21,7 @@ _SELECT_DIGEST: Final = (
 
 
 def initial_digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return the function that `digest_lookup` returns, but read all earlier births immediately, for initial births."""
+    """Return the same function as `digest_lookup`, for an initial birth; read all earlier births immediately."""
     earlier = (candidate.c.search_id == search_id, candidate.c.birth < birth)
     query = select(architecture.c.digest).join(candidate).where(*earlier)
     return set(connection.execute(query).scalars()).__contains__

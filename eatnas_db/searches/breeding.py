@@ -96,12 +96,12 @@ def _decide_guided_birth(
     is_held: DigestLookup,
     prepared: PreparedBirths | None,
 ) -> Iterator[Birth]:
-    """Yield the next birth, which the model decides; if the model decides none, evolution decides it.
+    """Yield the next birth, which the model decides or leaves to evolution.
 
     If `prepared` is given but lacks this birth, or the record has changed since it was prepared, yield nothing and set
     `state.awaits_model`. If `prepared` is None, decide the birth here.
     """
-    # Import only here, because the model loads SciPy.
+    # Import the model only here, because it loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs
 
     record, number = state.search, state.born

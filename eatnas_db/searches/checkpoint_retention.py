@@ -1,8 +1,8 @@
-"""Delete the checkpoints that are not needed any more since the last cleanup; `retention` defines the rule.
+"""Delete the checkpoints that have become unneeded since the last cleanup; `retention` defines which ones are needed.
 
-A candidate that keeps its checkpoint can lose it only when a birth of its search settles or is born, or when a child
-settles. Therefore, a cleanup reads only the searches whose births have changed, and only the affected candidates of
-these searches.
+A candidate that keeps its checkpoint can lose it only when a birth of its search is inserted or settles, or when one of
+the candidate's children settles. Therefore, a cleanup reads only the searches whose births have changed, and only the
+affected candidates of these searches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from eatnas_db.searches.retention import (
 )
 
 CLEANUPS_UNTIL_ALL: Final = 360
-"""One of this many cleanups reads all checkpoints, because another host may have failed to delete its share."""
+"""One of this many cleanups reads all checkpoints, because a host skips rows that another host is deleting, and that
+deletion may fail.
+"""
 
 _OF_SEARCH: Final = candidate.c.search_id == bindparam("search_id")
 _CONCERNED: Final = union(
@@ -69,7 +71,7 @@ class _SearchState(NamedTuple):
 
     @property
     def visible(self) -> int:
-        """The step whose members may still be the parent of an undecided birth."""
+        """The earliest step whose members may become the parent of an undecided birth."""
         return self.born - self.lag + 1
 
 
@@ -134,7 +136,7 @@ class CheckpointRetention:
             }
             ids = connection.execute(_CONCERNED, window).scalars()
             concerned.update(candidate_id for candidate_id in ids if candidate_id is not None)
-            # Each birth that has been scored since then moves the others down by one place at most.
+            # Each birth that has been scored since the last cleanup moves the others down by one place at most.
             places = {"search_id": state.id, "limit": state.kept + state.born - before.settled}
             ranked = connection.execute(_FITTEST, places).scalars().all()
             fittest[state.id] = frozenset(ranked[: state.kept])

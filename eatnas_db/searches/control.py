@@ -95,7 +95,7 @@ def extend_search(
 
 
 def _lock_changeable(connection: Connection, name: str) -> SearchRecord:
-    """Lock a search and return it. Raises `NotFoundError`, or `ConflictError` if it is cancelled."""
+    """Lock a search and return it. Raises `NotFoundError`, or `ConflictError` if the search is cancelled."""
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
     if record.wish == DesiredState.CANCELLED:

@@ -70,8 +70,8 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
     search_id = record.id
     candidates = select(candidate.c.id).where(candidate.c.search_id == search_id)
     candidate_ids = tuple(connection.execute(candidates).scalars())
-    # This event has the highest id, so no later event gets the id of a deleted event. Readers find new events by their
-    # ids.
+    # Record this event before the others are deleted: it keeps the highest id, so no later event gets the id of a
+    # deleted event, and readers find new events by their ids.
     record_event(connection, now, "deleted", detail={"search": name, "candidates": len(candidate_ids)})
     for table in (score, rung, measurement, epoch, checkpoint, lease, mutation, prediction, attempt):
         connection.execute(delete(table).where(table.c.candidate_id.in_(candidates)))

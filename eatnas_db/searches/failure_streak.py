@@ -21,7 +21,8 @@ _NUMBER: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
 
 def pause_after_equal_failures(connection: Connection, state: AdvanceState, now: float) -> bool:
-    """Pause the search if its last settled births have all failed for one reason. Return whether it is paused.
+    """Pause the search if its last settled births have all failed for the same reason. Return whether the search is
+    paused.
 
     Births before the previous pause of this kind do not count again.
     """

@@ -34,7 +34,8 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
     if connection.execute(finished).first() is None:
         raise TransactionRollbackError(f"another host has finished search {record.name!r}; try again")
     detail: dict[str, Any] = {"why": _reason(state, all_settled)}
-    if not all_settled:  # The speed of the machine decides at which birth the device hours end.
+    if not all_settled:
+        # Record the birth, because the speed of the machine decides at which birth the device hours end.
         detail |= {"birth": state.born, "step": state.settled}
     record_event(connection, now, "finished", search_id=record.id, detail=detail)
     reevaluation = record.spec["reevaluation"]

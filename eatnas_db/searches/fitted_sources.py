@@ -53,7 +53,7 @@ def _fit_sources(engine: Engine, source_name: str, spec: SearchSpec, task: Task)
     """
     if spec.transfer.start != "model":
         return ()
-    # Import only here, because the model loads SciPy.
+    # Import the model only here, because it loads SciPy.
     from eatnas_db.scored_births import list_scored
     from eatnas_db.transfer_sources import fit_scores
 

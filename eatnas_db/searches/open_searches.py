@@ -109,7 +109,7 @@ def list_active_searches(
 def list_leasable_searches(
     connection: Connection, only: str | None, now: float, *, limit: int, after: Sequence[SearchRecord] = ()
 ) -> tuple[SearchRecord, ...]:
-    """Return the first running searches with a candidate to lease, sorted by priority.
+    """Return the first `limit` running searches that have a candidate to lease, sorted by priority.
 
     `after` are the searches that earlier calls returned.
 
@@ -127,7 +127,7 @@ def read_leasable_searches(
 
 
 def has_running_search(connection: Connection, only: str) -> bool:
-    """Return whether a search, or any of its re-evaluations or retries, runs."""
+    """Return whether a search, or any of its re-evaluations or retries, is running."""
     return connection.execute(select(search.c.id).where(_RUNS, _is_meant(only)).limit(1)).first() is not None
 
 

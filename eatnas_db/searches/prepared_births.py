@@ -49,7 +49,7 @@ class PreparedBirths(Protocol):
 
 
 class LeftToDaemon:
-    """The prepared births of a command, which has none and leaves births that need the model to a daemon."""
+    """The prepared births of a command: a command prepares none, and leaves births that need the model to a daemon."""
 
     def take(self, search_id: int, number: int) -> None:
         """Return None, because no birth was decided."""
@@ -65,7 +65,7 @@ def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
     the same results as one snapshot. The search may end between two reads; the transaction that inserts the births
     detects this.
     """
-    # Import only here, because the model loads SciPy.
+    # Import the model only here, because it loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs
 
     with read_transaction(engine) as connection:

@@ -95,13 +95,13 @@ class RetainedFronts:
         rows = [_Scored(*row) for row in found]
         before = [row for row in rows if row.birth < settled]
         vectors = _extend(known, before)
-        # A birth that is not settled yet may already dominate others.
+        # Include births that are not settled yet, because they may already dominate others.
         kept = _extend(known._replace(vectors=vectors), rows[len(before) :])
         return known._replace(settled=settled, vectors=vectors, kept=frozenset(kept))
 
 
 def _extend(front: _Front, rows: Sequence[_Scored]) -> dict[int, Values]:
-    """Return the front after younger candidates are added to a known front, in order of birth."""
+    """Add younger candidates to a known front, and return the new front in order of birth."""
     added = [orient_values(front.objectives, row.objectives) for row in rows]
     first = find_front_of_many(added) if added else []
     ids = [*front.vectors, *(rows[place].id for place in first)]

@@ -19,7 +19,9 @@ from eatnas_db.searches.retained_fronts import RetainedFronts
 
 NO_CANDIDATES: Final = frozenset[int]()
 MAX_TOP: Final = 1_000_000_000
-"""A larger number in a damaged spec counts as this number, because a database may be unable to compare a larger one."""
+"""A larger number in a damaged spec counts as this number, because a database may be unable to compare the larger
+number.
+"""
 _STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
 _HELD: Final = (
     select(
@@ -110,10 +112,13 @@ def is_outlived(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bo
 
 
 def delete_rows(connection: Connection, rows: Sequence[CheckpointKey]) -> list[str]:
-    """Delete checkpoints except those that another host is deleting, and return the paths of the deleted ones."""
+    """Delete checkpoints except those that another host is deleting, and return the paths of the deleted
+    checkpoints.
+    """
     dropped: list[str] = []
     for batch in split_in_batches(rows, MAX_VALUES // 2):
-        # The table's index begins with the candidate. Without the candidates, the database would read the whole table.
+        # The table's index begins with the candidate. Without a condition on the candidate, the database would read the
+        # whole table.
         are_given = (
             checkpoint.c.candidate_id.in_({row.candidate_id for row in batch}),
             checkpoint.c.path.in_({row.path for row in batch}),

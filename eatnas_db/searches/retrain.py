@@ -113,7 +113,7 @@ def create_final_training(
 
 
 def _final_training(record: SearchRecord, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe of final models with the keys of a section `final`, without weights.
+    """Return the recipe of final models with the keys of a section `final`, without the weights to start from.
 
     Raises `InvalidSpecError`.
     """

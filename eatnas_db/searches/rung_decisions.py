@@ -59,10 +59,11 @@ def decide_rungs(connection: Connection, state: AdvanceState, now: float) -> Non
 def _list_earlier_results(
     connection: Connection, state: AdvanceState, birth: int, number: int, undecided: Sequence[int]
 ) -> list[RungResult] | None:
-    """Return the results at a rung that decide about a birth, or None while one of them is missing.
+    """Return the results at a rung that decide whether a birth continues, or None while one of these results is
+    missing.
 
     `undecided` are earlier births that wait at this rung, in ascending order. Many births may wait for one slow birth,
-    so the database is queried only if no undecided birth is among those to compare.
+    so the database is queried only if none of the births to compare is undecided.
     """
     end = max(0, birth - state.search.lag + 1)
     first = max(0, end - COMPARED_BIRTHS)

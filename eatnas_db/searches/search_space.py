@@ -24,7 +24,8 @@ def space_of(search: SearchRecord) -> Space:
 
 
 def feasible_space(spec: SearchSpec, task: Task) -> Space:
-    """Return the space of a spec on a task. Raises `SpaceExhaustedError` if no network is within its limits.
+    """Return the space of a spec on a task. Raises `SpaceExhaustedError` if no network is within the limits of the
+    spec.
 
     Raises `PluginError` if a package of the space cannot be used.
     """

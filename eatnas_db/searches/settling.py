@@ -88,7 +88,9 @@ class _Changes:
 
 
 def settle(connection: Connection, state: AdvanceState, now: float) -> int:
-    """Settle births until one has not ended yet, and return their number. Raises `CollisionError`."""
+    """Settle births in order up to the first birth that has not ended, and return the number of settled births. Raises
+    `CollisionError`.
+    """
     before, limit = state.settled, FIRST_BIRTHS
     while state.settled < state.born:
         parameters = {"search_id": state.search.id, "first": state.settled, "limit": limit}

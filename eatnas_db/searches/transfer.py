@@ -196,7 +196,9 @@ def _insert_survivors(
 
 
 def _require_source(connection: Connection, source: SearchRecord, force: bool) -> SearchRecord | None:
-    """Raise `ConflictError` if a search cannot be a source. Return its unfinished re-evaluation, or None."""
+    """Raise `ConflictError` if a search cannot be a source. Return the unfinished re-evaluation of the search, or
+    None.
+    """
     if source.kind not in (SearchKind.EVOLUTION, SearchKind.IMPORTED):
         raise ConflictError(
             f"search {source.name!r} cannot be transferred: it measures candidates of another search; "

@@ -31,7 +31,7 @@ MAX_STARTS: Final = 300
 
 
 class SourceChangedError(CollisionError):
-    """The scores of a source have changed between the fit of its model and the transaction that stores it."""
+    """The scores of a source have changed between the fit of its model and the transaction that stores the model."""
 
 
 def list_sources(connection: Connection, source: SearchRecord, spec: SearchSpec, space: Space) -> list[SearchRecord]:
@@ -79,7 +79,7 @@ def insert_sources(
     `fitted` are models that were fitted before the transaction; if `fitted` is None, fit the models here. Raises
     `SourceChangedError` if the scores have changed since the fit.
     """
-    # Import only here, because the model loads SciPy.
+    # Import the model only here, because it loads SciPy.
     from eatnas_db.scored_births import list_scored
     from eatnas_db.transfer_sources import fit_scores, is_current, store_sources
 

@@ -1,6 +1,6 @@
 """Checks for the tests of packages that extend eatnas-db.
 
-Each check is imported on first use, because it loads torch.
+Each check is imported on first use, because the checks load torch.
 """
 
 from typing import TYPE_CHECKING, Any

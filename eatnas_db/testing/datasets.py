@@ -39,7 +39,7 @@ def check_dataset(
 
 
 def _run(command: str, section: Mapping[str, Any], hash_seed: str, timeout: float) -> dict[str, Any]:
-    # The package under test may be importable only through this process's `sys.path`.
+    # Pass on `sys.path`, because the package under test may be importable only through this path.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     try:
         done = subprocess.run(

@@ -57,7 +57,9 @@ def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS)
 
 
 def require_no_torch(module: str) -> None:
-    """Raise `AssertionError` if the import of a module loads torch, because the daemon and the commands import it."""
+    """Raise `AssertionError` if the import of a module loads torch, because the daemon and the commands import this
+    module.
+    """
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run(python_command("-c", code), capture_output=True, text=True, check=False)
     assert done.returncode == 0, (
