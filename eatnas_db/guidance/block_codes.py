@@ -30,6 +30,7 @@ class BlockCodes:
             ordered=tuple(_are_numbers(values) for _, values in named),
             primitives=tuple(numbers[item] for item in named),
         )
+        self._variable = [position for position, level in enumerate(self.encoding.levels) if level > 1]
 
     def encode(self, architecture: Architecture) -> Code:
         """Return the code of an architecture's effective form, with one index for each position of `encoding`."""
@@ -63,9 +64,10 @@ class BlockCodes:
         ]
 
     def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code:
-        """Return a code with `count` primitives changed to other values."""
+        """Return a code with `count` primitives changed to other values, or all that have several values if fewer."""
         mutant = list(code)
-        for position in rng.sample(len(code), count):
+        for place in rng.sample(len(self._variable), min(count, len(self._variable))):
+            position = self._variable[place]
             other = rng.randbelow(self.encoding.levels[position] - 1)
             mutant[position] = other + (other >= code[position])
         return tuple(mutant)

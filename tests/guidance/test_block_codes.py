@@ -43,6 +43,12 @@ def test_mutants_differ_in_the_requested_number_of_primitives(space):
         codes.decode(mutant)
 
 
+def test_mutants_keep_primitives_with_one_value():
+    codes = BlockCodes(Space(Macro("own", 8, 1, (1,), (16,), 16, operators=BUILT_IN_OPERATORS[:1]), Task(8, 1, 10)))
+    mutants = [codes.mutate((0, 0, 0, 0, 0), 9, KeyedRng(number, "mutants")) for number in range(10)]
+    assert all(mutant[0] == 0 and 0 not in mutant[1:] for mutant in mutants)
+
+
 def test_order_of_a_spaces_operators_decides_codes():
     def encode(operators):
         macro = Macro("own", 8, 1, (1,), (16,), 16, operators=operators)
