@@ -1,4 +1,6 @@
-"""Check the fields of a report before the supervisor uses it. A worker may be damaged or run another version."""
+"""Check the fields of a report before the supervisor uses it. A damaged worker, or a worker of another version, may
+send invalid values.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from eatnas_protocol.messages import Message, Report
 MAX_INTEGER: Final = 2**63 - 1
 """The largest integer that the databases can store."""
 MAX_SECONDS: Final = 1e12
-"""The largest time in seconds, and the largest difference between two times."""
+"""The largest valid point in time and the largest valid duration, in seconds."""
 Check = Callable[[Any], bool]
 
 

@@ -1,6 +1,6 @@
 """Encode and decode messages on a pipe: a big-endian length of four bytes, then the JSON array `[class name, fields]`.
 
-Each worker has two pipes for messages, so that its stdout and stderr are free for the candidate's log.
+Messages use two separate pipes of each worker, because the worker's stdout and stderr carry the candidate's log.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The file by which a process with lanes shows whose turn it is.
+"""Encode and read the file in which a process with several lanes records which lane has its turn.
 
-The supervisor can read it even after the process has died.
+The supervisor can read the file even after the process has died.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ _BYTES: Final = 8
 
 
 def encode_turn(lane: int) -> bytes:
-    """Return the content of the file while it is the turn of the lane with this number."""
+    """Return the content of the file during the turn of the lane with this number."""
     return lane.to_bytes(_BYTES, "little", signed=True)
 
 
 def read_turn(turn_fd: int) -> int:
-    """Return the number of the lane whose turn it is, or was when the process died. Between turns, return `NOBODY`."""
+    """Return the number of the lane that has its turn, or that had it when the process died. Return `NOBODY` between
+    turns.
+    """
     content = os.pread(turn_fd, _BYTES, 0)
     return int.from_bytes(content, "little", signed=True) if len(content) == _BYTES else NOBODY

@@ -1,4 +1,4 @@
-"""Shorten long values that an error message repeats."""
+"""Shorten long values in error messages."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def shorten_middle(text: str, limit: int = MAX_CHARACTERS) -> str:
 
 
 def shorten_words(text: str) -> str:
-    """Leave out the middle of each very long word. Such words are often values that a message repeats."""
+    """Leave out the middle of each very long word, which is often a value quoted in a message."""
     return _LONG_WORD.sub(lambda match: shorten_middle(match[0]), text)

@@ -19,22 +19,23 @@ class Assign:
     """Train this candidate, and resume from its newest valid checkpoint in `checkpoint_folder`.
 
     - `code` is the architecture in the notation of its search space, and `macro` defines this space.
-    - If `inherits` is true, start from the weights of the parent, which is the last of `ancestors`. This list has the
-      fields of an `Assign` for each ancestor, oldest first. If an ancestor's checkpoint cannot be used, the worker
-      trains this ancestor again from the weights of the ancestor before it. The list is incomplete if its first entry
-      itself has `inherits` set.
-    - If `split_batches` is true, compute each batch as two micro-batches, because memory ran out before.
-    - Remove the checkpoints of the attempts up to the number `begins_after` instead of resuming from them.
+    - If `inherits` is true, start from the weights of the parent, which is the last of `ancestors`. `ancestors` lists
+      the fields of an `Assign` for each ancestor, oldest first. If an ancestor's checkpoint cannot be used, the worker
+      trains this ancestor again from the weights of the ancestor before it. The list is incomplete if `inherits` is
+      true in its first entry.
+    - If `split_batches` is true, compute each batch as two micro-batches, because an earlier attempt ran out of memory.
+    - Remove the checkpoints of every attempt whose number is at most `begins_after`, and do not resume from them.
     - If `final_model` is true, train on the training and the validation images, and evaluate once, after the last
       epoch, on the test images. No other training reads the test images.
     - `objective_metric` is the metric that a user's own training function must report.
-    - `data_state` holds the digests of the images at the creation of the search. The training fails if they differ now.
+    - `data_state` holds the digests of the images when the search was created. The training fails if the images have
+      changed.
     - `latency` holds the settings (`domain.objectives.LatencySettings`) with which to measure the latency of the
       trained network.
-    - `initial_weights` holds the fields of an `InitialWeights`, from which the training starts.
-    - Finish after `stop_after` epochs of the recipe, with a checkpoint from which a later attempt resumes.
-    - `recorded_cost` holds the fields of the `Cost` that the record has for the network, if the code of a package
-      counts the cost.
+    - `initial_weights` holds the fields of the `InitialWeights` from which the training starts.
+    - Finish after `stop_after` epochs of the recipe, and write a checkpoint from which a later attempt can resume.
+    - `recorded_cost` holds the fields of the network's `Cost` in the record. It is None unless code of a package
+      computes the cost.
     """
 
     candidate: int
@@ -112,9 +113,9 @@ class Ready:
     """The worker is ready for its first assignment.
 
     On a GPU, `gpu_uuid` is the UUID that torch reports, and `marker_bytes` is the size of a block of memory that the
-    worker holds until its first assignment. The driver's list of processes shows on which GPU the block lies.
-    `half_precision` is true if the recipe's precision `auto` means bfloat16 on the device. `settings` are the
-    environment variables of the worker that may change the bits of its results.
+    worker holds until its first assignment. The supervisor finds this block in the driver's list of processes, and
+    thereby checks which GPU the worker uses. `half_precision` is true if the recipe's precision `auto` means bfloat16
+    on the device. `settings` are the environment variables of the worker that may change the bits of its results.
     """
 
     pid: int
@@ -150,9 +151,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The position of a training: `epoch` (from 0), and the number of finished batches (`batch` of `batches`) in it.
+    """The position of a training: `epoch` (from 0), and the number of finished batches of this epoch (`batch` of
+    `batches`).
 
-    `device_seconds` are the seconds in training and validation steps since the assignment. `memory_bytes` is the GPU
+    `device_seconds` is the time spent in training and validation steps since the assignment. `memory_bytes` is the GPU
     memory that the worker holds now.
     """
 
@@ -237,15 +239,15 @@ class Finished:
     - `device_seconds` is the time spent in steps since the assignment.
     - `share_inherited` is the share of the parameters that come from the parent. `logit_distance` is the root mean
       square difference between the initial logits of child and parent on validation images, in standard deviations of
-      the parent's logits. Both fields are None if nothing was inherited. `logit_distance` is also None if the tasks
-      differ, if it is not finite, and for a final model.
+      the parent's logits. `share_inherited` and `logit_distance` are None if nothing was inherited. `logit_distance` is
+      also None if the tasks differ, if the difference is not finite, and for a final model.
     - `precision` is `float32` or `bfloat16`, or `mixed` if attempts used different precisions.
     - `peak_bytes` is the peak of the GPU memory without the CUDA context, including `images_bytes` for the data set.
-    - `latency_ms` is the median latency, if it was measured on the device `latency_device`. `latency_low` and
-      `latency_high` are the quartiles. `latency_quiet` tells whether the machine had little
-      other work; None if unknown.
+    - `latency_ms` is the median latency on the device `latency_device`, or None if the latency was not measured.
+      `latency_low` and `latency_high` are the quartiles. `latency_quiet` tells whether the machine did little other
+      work during the measurement; None if unknown.
     - `metrics` holds the scores of a user's own training function, in place of `accuracy` and `loss`.
-    - `versions` holds the versions of the package of that function and of the packages that it requires.
+    - `versions` holds the versions of the function's package and of the packages that this package requires.
     - `left_behind` is described in `Released`.
     """
 
@@ -315,5 +317,5 @@ Report = (
     | Failed
 )
 FinalReport = Finished | Released | Failed
-"""The last report of a training."""
+"""The last report about a training."""
 Message = Command | Report

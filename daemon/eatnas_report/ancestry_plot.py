@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_ANCESTORS: Final = 60
-"""The largest number of rows in the table. Each ancestor has a row."""
+"""The largest number of ancestors in the plot. Each ancestor has a row in the table."""
 MARKERS: Final = "osD^vP*"
 FITNESS_LABEL: Final = "fitness (comparable within one search only)"
 MUTATIONS_OF_ORIGIN: Final = {"random": "random sample", "basic": "the basic architecture, unchanged"}
-"""What the table shows for a candidate without mutations, by the candidate's origin."""
+"""For each origin of candidates without mutations, what the table shows instead of mutations."""
 WIDTH: Final = 10.0
 SCATTER_HEIGHT: Final = 3.9
 ROW_HEIGHT: Final = 0.26
@@ -34,7 +34,7 @@ MAX_POINTS: Final = 2000
 
 
 class _Panel(NamedTuple):
-    """The part of the x axis that belongs to a search: `births` births, the first of which is at `offset`."""
+    """The section of the x axis for one search: it starts at `offset` and has room for `births` births."""
 
     search: str
     offset: int
@@ -44,7 +44,7 @@ class _Panel(NamedTuple):
 
 
 def draw_ancestry(file: Path, line: Sequence[LineageEntry], births: Sequence[ScoredBirth]) -> None:
-    """Draw the ancestors of a candidate, the oldest first, over the scored candidates of their searches."""
+    """Draw `line` (a candidate and its ancestors, oldest first) over the scored candidates of their searches."""
     panels = _arrange_searches(line, births)
     table_height = ROW_HEIGHT * (len(line) + 1.5)
     with saved_figure(file, (WIDTH, SCATTER_HEIGHT + table_height)) as figure:
@@ -57,7 +57,7 @@ def draw_ancestry(file: Path, line: Sequence[LineageEntry], births: Sequence[Sco
 
 
 def _arrange_searches(line: Sequence[LineageEntry], births: Sequence[ScoredBirth]) -> list[_Panel]:
-    """Give each search a part of the x axis as wide as its number of births, the oldest search first."""
+    """Divide the x axis among the searches, oldest first; a section is as wide as its search's number of births."""
     last_birth: dict[str, int] = {}
     for relative in line:
         last_birth[relative.search] = max(relative.birth, last_birth.get(relative.search, 0))

@@ -81,7 +81,8 @@ def drawing_height(blocks: int) -> int:
 
 
 def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, title: str) -> str:
-    """Return an SVG of the network from top to bottom. The length of a bar shows channels; a stack of bars shows depth.
+    """Return an SVG of the network from top to bottom. The length of a bar shows the number of channels, and the number
+    of bars in a stack shows the depth of a block.
 
     For a space of another class than `Macro`, all bars have the same length. The space's plug-in need not be installed.
     """

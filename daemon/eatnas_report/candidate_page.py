@@ -35,8 +35,8 @@ MAX_TRACEBACK_CHARACTERS: Final = 20_000
 class CandidateData:
     """A candidate with its search, its network, its learning curve and its ancestors, newest first.
 
-    `lineage` and `related` (the other children of the ancestors) may be samples. `generations` and `related_total` are
-    the full numbers of candidates.
+    `lineage` and `related` (the other children of the ancestors) may be samples. `generations` and `related_total`
+    count all candidates, including those that are not in the samples.
     """
 
     search: SearchRecord

@@ -42,7 +42,9 @@ MAX_ANCESTORS: Final = 200
 MAX_RELATED: Final = 400
 MAX_TRAINING_CURVES: Final = 16
 MAX_FINGERPRINTED: Final = 100_000
-"""The report of a search with more candidates has no fingerprint, which would take longer than the other parts."""
+"""The report omits the fingerprint of a search with more candidates, since computing it would take longer than all
+other parts.
+"""
 PRIMITIVE_STEPS: Final = 20
 
 T = TypeVar("T")
@@ -87,9 +89,9 @@ class ReportData:
 
     `best` is the best candidate by re-evaluation; without re-evaluations it equals `fittest`. `lineage` (the best
     candidate and its ancestors, newest first) and `related` (the ancestors' other children) may be samples.
-    `generations` and `related_total` are the full numbers of candidates. `steps` is a sample if the search is long.
-    `fingerprint` is None if the search has too many candidates to compute it here. `genotypes` maps the ids of the
-    first candidates of `top` to their genotypes.
+    `generations` and `related_total` count all candidates, including those that are not in the samples. `steps` is a
+    sample if the search is long. `fingerprint` is None if the search has too many candidates (see `MAX_FINGERPRINTED`).
+    `genotypes` maps the ids of the first candidates of `top` to their genotypes.
     """
 
     search: SearchRecord
@@ -201,7 +203,7 @@ def _name_sources(connection: Connection, search: SearchRecord) -> str | None:
 def _read_curves(
     connection: Connection, search: SearchRecord, top: tuple[RankedCandidate, ...]
 ) -> tuple[LearningCurve, ...]:
-    """Return the learning curves of the best candidates, and of candidates in training."""
+    """Return the learning curves of the best candidates and of the candidates that are in training."""
     in_training = list_candidates_in_training(connection, search.id, MAX_TRAINING_CURVES)
     ids = list(dict.fromkeys([*(row.id for row in top), *in_training]))
     return list_learning_curves(connection, ids, search.objective.metric)

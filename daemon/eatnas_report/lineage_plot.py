@@ -28,8 +28,8 @@ class PlotPoint:
 
 
 def draw_lineage(file: Path, relatives: Sequence[LineageEntry], births: Sequence[ScoredBirth] = ()) -> None:
-    """Draw a line of descent among all scored candidates (`births`), or draw a larger family by generation."""
-    # The id of a child is higher than the id of its parent, even if they belong to different searches.
+    """Draw a short line of descent over all scored candidates (`births`), and any other family by generation."""
+    # A child always has a higher id than its parent, even if they belong to different searches.
     oldest_first = sorted(relatives, key=lambda relative: relative.id)
     is_line = all(child.parent_id == parent.id for parent, child in pairwise(oldest_first))
     if is_line and len(oldest_first) <= MAX_ANCESTORS:
@@ -78,7 +78,9 @@ def _draw_generations(file: Path, family: Sequence[LineageEntry], title: str) ->
 
 
 def _trace_best(family: Sequence[LineageEntry]) -> list[int]:
-    """Return the ids of the best candidate of the newest search and of its scored ancestors, newest first."""
+    """Return the id of the best candidate of the newest search, followed by the ids of its scored ancestors, newest
+    first.
+    """
     scored = {relative.id: relative for relative in family if relative.fitness is not None}
     if not scored:
         return []
@@ -93,7 +95,8 @@ def _trace_best(family: Sequence[LineageEntry]) -> list[int]:
 
 
 def _rank(member: LineageEntry) -> tuple[float, int]:
-    # The fitness of a metric to minimize is negative, so a missing fitness must not count as 0, which would rank first.
+    # A missing fitness must not count as 0: if the metric is minimized, every fitness is negative, and 0 would rank
+    # first.
     return -math.inf if member.fitness is None else member.fitness, -member.id
 
 

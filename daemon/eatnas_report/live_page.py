@@ -24,7 +24,7 @@ from eatnas_report.templating import read_template, render_template
 NEEDS_ALSO: Final[Mapping[ReportPart, frozenset[ReportPart]]] = {
     ReportPart.PREDICTIONS: frozenset({ReportPart.LINEAGE}),
 }
-"""The other parts whose data the template of a part also shows."""
+"""For each part, the other parts whose data its template shows too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class SearchRow:
 
     @property
     def state(self) -> str:
-        """The first word of the status, which is a class of the style sheet."""
+        """The first word of the status. The style sheet has a class of this name."""
         return self.status.partition(":")[0].partition(" ")[0]
 
 
@@ -64,7 +64,7 @@ def render_list(searches: Fragment, activity: Fragment) -> str:
 def render_search(
     search: SearchRecord, overview: Fragment, activity: Fragment, preview: QualityPreview | None = None
 ) -> str:
-    """Return the page of one search. The browser requests its other parts when they come into view."""
+    """Return the page of one search. The browser requests the other parts of the report when they come into view."""
     parts = [
         (part, content.title, reserve_space(part, search))
         for part, content in PARTS.items()

@@ -18,7 +18,7 @@ def draw_objective_front(
     scored: Sequence[ObjectiveValues],
     front: Sequence[ObjectiveValues],
 ) -> None:
-    """Plot the first objective against each of the others. Raises `ConflictError` for an unsupported suffix."""
+    """Plot the first objective against each other objective. Raises `ConflictError` for an unsupported suffix."""
     others = range(1, len(objectives))
     with saved_figure(file, (8 if len(others) == 1 else 5 * len(others), 4.5)) as figure:
         figure.suptitle(f"Objectives of {name}")

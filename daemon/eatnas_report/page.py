@@ -25,7 +25,7 @@ def render_page(data: ReportData) -> str:
         embeds_figures=True,
         reserved=None,
         script_digests=[_digest(plotly), _digest(script)],
-        # Everything is escaped except Plotly and the files of this package.
+        # Only Plotly and the files of this package are inserted without escaping.
         style=Markup(read_template("report.css")),  # noqa: S704
         plotly=Markup(plotly),  # noqa: S704
         script=Markup(script),  # noqa: S704

@@ -60,7 +60,7 @@ def draw_compute_curves(file: Path, curves: Sequence[ComputeCurve], measure: str
                 color=colour,
                 linestyle=line_style,
                 label=curve.search,
-                # A line through a single point would be invisible.
+                # Mark a single point, because a line needs two points to be visible.
                 marker="o" if len(points) == 1 else None,
             )
         axes.legend()

@@ -41,7 +41,7 @@ def _draw_heat_map(
     axes: Axes, rows: Sequence[tuple[int, str]], steps: Sequence[int], shares: dict[tuple[int, str, int], float]
 ) -> Any:
     cells = [[shares.get((*row, step), 0.0) for step in steps] for row in rows]
-    # A scale of one hue from light to dark stays readable in black and white and for colour-blind readers.
+    # Shades of one hue stay readable in black and white and for colour-blind readers.
     image = axes.imshow(cells, aspect="auto", cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(steps)), [str(step) for step in steps], rotation=90, fontsize=7)
     axes.set_yticks(range(len(rows)), [f"block {block}: {value}" for block, value in rows], fontsize=7)

@@ -18,7 +18,7 @@ _SIDE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class PreviewLine:
-    """A line with the points of an SVG polyline."""
+    """A line of the preview. `points` holds the points of an SVG polyline."""
 
     name: str
     colour: str
@@ -28,7 +28,7 @@ class PreviewLine:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A label of an axis; `percent` is its distance from the left or from the bottom."""
+    """A label of an axis; `percent` is its distance from the left or from the bottom edge."""
 
     percent: float
     label: str

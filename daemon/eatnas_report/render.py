@@ -1,7 +1,7 @@
-"""Render all plots and the report of a search into a folder, for the run of the search in MLflow.
+"""Render all plots and the report of a search into a folder, from which they are copied to MLflow.
 
-This is a separate program, so that a slow or crashing plot cannot harm the process that writes to MLflow. Set
-EATNAS_DB_URL to the record's database. The URL is not an argument, because it may hold a password.
+This is a separate program, so that a slow or crashing plot cannot harm the process that writes to MLflow. The URL of
+the record's database comes from EATNAS_DB_URL. It is not an argument, because it may hold a password.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from eatnas_report.figures.population import FRONT_HEIGHT, primitive_height
 from eatnas_report.formats import flatten
 
 VALUES_IN_USE: Final = {"op": 3, "kernel": 3, "depth": 3, "width": 3, "skip": 2}
-"""The assumed number of values of a primitive that a population has in each block."""
+"""For each primitive, the assumed number of its values that a population has in each block."""
 BLOCKS_OF_OTHER_SPACES: Final = 6
 
 
@@ -29,7 +29,7 @@ class ReservedFigure:
 
 @dataclass(frozen=True, slots=True)
 class ReservedSpace:
-    """The space reserved for a part: for its figures, and for the number of rows of its table."""
+    """The space reserved for the figures of a part, and for a table with the given number of rows."""
 
     figures: tuple[ReservedFigure, ...] = ()
     rows: int = 0

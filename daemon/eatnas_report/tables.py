@@ -27,7 +27,7 @@ Row = tuple[str, ...]
 class ReportColumn:
     """A column of a table; `kind` is its class in the style sheet.
 
-    Cells of the kind `candidate` are ids. They become links if each candidate has a page of its own.
+    Cells of the kind `candidate` hold ids, which become links if each candidate has a page of its own.
     """
 
     title: str
@@ -120,7 +120,7 @@ def _best_items(data: ReportData) -> Iterator[OverviewItem]:
 def top_table(data: ReportData) -> ReportTable:
     """Return the table of the best candidates.
 
-    The scores of re-evaluations have a column only if a candidate has such a score. The same holds for test scores.
+    The table has a column for re-evaluation scores only if a candidate has such a score, and likewise for test scores.
     """
     optional = [
         (title, values)
@@ -172,7 +172,7 @@ def objective_front_table(data: ReportData) -> ReportTable:
 
 
 def lineage_table(data: HasLineage) -> ReportTable:
-    """Return the table of a candidate and its newest ancestors, oldest first."""
+    """Return the table of a candidate and its most recent ancestors, ordered from oldest to newest."""
     relatives = data.lineage[::-1][-MAX_LINEAGE_ROWS:]
     columns = (CANDIDATE, *_texts("search"), *_numbers("birth"), *_texts("origin", "mutations"))
     rows = [
@@ -240,7 +240,7 @@ def slot_time_table(data: ReportData) -> ReportTable:
 
 
 def spec_tables(data: ReportData) -> tuple[ReportTable, ReportTable]:
-    """Return the spec of the search in two tables, which fit next to each other."""
+    """Return the spec of the search in two tables, which fit side by side."""
     rows = [(key, _spec_value(value)) for key, value in flatten(data.search.spec).items()]
     rows.append(("(data digest)", data.search.data_digest))
     half = -(-len(rows) // 2)

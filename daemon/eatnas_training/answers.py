@@ -11,7 +11,7 @@ from typing import Any
 def take_stdout() -> Callable[[Any], None]:
     """Return a function that writes an answer as JSON to the current stdout.
 
-    From now on, all other output goes to stderr.
+    After the call, all other output goes to stderr.
     """
     answer_fd = os.dup(1)
     os.dup2(2, 1)

@@ -68,8 +68,8 @@ def build_with_plugins(
 
 
 def name_plugins(architecture: Architecture, space: SpaceDefinition) -> str:
-    """Name the plug-ins of a network for messages: the operators that come from packages or, without such operators,
-    the space.
+    """Return a description of a network's plug-ins for error messages: the operators that come from packages, or the
+    space if no operator does.
     """
     if isinstance(space, Macro):
         used = dict.fromkeys(block.op for block in architecture.blocks)

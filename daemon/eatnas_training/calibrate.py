@@ -2,8 +2,8 @@
 
 Reads `{"codes": […], "macro": …, "task": …, "data": …, "training": …, "device": "cpu"}` from stdin and prints
 `[{"images_per_second": …, "seconds_per_epoch": …, "setup_seconds": …}, …]`. `setup_seconds` is the time to build a
-network and train the slower first steps; on a GPU, it includes the capture of a step. `images_per_second` is the speed
-of the later steps, which a GPU replays.
+network and run its first steps, which are slower; on a GPU, it includes the capture of a step. `images_per_second` is
+the speed of the later steps; on a GPU, these replay the captured step.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from eatnas_training.steps import Clock, StepRunner
 
 TIMED_STEPS: Final = 3
 GPU_SECONDS: Final = 0.5
-"""The least total time of the measured steps on a GPU, in seconds.
+"""The minimum total time of the measured steps on a GPU, in seconds.
 
 An idle GPU lowers its clock, and needs time to raise it.
 """
 
 
 def calibrate(request: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:
-    """Measure the training speed of each network. An epoch includes the validation. Raises `EatnasError`."""
+    """Measure the training speed of each network. The time of an epoch includes validation. Raises `EatnasError`."""
     return [_measure(request, code, clock) for code in request["codes"]]
 
 
@@ -91,7 +91,7 @@ def seconds_of_round(call: Callable[[], None], least_seconds: float, clock: Cloc
 
 def _step(runner: StepRunner) -> None:
     runner.state.batch %= runner.batches
-    with contextlib.suppress(DivergedError):  # a step that diverges takes as long as others
+    with contextlib.suppress(DivergedError):  # a diverging step takes as long as any other
         runner.train_step()
 
 
@@ -100,7 +100,7 @@ def _validation_seconds(runner: StepRunner, clock: Clock) -> float:
     sums = torch.zeros_like(runner.state.sums)
     count = len(runner.data.held_out.labels)
     start = runner.validate_step(0, sums)
-    if count - start < start:  # no complete batch is left
+    if count - start < start:  # the second batch is incomplete or missing
         start = 0
     _synchronize(runner.device)
     started = clock()
@@ -120,8 +120,8 @@ def main() -> None:
     try:
         answer = calibrate(json.load(sys.stdin))
     except (EatnasError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        # Print the first line only, because CUDA errors continue with advice for developers. Without CUDA, torch raises
-        # AssertionError.
+        # Print the first line only, because CUDA errors continue with advice for developers. A torch without CUDA
+        # raises AssertionError.
         print(repr(error) if isinstance(error, KeyError) else first_line(error), file=sys.stderr)
         sys.exit(1)
     write_answer(answer)

@@ -15,7 +15,9 @@ NODES = 4
 
 
 class Cell(nn.Module):
-    """A cell. `edges` has a module with the name `NUMBER_OPERATION` for each edge whose operation is not `none`."""
+    """A cell of the network. For each edge whose operation is not `none`, `edges` has a module with the name
+    `NUMBER_OPERATION`.
+    """
 
     def __init__(self, operations: list[str], channels: int) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Save checkpoints of a training and resume from them. `eatnas_db.checkpoint_files` defines their names and format.
+"""Save checkpoints of a training and resume from them. `eatnas_db.checkpoint_files` defines the names and the format of
+the files.
 
 Torch is imported inside the functions that use it, because the simulated worker of the tests imports this module.
 """
@@ -79,7 +80,7 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     folder = Path(assign.checkpoint_folder)
     damaged: dict[str, str] = {}
     for name in list_checkpoint_names(folder, assign.candidate):
-        # Ancestors are trained again as attempt 0, and 0 attempts to leave out must not leave out this one.
+        # An ancestor is trained again as attempt 0, whose checkpoints must not be removed if `begins_after` is 0.
         if assign.begins_after and name.attempt <= assign.begins_after:
             with suppress(OSError):
                 (folder / str(name)).unlink()

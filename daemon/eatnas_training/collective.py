@@ -34,7 +34,7 @@ def join(store: Any, rank: int, count: int, seconds: float) -> None:
 
     Each later exchange fails if it takes longer than `seconds`.
     """
-    if sys.platform == "linux":  # gloo would otherwise look up the name of the machine, which may have no address
+    if sys.platform == "linux":  # gloo would otherwise resolve the host name, which may have no address
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         distributed.init_process_group(
@@ -53,9 +53,9 @@ def leave() -> None:
 def add_up(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes. All tensors of one dtype are added in one operation.
 
-    This keeps the order of the additions the same in every step. torch's DistributedDataParallel adds the tensors in
-    several buckets, and forms other buckets after the first step of a process. With more than two processes, it would
-    therefore add in a different order after a training is resumed.
+    This keeps the order of the additions the same in every step. torch's DistributedDataParallel instead adds the
+    tensors in several buckets, and forms new buckets after the first step of a process. With more than two processes, a
+    resumed training would therefore add in a different order.
     """
     try:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):

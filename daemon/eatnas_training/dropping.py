@@ -13,7 +13,8 @@ from eatnas_training.network import ResidualLayer
 
 
 class RandomDrops:
-    """Drops bodies of residual layers and inputs of the classifier of a network in training mode.
+    """Drops random bodies of residual layers, and random inputs of the classifier, while the network is in training
+    mode.
 
     `stochastic_depth` is the share of images for which the body of the last residual layer is dropped; the share grows
     linearly from the first layer. `dropout` is the share of inputs of the classifier that are set to 0.
@@ -35,7 +36,7 @@ class RandomDrops:
             classifier.register_forward_pre_hook(self._drop_features)
 
     def draw(self, key: BatchKey, count: int) -> None:
-        """Draw the dropped bodies and inputs for the `count` images of a batch."""
+        """Draw which bodies and which inputs of the classifier are dropped, for the `count` images of a batch."""
         generator = torch.Generator().manual_seed(key.draw_seed("drops"))
         kept = 1 - torch.tensor(self._rates)[:, None]
         body_factors = (torch.rand((len(self._rates), count), generator=generator) < kept) / kept

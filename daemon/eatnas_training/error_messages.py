@@ -8,12 +8,12 @@ from eatnas_db.errors import DataError
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the message, or the name of the class if there is none."""
+    """Return the first line of an exception's message, or the name of the exception's class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unreadable(error: OSError, path: str | Path | None = None) -> DataError:
-    """Return the error for an unreadable file or folder. `path` names it if the error does not."""
+    """Return the error for an unreadable file or folder. The message names `path` if `error` contains no file name."""
     return DataError(f"{error.filename or path} cannot be read: {error.strerror or error}")
 
 

@@ -22,7 +22,7 @@ _OUT_OF_MEMORY: Final = (
 """Messages about exhausted memory from the CPU allocator and from libraries below torch, which raise plain
 RuntimeErrors.
 
-The last message appears if a GPU is full at the first matrix product.
+The last message appears if the memory of a GPU is full at the first matrix product.
 """
 _NO_ENGINE: Final = "unable to find an engine to execute this computation"
 """cuDNN's message for a convolution that it cannot compute, for example because no workspace fits into memory."""
@@ -40,7 +40,7 @@ _HARDWARE: Final = (
 Candidates do not cause these errors.
 """
 _CUDA_MESSAGES: Final = ("CUDA error", "CUDA driver error", "cuDNN ", "CUDNN_", "CUBLAS_", _NO_ENGINE)
-_ACCELERATOR_ERROR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # since torch 2.8
+_ACCELERATOR_ERROR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # new in torch 2.8
 
 
 class DivergedError(Exception):
@@ -103,7 +103,7 @@ def is_gpu_memory_low() -> bool:
 def is_cuda_error(error: Exception) -> bool:
     """Return whether CUDA failed for a reason other than exhausted memory.
 
-    The process can then usually compute nothing more.
+    After such an error, the process usually cannot compute anything more.
     """
     if is_out_of_memory(error):
         return False

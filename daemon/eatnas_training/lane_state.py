@@ -9,7 +9,9 @@ import torch
 
 
 class LaneState:
-    """The number of torch's threads and the current CUDA stream of each lane. torch has only one of each per thread."""
+    """Keeps the number of torch's threads and the current CUDA stream of each lane. torch itself keeps only one number
+    and one stream for the thread that all lanes share.
+    """
 
     def __init__(self, device: str, lanes: int) -> None:
         self._threads = [torch.get_num_threads()] * lanes
@@ -17,7 +19,7 @@ class LaneState:
 
     @contextlib.contextmanager
     def __call__(self, lane: int) -> Iterator[None]:
-        """Compute with the state of a lane, and store the state that its training leaves."""
+        """Restore the state of a lane. At the end of the context, store the lane's new state."""
         if torch.get_num_threads() != self._threads[lane]:
             torch.set_num_threads(self._threads[lane])
         with torch.cuda.stream(self._streams[lane]):

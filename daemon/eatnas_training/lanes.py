@@ -2,8 +2,8 @@
 
 All lanes share the process's one thread, one device context and one copy of the images. A turn ends after a batch. On a
 GPU, a turn only enqueues the work of a batch on the stream of its lane, so that the GPU computes for all lanes in
-parallel. A file holds the number of the lane whose turn it is. If the process dies or hangs, the supervisor reads this
-file, because that lane is the cause.
+parallel. A file holds the number of the lane that has its turn. If the process dies or hangs, the supervisor reads from
+this file which lane is the cause.
 
 This module does not import torch, because the tests' simulated worker imports it.
 """
@@ -30,9 +30,9 @@ def train_by_turns(
     turn_fd: int,
     context: LaneContext = lambda _: nullcontext(),
 ) -> bool:
-    """Run all lanes until each has ended, but return False as soon as a training has broken the process.
+    """Run all lanes until each has ended, and return True. Return False as soon as a training has broken the process.
 
-    `turn_fd` is the descriptor of the file that holds the number of the lane whose turn it is.
+    `turn_fd` is the descriptor of the file that holds the number of the lane that has its turn.
     """
     running = {}
     for number, lane in enumerate(lanes):

@@ -19,7 +19,7 @@ from eatnas_training.numerics import autocast
 WARM_UP_RUNS: Final = 5
 """The number of batches before the measurement, in which libraries choose algorithms and fill caches."""
 QUIET_LOAD: Final = 0.5
-"""The machine counts as quiet up to this load of other processes, in cores over the last minute."""
+"""The highest load of other processes, in cores over the last minute, with which the machine counts as quiet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The training loop: a generator of reports. Interruptions do not change the bits of the results."""
+"""The training loop: a generator of reports. A training that is interrupted and resumed has bit-identical results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def train(
 ) -> Iterator[Report | None]:
     """Train one candidate, and call `stop_request` between batches. The last report is Finished, Released or Failed.
 
-    Yields None after each batch, when another training of this process may have its turn.
+    Yields None after each batch, so that the process can give another training its turn.
     """
     training = Training(assign, stop_request, device, monotonic, wall_clock)
     training.step_seconds = step_seconds
@@ -160,7 +160,7 @@ class Training:
         yield _finished(self, loss, accuracy, latency)
 
     def _load(self) -> Generator[Report, None, bool]:
-        """Load the images, which takes minutes for a large folder. Return False if stopped."""
+        """Load the images, which takes minutes for a large folder. Return False if a stop is requested."""
         logged_at = self.monotonic()
         for progress in self.runner.load_steps():
             if self.stop_request() is not StopRequest.NONE:
@@ -173,7 +173,7 @@ class Training:
         return True
 
     def _start_ranks(self) -> Generator[Report, None, bool]:
-        """Start the processes of the other ranks. Return False if stopped while they load the images."""
+        """Start the processes of the other ranks. Return False if a stop is requested while they load the images."""
         runner = self.runner
         self.ranks = RankGroup(self.assign, runner.recipe.devices, self.step_seconds, monotonic=self.monotonic)
         state = checkpoint.pack(runner.state.to_checkpoint(self._identity()))
@@ -200,7 +200,7 @@ class Training:
         return identity_of(self.assign, self.runner.recipe, self.runner.data.digest)
 
     def _inherit(self) -> Generator[Report | None, None, bool]:
-        """Train missing ancestors again, and start from the parent's weights. Return False if stopped."""
+        """Train missing ancestors again, and start from the parent's weights. Return False if a stop is requested."""
         parent, missing = (self.parent, []) if self.parent else find_nearest_ancestor(self.assign)
         for ancestor in missing:
             retraining = Training(
@@ -228,7 +228,7 @@ class Training:
         return True
 
     def _evaluate(self) -> Generator[Report | None, None, tuple[float, float] | None]:
-        """Return loss and accuracy on the held-out images, or None if stopped."""
+        """Return loss and accuracy on the held-out images, or None if a stop is requested."""
         count = len(self.runner.data.held_out.labels)
         sums = torch.zeros_like(self.runner.state.sums)
         start = 0
@@ -243,7 +243,9 @@ class Training:
         return loss / count, correct / count
 
     def _measure_latency(self, settings: dict[str, Any]) -> Generator[Report, None, Latency | None]:
-        """Measure the trained network without counting device time. Return its latency, or None if stopped."""
+        """Return the latency of the trained network, or None if a stop is requested. The measurement does not count as
+        device time.
+        """
         state = self.runner.state
         measurement = LatencyMeasurement(
             state.model,
@@ -260,7 +262,7 @@ class Training:
             if (request := self.stop_request()) is not StopRequest.NONE:
                 yield from self._stop(request)
                 break
-            yield from filter(None, self._progress())  # no other training may compute meanwhile
+            yield from filter(None, self._progress())  # never None: no other training may compute meanwhile
         return None
 
     def _epoch_report(self, validation: tuple[float, float] | None) -> EpochDone:
@@ -283,7 +285,8 @@ class Training:
     def save(self) -> Iterator[Report]:
         """Write a checkpoint between two batches. On a full disk, wait for space or for a stop request.
 
-        A stop while the trained network is tested must not replace the last file, because its digest is recorded.
+        Do nothing if this position is already saved: a stop during the test of the trained network must not replace the
+        last checkpoint, because its digest is recorded.
         """
         state = self.runner.state
         position = state.epoch, state.batch

@@ -26,7 +26,9 @@ class Mix:
 
 
 def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
-    """Set a random rectangle to 0, the mean of all images, in the share `probability` of the images `[B, C, H, W]`."""
+    """Erase a random rectangle of each image in `[B, C, H, W]` with this probability. Erased pixels are 0, the mean of
+    all images.
+    """
     count, _, height, width = images.shape
     boxes = draw_boxes(key, count, (height, width), probability)
     return erase_boxes(images, to_device(boxes, images.device))
@@ -35,7 +37,8 @@ def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
 def draw_boxes(key: BatchKey, count: int, sides: tuple[int, int], probability: float) -> Tensor:
     """Draw a rectangle, which may be empty, in each image: top, bottom, left and right, int64 `[4, count]`.
 
-    The CPU draws, so that every device gets the same numbers. They are one tensor, so that one copy suffices.
+    The CPU draws, so that every device gets the same numbers. One tensor holds all draws, so that a single copy moves
+    them to the device.
     """
     height, width = sides
     generator = torch.Generator().manual_seed(key.draw_seed("erasing"))
@@ -62,8 +65,8 @@ def erase_boxes(images: Tensor, boxes: Tensor) -> Tensor:
 def mix(images: Tensor, labels: Tensor, key: BatchKey, *, mixup: float, cutmix: float) -> tuple[Tensor, Mix]:
     """Mix each image of a batch with the image before it, by the method whose alpha is above 0.
 
-    If both alphas are above 0, each batch draws a method. The share is drawn once for the batch from Beta(alpha,
-    alpha).
+    If both alphas are above 0, the method is drawn for each batch. The share of the original image is drawn from
+    Beta(alpha, alpha), once for the whole batch.
     """
     draws = np.random.default_rng(key.draw_seed("mixing"))
     cuts = cutmix > 0 and (mixup == 0 or draws.random() < 0.5)
@@ -83,6 +86,8 @@ def mix(images: Tensor, labels: Tensor, key: BatchKey, *, mixup: float, cutmix: 
 
 
 def _clip(center: int, length: int, share: float) -> tuple[int, int]:
-    """Return a range around `center` that is `share` of the image's length long, cut at the edges of the image."""
+    """Return a range around `center` whose length is `share` times that of the image, clipped at the edges of the
+    image.
+    """
     half = round(length * share / 2)
     return max(0, center - half), min(length, center + half)

@@ -21,7 +21,9 @@ EPSILON: Final = 2e-5
 MOMENTUM: Final = 0.1
 LINEAR_DEVIATION: Final = 0.01
 SAFE_CHANNELS: Final = 8
-"""With at least this many input channels, a strided 1x1 convolution is safe on every CPU."""
+"""The number of input channels from which oneDNN computes strided 1x1 convolutions without the error in `forward`
+below.
+"""
 
 
 class Convolution(nn.Conv2d):
@@ -38,7 +40,7 @@ class Convolution(nn.Conv2d):
         stride = self.stride[0]
         if self.kernel_size == (1, 1) and stride > 1 and self.in_channels < SAFE_CHANNELS:
             # On CPUs without AVX-512, oneDNN's weight gradient of this shape writes past its workspace (oneDNN issue
-            # 6035). So subsample the images first, which gives the same bits. Subsample by pooling, because the
+            # 6035). Therefore subsample the images first, which gives the same bits. Subsample by pooling, because the
             # gradient of a slice has a different memory format, which would change the bits of earlier layers.
             return functional.conv2d(functional.avg_pool2d(images, 1, stride), self.weight)
         return super().forward(images)
@@ -60,7 +62,7 @@ class ResidualLayer(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the sum of both branches."""
+        """Return the sum of the body and the shortcut."""
         total: Tensor = self.body(images) + self.shortcut(images)
         return total
 
@@ -78,7 +80,7 @@ class Network(nn.Module):
         features: Tensor = self.features(images)
         if features.dtype != torch.bfloat16:
             return self._classify(features)
-        # In bfloat16, several classes often have equal logits, so that the largest would be arbitrary.
+        # In bfloat16, several classes often have equal logits, so the predicted class would be arbitrary.
         with torch.autocast(features.device.type, enabled=False):
             return self._classify(features.float())
 
@@ -105,7 +107,7 @@ def build(architecture: Architecture, macro: Macro, task: Task) -> Network:
 
 
 def initialize(network: nn.Module, seed: int) -> None:
-    """Set every weight and buffer as a function of `seed`: Kaiming normal (fan out) for convolutions.
+    """Set every weight and buffer as a function of `seed`. Convolutions get Kaiming normal weights (fan out).
 
     The draws come from a private generator on the CPU, so initialize a network before you move it to its device.
     """

@@ -1,4 +1,4 @@
-"""Choose deterministic arithmetic and its precision, with the settings of torch that decide the bits of a training."""
+"""Choose deterministic arithmetic and its precision, by the settings of torch that determine the bits of a result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def resolve_precision(device: str, requested: str) -> str:
     A CUDA device that only emulates bfloat16 uses float32. `auto` is bfloat16 on CUDA and float32 on the CPU.
     """
     if requested == "float32" or torch.device(device).type != "cuda":
-        # On CPUs, bfloat16 was slower for all but the largest networks.
+        # In measurements on CPUs, bfloat16 was slower for all but the largest networks.
         return "float32" if requested == "auto" else requested
     with torch.cuda.device(device):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
@@ -56,7 +56,7 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 
 
 def require_avx2() -> None:
-    """Raise `RuntimeError` if this processor lacks the instructions of portable arithmetic."""
+    """Raise `RuntimeError` if this processor lacks AVX2, which portable arithmetic needs."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.cpu._is_avx2_supported():
         raise RuntimeError(
             "training.arithmetic: portable needs an x86-64 processor with AVX2; this machine has no such "

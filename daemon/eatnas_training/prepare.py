@@ -1,8 +1,8 @@
 """`python -m eatnas_training.prepare list|describe|final|download|verify`: list, describe, download and verify data
 sets.
 
-All but `list` read a `DataSpec` as JSON from stdin. Every command prints JSON. After an error, it prints one line to
-stderr and exits with status 1.
+All commands except `list` read a `DataSpec` as JSON from stdin. Every command prints JSON. After an error, it prints
+one line to stderr and exits with status 1.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NOT_DESCRIBED: Final[dict[str, Any]] = {
     "content_digest": None,
     "notes": [],
 }
-"""The fields that are None without a resolution, or if files are unreadable."""
+"""The fields of a description that cannot be complete, because the resolution is unknown or files are unreadable."""
 
 
 def list_data_sets() -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ def download(
 
 def _prepare_map_style(data: Mapping[str, Any], report: Reporter) -> dict[str, Any]:
     """Let torchvision download missing files, read both parts, and describe the data set."""
-    from eatnas_training.data.map_style import open_map_style  # it imports torch
+    from eatnas_training.data.map_style import open_map_style  # `map_style` imports torch
 
     open_map_style(data, train=True, download=True)
     described = describe(data, report)

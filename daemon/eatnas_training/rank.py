@@ -78,7 +78,7 @@ def main() -> None:
 def _read_steps(steps: SimpleQueue[str]) -> None:
     for line in sys.stdin:
         steps.put(line)
-    os._exit(0)  # the worker has ended, so exit even while the main thread waits for another rank
+    os._exit(0)  # the worker has ended, so exit even if the main thread is waiting for another rank
 
 
 def _report(fd: int, **fields: str) -> None:

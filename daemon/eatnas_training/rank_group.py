@@ -1,8 +1,8 @@
 """Start and direct the other processes of a training on several devices. The worker itself has rank 0.
 
-The worker starts one process for each other rank when a training begins, and ends them with the training. Every process
-computes its part of each batch, and the gradients are added up. A rank that dies, freezes or fails ends the training
-with its own failure.
+The worker starts one process for each other rank when a training begins, and ends these processes with the training.
+Every process computes its part of each batch, and the gradients are added up. If a rank dies, freezes or fails, the
+training fails for the same reason.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from eatnas_training.worker_protocol import StopRequest
 
 PROGRAM: Final = "eatnas_training.rank"
 STEP_SECONDS: Final = 60.0
-"""The longest time that the first rank waits for the last rank at the end of a step.
+"""The longest time, in seconds, that the first rank waits for the last rank at the end of a step.
 
 The supervisor waits twice as long.
 """
 LOADING_SECONDS: Final = 900.0
-"""The longest time for a rank to load its images."""
+"""The longest time, in seconds, that a rank may take to load its images."""
 END_SECONDS: Final = 5.0
-"""The time for a rank to report its failure and to exit."""
+"""The time, in seconds, that a rank has to report its failure and exit."""
 POLL_SECONDS: Final = 0.05
 CHUNK_BYTES: Final = 65536
 
@@ -121,7 +121,7 @@ class RankGroup:
         return True
 
     def begin_step(self) -> None:
-        """Let all ranks compute their part of the next batch."""
+        """Tell the other ranks to compute their parts of the next batch."""
         for rank in self._ranks:
             self._send(rank, "step")
 
@@ -151,7 +151,7 @@ class RankGroup:
             rank.process.stdin.flush()
 
     def _explain(self, when: str, seconds: float | None = None) -> RankError:
-        """Return the failure of the rank that made the others fail. `seconds` is the time limit for a silent rank."""
+        """Return the failure that caused the other ranks to fail. `seconds` is the time limit for a silent rank."""
         suspended = [rank for rank in self._ranks if _is_suspended(rank.process.pid)]
         if suspended:
             return RankError(FailureKind.LOST, f"rank {suspended[0].number} was suspended {when}")

@@ -27,8 +27,8 @@ _BUILDS: Final = "https://pytorch.org/get-started lists the builds"
 def train_all_operations(device: str) -> None:
     """Train a small network that has every operation and kernel size, in every precision.
 
-    This detects errors that would make each candidate fail. It also makes torch load the modules that torch loads at
-    its first step. Raises an exception of torch if torch cannot train on the device.
+    This detects errors that would make each candidate fail. It also makes torch load the modules that the first
+    training step needs. Raises torch's own exception if torch cannot train on the device.
     """
     use_deterministic_arithmetic()
     model = network.build(Architecture.parse(NETWORK), PRESETS["eatnas-tiny"], Task(8, 1, 10))
@@ -42,7 +42,7 @@ def train_all_operations(device: str) -> None:
             loss = cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    loss.item()  # waits for the device, whose errors arrive late
+    loss.item()  # waits for the device, which reports its errors asynchronously
     if device != "cpu":
         # This raises an error if the loaded cuDNN library belongs to another version of torch.
         torch.backends.cudnn.version()  # type: ignore[no-untyped-call]

@@ -79,7 +79,9 @@ class TrainingState:
         return content
 
     def restore(self, saved: Mapping[str, Any], *, identity: str, attempt: int) -> None:
-        """Restore the state from a checkpoint. Raises `ValueError` or `KeyError` if it belongs to another training."""
+        """Restore the state from a checkpoint. Raises `ValueError` or `KeyError` if the checkpoint belongs to another
+        training.
+        """
         if saved["identity"] != identity:
             raise ValueError("it belongs to another network, recipe or seed")
         try:
@@ -97,13 +99,15 @@ class TrainingState:
         self.share_inherited, self.logit_distance = saved["share_inherited"], saved["logit_distance"]
         reports = [EpochDone(**fields) for fields in saved["epoch_reports"]]
         self.epoch_reports = [replace(report, attempt=attempt) for report in reports]
-        # Weights are float32 in every precision, so use a checkpoint of another precision, and mark the training as
-        # mixed.
+        # A checkpoint of another precision fits too, because weights are float32 in every precision. Mark the training
+        # as mixed.
         self.precision = self.precision if saved["precision"] == self.precision else "mixed"
 
 
 def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str:
-    """Return, as JSON, all values that decide the bits of a training. Checkpoints with other values are not used."""
+    """Return, as JSON, all values that determine the bits of a training's result. Checkpoints with other values are not
+    used.
+    """
     parent: list[Any] | bool = assign.inherits
     if assign.ancestors:
         parent = [assign.ancestors[-1][key] for key in ("candidate", "code", "training", "seed", "split_batches")]
@@ -122,7 +126,7 @@ def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str
 
 
 def build_network(assign: Assign) -> nn.Module:
-    """Return the network of an assignment on the CPU, with the initial weights of its seed."""
+    """Return an assignment's network on the CPU, with the initial weights that the assignment's seed determines."""
     space = read_space(assign.macro)
     architecture, task = space.from_code(assign.code), Task(**assign.task)
     if "plugins" not in assign.macro:

@@ -20,7 +20,7 @@ from eatnas_training.step_tables import StepTables
 WARM_UP_STEPS: Final = 3
 """The number of steps before the capture. They create the momenta, load the kernels and allocate the workspaces."""
 MIN_STEPS: Final = 32
-"""A training with fewer steps is not worth a capture."""
+"""A training with fewer steps is not captured, because the capture would take longer than it saves."""
 
 
 class StepGraph:
@@ -79,7 +79,7 @@ class StepGraph:
 
 
 class TableSteps:
-    """Trains the steps of `tables`. A short training is not captured."""
+    """Computes training steps with the inputs in `tables`. The steps of a short training are not captured."""
 
     def __init__(self, tables: StepTables, device: str) -> None:
         self._tables, self._captures = tables, tables.on_gpu and tables.steps >= MIN_STEPS

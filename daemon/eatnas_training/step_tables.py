@@ -35,8 +35,9 @@ def key_of_batch(seed: int, recipe: TrainingRecipe, epoch: int, batch: int, *, r
 def table_part(recipe: TrainingRecipe, part: DataPart, *, resizes: bool) -> ResidentPart | None:
     """Return `part` if all draws of the recipe fit into tables, else None.
 
-    The host must decide in each step about images from files, operations of a policy, mixed images, dropped layers,
-    averaged weights, a second resolution and several devices. A training with any of these cannot use tables.
+    Some features need work of the host in each step: images from files, operations of a policy, mixed images, dropped
+    layers, averaged weights, a second resolution and several devices. A training with any of these features cannot use
+    tables.
     """
     host_decides = (
         resizes
@@ -57,7 +58,9 @@ def rate_dtype(device: torch.device) -> torch.dtype:
 
 
 def device_rate(rate: float, device: str) -> float:
-    """Return a learning rate rounded to the device's dtype, so that a number and a tensor give the same bits."""
+    """Return a learning rate rounded to the device's dtype, so that steps give the same bits with a number as with a
+    tensor.
+    """
     return float(torch.tensor(rate, dtype=rate_dtype(torch.device(device))))
 
 

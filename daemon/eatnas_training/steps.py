@@ -42,7 +42,7 @@ class Exchange(Protocol):
     """The exchange between the processes of a training on several devices in each step."""
 
     def begin_step(self) -> None:
-        """Let the other processes begin the next step."""
+        """Tell the other processes to begin the next step."""
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes."""
@@ -88,11 +88,11 @@ class StepRunner:
         self._end_data: LoadedData | None = None
 
     def load(self) -> None:
-        """Load the images. Raises `DataError` if they do not match the task."""
+        """Load the images. Raises `DataError` if the images do not match the task."""
         run_to_end(self.load_steps())
 
     def load_steps(self) -> Steps[None]:
-        """Load the images, and yield the progress. Raises `DataError` if they do not match the task."""
+        """Load the images, and yield the progress. Raises `DataError` if the images do not match the task."""
         final_model, resolution = self.assign.final_model, self.recipe.end_resolution
         if resolution is not None and self.recipe.end_epochs:
             end_data = {**self.assign.data, "resolution": resolution}
@@ -121,7 +121,7 @@ class StepRunner:
     def build(self, parent: TrainedNetwork | None = None) -> None:
         """Build the network and its optimizer before the first batch, with the weights of `parent` if it is given.
 
-        Earlier computations of this process do not change the bits.
+        Earlier computations of this process do not change the bits of the result.
         """
         torch.set_num_threads(self.recipe.threads)
         use_deterministic_arithmetic(compiled="plugins" in self.assign.macro)
@@ -251,7 +251,7 @@ class StepRunner:
         Add the loss, the correct predictions and the number of images to `sums`.
         """
         started = self._monotonic()
-        factor = 1 if self.assign.split_batches else VALIDATION_FACTOR  # with split batches, memory is short
+        factor = 1 if self.assign.split_batches else VALIDATION_FACTOR  # memory is short if batches are split
         stop = min(start + factor * self.recipe.batch_size, len(self.data.held_out.labels))
         self._validate_batch(start, stop, sums)
         self._add_seconds(started)
@@ -267,7 +267,7 @@ class StepRunner:
 
     @property
     def held_out(self) -> DataPart:
-        """The validation or test images, at the resolution of the last epoch."""
+        """The validation or test images, at the resolution of the final epoch."""
         return (self._end_data or self.data).held_out
 
     def learning_rate(self, step: int) -> float:

@@ -26,7 +26,8 @@ def forward_of(model: nn.Module, assign: Assign, precision: str) -> Forward:
 
 
 class CastNetwork:
-    """Runs a built-in network with the weights cast together. The results are bit-identical to those under autocast.
+    """Runs a built-in network, and casts all its convolution weights together. The results are bit-identical to those
+    under autocast.
 
     The network keeps its float32 weights, and their gradients are float32. Each call casts the weights again, to new
     tensors. The classifier is not cast, because it computes in float32.
@@ -51,7 +52,7 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *weights: Tensor) -> tuple[Tensor, ...]:
-        # Without this, weights that the logits do not depend on would get gradients of 0 instead of None.
+        # Otherwise, weights that do not affect the logits would get gradients of 0 instead of None.
         ctx.set_materialize_grads(False)
         return _cast(weights, torch.bfloat16)
 

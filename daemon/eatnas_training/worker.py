@@ -31,7 +31,7 @@ MARKER_BYTES: Final = 256 << 20
 
 
 def versions(device: str) -> dict[str, str]:
-    """Return the versions of all packages that decide the bits of a score."""
+    """Return the versions of all packages that can change the bits of a score."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("numpy", "pillow", "eatnas-db"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -77,8 +77,8 @@ def train(
 ) -> Iterator[Report | None]:
     """Train one candidate. On a GPU, also measure the peak memory use, and free the memory afterwards.
 
-    If this process has several lanes, `count_trainings` returns the number of its trainings. The peak is then not
-    measured, because it belongs to no single training.
+    If this process has several lanes, `count_trainings` returns the number of its current trainings. With lanes, the
+    peak is not measured, because it cannot be attributed to one training.
     """
     if device == "cpu":
         yield from _trainer_of(assign)(assign, stop_request, device=device)
@@ -86,7 +86,7 @@ def train(
     if count_trainings is not None:
         yield from train_beside(_trainer_of(assign)(assign, stop_request, device=device), count_trainings)
         with contextlib.suppress(RuntimeError):
-            torch.cuda.current_stream(device).synchronize()  # before another lane gets the memory
+            torch.cuda.current_stream(device).synchronize()  # ends all use of the memory before another lane gets it
             torch.cuda.empty_cache()
         return
     images_bytes = 0
@@ -103,7 +103,8 @@ def train(
             else:
                 yield report
     finally:
-        # Free memory that another process may need before the next assignment. After a CUDA error, this call fails too.
+        # Free memory that another process may need before this worker's next assignment. After a CUDA error, this call
+        # fails too.
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 

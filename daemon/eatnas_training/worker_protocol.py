@@ -68,7 +68,7 @@ class WorkerProtocol:
         self._stop_requests: dict[tuple[int, int], StopRequest] = {}
         self._exiting = False
         self.takes_turns = False
-        """Whether this is one of several lanes of the process."""
+        """Whether this object serves one of several lanes of the process."""
         self.trains = False
         """Whether a training has begun and not ended."""
         self.broken = False

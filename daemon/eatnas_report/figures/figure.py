@@ -17,7 +17,7 @@ MAX_MARKED_POINTS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class ReportFigure:
-    """A plot with its caption; two figures with `half_width` fit next to each other."""
+    """A plot with its caption; two figures with `half_width` fit side by side."""
 
     id: str
     plot: go.Figure

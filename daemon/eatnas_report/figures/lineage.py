@@ -34,7 +34,7 @@ class HasLineage(Protocol):
 
     @property
     def generations(self) -> int:
-        """The length of the whole line: the candidate and all its ancestors."""
+        """The number of candidates in the whole lineage, including the candidate itself."""
 
     @property
     def related(self) -> tuple[ScoredChild, ...]:

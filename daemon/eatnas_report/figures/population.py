@@ -18,9 +18,11 @@ FRONT_HEIGHT: Final = 460
 HOURS_FROM_SECONDS: Final = 7200
 """Above this number of seconds, device time is shown in hours."""
 SHARE_COLOURS: Final = [[0, "#ffffff"], [1, "#08306b"]]
-"""A scale of one hue from light to dark stays readable in black and white and for colour-blind readers."""
+"""The colours of the heat maps. Shades of one hue stay readable in black and white and for colour-blind readers.
+"""
 PRIMITIVE_ORDER: Final = ("op", "kernel", "depth", "width", "skip")
-"""The two primitives with the most values come first, so that figures next to each other have similar heights."""
+"""The two primitives with the most values come first, so that figures side by side have similar heights.
+"""
 
 
 class BlockValue(NamedTuple):
@@ -40,7 +42,8 @@ def quality_figures(data: ReportData) -> list[ReportFigure]:
     divisor, unit = (3600, "hours") if in_hours else (1, "seconds")
     births = [float(step.number) for step in shown]
     device_time = [step.device_seconds / divisor for step in shown]
-    # The steps of a long search are already a sample.
+    # For a long search, the data holds only a sample of the steps, so the number of settled candidates gives their
+    # total.
     total = data.search.settled if data.search.settled > MAX_STEPS else len(steps)
     sample = describe_sample(len(shown), total, "steps")
     return [

@@ -12,9 +12,9 @@ Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
 RESIDENT_BYTES: Final = 2**30
-"""The maximum number of bytes of images in memory. Image files that would take more are streamed."""
+"""The maximum number of bytes of images in memory. Data sets of image files that would take more are streamed."""
 SKIP: Final = "skip"
-"""The value of `data.on_unreadable` that leaves out images that cannot be read."""
+"""The value of `data.on_unreadable` that leaves out unreadable images."""
 _RESIZE_CHUNK: Final = 1024
 """The number of images that are resized at a time, which bounds the memory for their float64 values."""
 
@@ -23,8 +23,8 @@ _RESIZE_CHUNK: Final = 1024
 class Images:
     """`images` is uint8 `[N, C, H, W]`, and `labels` is int64 `[N]` with values from 0 to `classes - 1`.
 
-    `skipped` are the names of unreadable files that are left out. `identity` is the string that a plug-in's data set
-    adds to the digest. `class_names` are the names of the classes in the order of their labels, or None.
+    `skipped` contains the names of the unreadable files, which are left out. `identity` is the string that a plug-in's
+    data set adds to the digest. `class_names` are the names of the classes in the order of their labels, or None.
     """
 
     images: Bytes

@@ -17,16 +17,16 @@ MIRRORING: Final = ("flip", "crop_flip")
 
 
 def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
-    """Shift and mirror the images `[B, C, H, W]`, and apply the operations of a policy. `key` determines all changes.
+    """Shift and mirror the images `[B, C, H, W]`, and apply the operations of the policy. `key` determines all changes.
 
     `shift` and `crop_flip` shift each image by up to an eighth of its height, and pixels that are shifted in are 0.
-    `flip` and `crop_flip` mirror half of the images. The draws are keyed by (seed, epoch, batch).
+    `flip` and `crop_flip` mirror half of the images.
     """
     draws = draw_shifts(key, len(images), images.shape[2])
     shifted = images if draws is None else shift_images(images, to_device(draws, images.device), key.augment)
     if key.policy == "none":
         return shifted
-    # Each operation creates a new image and does not change its input.
+    # These images are views of one tensor, which stays unchanged because each operation returns a new image.
     count, side = len(images), images.shape[-1]
     changed = list(shifted.contiguous())
     for number, operations in enumerate(draw_operations(key, count, side)):
@@ -39,7 +39,7 @@ def draw_shifts(key: BatchKey, count: int, height: int) -> Tensor | None:
     """Draw the vertical shift, the horizontal shift and the mirroring (0 or 1) of each of `count` images.
 
     Return an int64 tensor `[3, count, 1]`, or None if `augment` is `none`. The CPU draws, so that every device gets the
-    same numbers. They are one tensor, so that one copy suffices.
+    same numbers. One tensor holds all draws, so that a single copy moves them to the device.
     """
     if key.augment == "none":
         return None

@@ -16,7 +16,7 @@ from eatnas_db.domain.rng import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """The key of a training batch. The key alone decides the images of the batch and their augmentation."""
+    """The key of a training batch, which alone determines the images of the batch and their augmentation."""
 
     augment: str
     seed: int
@@ -29,7 +29,9 @@ class BatchKey:
     """The number of processes that divide the batch. Each part of the batch has its own key."""
 
     def indices(self, count: int) -> Tensor:
-        """Return which of `count` images are in the batch or in this rank's part of it: int64 `[B]` on the CPU."""
+        """Return the indices (of `count` images) that are in the batch, or in this rank's part of it: int64 `[B]` on
+        the CPU.
+        """
         order = _cached_epoch_order(count, self.seed, self.epoch)
         batch = order[self.batch * self.size : (self.batch + 1) * self.size]
         return batch if self.ranks == 1 else batch.tensor_split(self.ranks)[self.rank]
@@ -59,7 +61,8 @@ class DataPart(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedData:
-    """Both parts of a data set, normalized alike, and their digest. `state` describes the images of the search.
+    """The training part and the held-out part of a data set, normalized in the same way. `digest` covers both parts,
+    and `state` holds the digests of the search's images.
 
     `held_out` contains the validation images. For a final model, which trains on the validation images too, `held_out`
     contains the test images.

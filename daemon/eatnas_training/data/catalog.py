@@ -50,9 +50,9 @@ SOURCE_SETS: Final[dict[str, DataSetInfo]] = {
     HUGGING_FACE: DataSetInfo(0, 0, 0, 0, 0, "a folder of Parquet files", False),
     CSV: DataSetInfo(0, 0, 0, 3, 0, "a CSV file of paths and labels", False),
 }
-"""The sources that can stand before a colon in the name of a data set."""
+"""The sources: prefixes that stand before a colon in the name of a data set."""
 FORMS: Final = {TORCHVISION: "torchvision:CLASS", HUGGING_FACE: "hf:PATH", CSV: "csv:PATH"}
-"""For each source, the form of its data sets' names."""
+"""For each source, the form of the names of its data sets."""
 
 
 def get_data_set(name: str) -> DataSetInfo:
@@ -69,7 +69,9 @@ def is_map_style(name: str) -> bool:
 
 
 def describe_plugin(name: str) -> dict[str, str] | None:
-    """Return the identity of the source of a plug-in's data set; None for other data sets. Raises `DataError`."""
+    """Return the identity of the plug-in that provides a data set; None for a data set without a plug-in. Raises
+    `DataError`.
+    """
     if not is_map_style(name) or split_source(name)[0]:
         return None
     return find_data_plugin(name).identity().to_json()

@@ -28,7 +28,7 @@ FOLDERS: Final = {
     "CIFAR100": "cifar-100-python",
     "SVHN": "SVHN",
 }
-"""The folder below `data.root` that a download fills, for each data set."""
+"""For each data set, the folder below `data.root` into which its files are downloaded."""
 
 _CIFAR_FILES: Final = {
     ("CIFAR10", True): [f"data_batch_{number}" for number in range(1, 6)],
@@ -136,7 +136,7 @@ def _read(path: Path) -> bytes:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads lists, strings and NumPy arrays, as in CIFAR's files. Refuses other pickles, which could run code."""
 
-    # Take the function from an array, because the name of its module differs between versions of NumPy.
+    # Take `_reconstruct` from an array, because the module that defines it differs between versions of NumPy.
     _reconstruct = np.zeros(0).__reduce__()[0]
 
     def find_class(self, module: str, name: str) -> Any:

@@ -45,8 +45,8 @@ class TrainingData:
 class FinalData:
     """The images of a final model. `train` contains the training images, followed by the validation images.
 
-    `digest` covers every byte of all images. `search_digest` is the digest of the training and validation images in a
-    search.
+    `digest` covers every byte of all images. `search_digest` is the digest that a search computes for the training and
+    validation images.
     """
 
     train: Images
@@ -93,7 +93,7 @@ def final_steps(data: Mapping[str, Any]) -> Steps[FinalData]:
 
 
 def _require_same_kind(name: str, train: Images, test: Images) -> None:
-    """Raise `DataError` unless the test part has the labels, the classes and the shape of the training part."""
+    """Raise `DataError` if the test part has other classes or another image shape than the training part."""
     problem = None
     if test.labels.max(initial=0) >= train.classes:
         problem = f"the label {test.labels.max()}, but the training part has only {train.classes} classes"
@@ -133,9 +133,9 @@ def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -
     """Return the sorted indices of the training and of the validation images among `count` images.
 
     The draw depends on `split_seed` only. A larger `train_images` adds training images, and changes neither the other
-    training images nor the validation images. With `stratify`, the draw also depends on the labels, and both parts have
-    the class shares of the whole data set, within one image. Raises `DataError` if there are too few images for both
-    parts.
+    training images nor the validation images. With `stratify`, the draw also depends on the labels, and the share of
+    each class in both parts is the same as in the whole data set, within one image. Raises `DataError` if there are too
+    few images for both parts.
     """
     validation = data.get("validation_images") or count // VALIDATION_SHARE
     train = data.get("train_images") or count - validation
@@ -154,7 +154,9 @@ def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -
 
 
 def _spread_classes(labels: Integers, order: Integers) -> Integers:
-    """Return the indices in an order in which every prefix has the class shares of the whole, within one image."""
+    """Return the indices in an order in which every prefix has the same share of each class as the whole, within one
+    image.
+    """
     ordered = labels[order]
     position = np.empty(len(labels), np.float64)
     for label in np.unique(ordered):
@@ -185,7 +187,7 @@ def _load(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
     if name == "digits":
         return read_digits(train=train)
     if is_map_style(name):
-        from eatnas_training.data.map_style import read_map_style  # this module imports torch
+        from eatnas_training.data.map_style import read_map_style  # `map_style` imports torch
 
         return (yield from read_map_style(data, train=train))
     if is_file_set(name):
@@ -246,5 +248,5 @@ def _digest(parts: list[Images], indices: list[Integers]) -> str:
 
 
 def skipped_bytes(skipped: Sequence[str]) -> bytes:
-    """Return the bytes that skipped files add to a digest. There are none without skipped files."""
+    """Return the bytes that skipped files add to a digest. Without skipped files, the result is empty."""
     return b"".join(b"skipped " + os.fsencode(name) + b"\n" for name in skipped)

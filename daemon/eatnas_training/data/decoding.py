@@ -43,7 +43,7 @@ class DecoderPool:
         weakref.finalize(self, _stop_threads, self._queue, threads)
 
     def submit(self, decode: Callable[[], Bytes]) -> Future[Bytes]:
-        """Queue the decoding of an image. Cancelling the future removes it from the queue."""
+        """Queue the decoding of an image. Cancelling the future removes the image from the queue."""
         future: Future[Bytes] = Future()
         self._queue.put((future, decode))
         return future
@@ -66,7 +66,7 @@ def _stop_threads(queue: SimpleQueue[_Task | None], threads: int) -> None:
 
 
 def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
-    """Return the random numbers of `count` images, or None for images that get the center crop.
+    """Return for each of `count` images a list of random numbers, or None if the image gets the center crop.
 
     The numbers of an image are an area and an aspect ratio for each try, two numbers for the position and one for
     mirroring, all from 0 to 1. With `flip`, there is only the number for mirroring.
@@ -91,8 +91,8 @@ def decode_image(
 ) -> Bytes:
     """Decode an image file to uint8 `[side, side, 3]`: the center crop or, with several `draws`, a random crop.
 
-    The operations change the crop before it is mirrored. Raises `DataError` if the file is unreadable or does not have
-    the given state.
+    The operations change the crop before it is mirrored. Raises `DataError` if the file is unreadable or if its state
+    is not `state`.
     """
     image = open_image(path, state)
     box = center_crop(*image.size) if draws is None or len(draws) == 1 else _random_crop(*image.size, draws)
@@ -112,7 +112,7 @@ def center_crop(width: int, height: int, share: float = CENTER_SHARE) -> Box:
 def _random_crop(width: int, height: int, draws: list[float]) -> Box:
     """Return a crop of 8% to 100% of the area with an aspect ratio from 3:4 to 4:3.
 
-    If no try fits into the image, return the center square.
+    If no drawn crop fits into the image, return the center square.
     """
     crop_width = crop_height = min(width, height)
     across, down = 0.5, 0.5

@@ -123,7 +123,7 @@ def _path_of(root: Path, name: str, file: str) -> Path:
 
 
 def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> None:
-    """Download `folder/file`. The file appears only when it is complete and has the right MD5."""
+    """Download `folder/file`. The file gets this name only when it is complete and has the right MD5."""
     mirror = os.environ.get(MIRROR_VARIABLE)
     url = f"{mirror.rstrip('/')}/{name}/{file}" if mirror else f"{source.url}/{file}"
     advice = f"put {file} into {folder} manually, or set {MIRROR_VARIABLE} to a URL that has {name}/{file}"

@@ -1,8 +1,8 @@
 """A cache of decoded image folders, shared by all processes of a home.
 
-An entry is two files: `KEY.npy` holds the decoded images, and `KEY.json`, written last, marks them as complete.
-The key is a digest of the folder's names, sizes, classes and modification times, so that a changed folder is read
-again. A lock file keeps two processes from decoding the same folder. All files may be deleted at any time.
+An entry is two files: `KEY.npy` holds the decoded images, and `KEY.json`, written last, marks them as complete. The key
+is a digest of the folder's names, sizes, classes and modification times, so that a changed folder is read again. A lock
+file keeps two processes from decoding the same folder. All files of the cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from eatnas_training.data.folder_content import FolderContent, LoadProgress, Ste
 from eatnas_training.data.image_folder import ImageFolder
 
 FORMAT: Final = 1
-"""A part of the key. Increase this number when the decoding changes."""
+"""The version of the decoding, which is part of the key. Increase this number when the decoding changes."""
 POLL_SECONDS: Final = 0.25
 """The time between two attempts to acquire a lock that another process holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """The files in the cache for a folder, named by `key`. `shape` is the shape of the images; None without images."""
+    """The files in the cache for a folder, named by `key`. `shape` is the shape of the images, or None if the entry has
+    no images.
+    """
 
     cache: Path
     key: str
@@ -69,7 +71,7 @@ class CacheEntry:
 
         Content that may change although the files stay the same is returned but not stored.
         """
-        for leftover in self.cache.glob(f"{self.key}.*.partial"):  # files of processes that were killed
+        for leftover in self.cache.glob(f"{self.key}.*.partial"):  # left by killed processes
             leftover.unlink(missing_ok=True)
         target, temporary = None, self.cache / f"{self.key}.{os.getpid()}.partial"
         try:
@@ -97,8 +99,8 @@ class CacheEntry:
         return content
 
     def _remove_older_states(self, folder: ImageFolder, side: int) -> None:
-        """Remove the images of earlier states of a folder, except those of the newest earlier state: a missing file may
-        come back.
+        """Remove the images of earlier states of a folder, but keep those of the newest earlier state, because a
+        missing file may come back.
         """
         states: list[tuple[float, Path]] = []
         for file in self.cache.glob("*.json"):

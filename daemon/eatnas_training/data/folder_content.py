@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """`done` of `total` images are read or listed. `waiting` is true if another process reads them."""
+    """`done` of `total` images are read or listed. `waiting` is true while another process is reading the images."""
 
     done: int
     total: int
@@ -68,9 +68,10 @@ class FileTimes:
 class FolderContent:
     """The content of an image folder.
 
-    `images` is uint8 `[N, 3, side, side]`, zero for unreadable files; None if no side was requested. `digest` is the
-    SHA-256 of the names, classes and bytes of all files. `unreadable` maps indices to reasons. `may_change` is true if
-    an `OSError` prevented the reading of a file: such an error may be temporary, even if the file stays the same.
+    `images` is uint8 `[N, 3, side, side]`, with zeros for unreadable files. It is None if no side was requested.
+    `digest` is the SHA-256 of the names, classes and bytes of all files. `unreadable` maps indices to reasons.
+    `may_change` is true if a file could not be read because of an `OSError`: such an error may disappear although the
+    file stays the same.
     """
 
     images: Bytes | None
@@ -114,7 +115,9 @@ def read_file_times(folder: ImageFolder) -> Steps[FileTimes]:
 
 
 def files_digest(folder: ImageFolder, times: FileTimes) -> str:
-    """Return the digest of names, sizes, classes and modification times. It changes if the folder changes."""
+    """Return the digest of names, sizes, classes and modification times. The digest changes when files are added,
+    removed or modified.
+    """
     sha = hashlib.sha256("\n".join(["files", *folder.class_names, ""]).encode(errors="surrogateescape"))
     rows = zip(folder.labels.tolist(), times.sizes.tolist(), times.modified.tolist(), folder.names, strict=True)
     while lines := [f"{label} {size} {modified} {name}\n" for label, size, modified, name in islice(rows, 10_000)]:
@@ -159,16 +162,16 @@ def count_available_cores() -> int:
 def _read_file(folder: ImageFolder, side: int | None, target: Bytes | None, index: int) -> tuple[str, str | None, bool]:
     """Decode a file into its place in `target`.
 
-    Return the digest of its bytes, the reason if it is unreadable, and whether this error may disappear without a
-    change of the file.
+    Return the digest of the file's bytes, the reason if the file is unreadable, and whether this error may disappear
+    although the file stays the same.
     """
     path = folder.path(index)
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             content = file.read()
     except OSError as error:
-        # A broken link counts as a permanent error. Its size is unknown, so the key of the cache changes when its
-        # target comes back.
+        # A broken link counts as a permanent error. When the link's target comes back, the size of the file is no
+        # longer `UNKNOWN_SIZE`, so the key of the cache changes.
         is_broken_link = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
         return "", f"{path} cannot be read: {error.strerror}", not is_broken_link
     digest = hashlib.sha256(content).hexdigest()

@@ -21,8 +21,8 @@ from eatnas_training.data.image_folder import ImageFolder
 class FolderReport:
     """The content of an image folder.
 
-    `images_by_class` has a row for each class with the numbers of its images in both parts. `skipped` are the skipped
-    files and folders with reasons. `unreadable` has a row for each unreadable image.
+    `images_by_class` has a row for each class with the numbers of its images in the training part and in the test part.
+    `skipped` are the skipped files and folders with reasons. `unreadable` has a row for each unreadable image.
     """
 
     images_by_class: list[dict[str, Any]]
@@ -53,9 +53,9 @@ def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool =
 
 
 def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
-    """Return a sentence for each kind of file that a search leaves out of a folder data set without an error.
+    """Return a sentence for each kind of file in a folder data set that a search skips without an error.
 
-    `unreadable` are the names of images that the spec skips. Raises `DataError`.
+    `unreadable` holds the names of the unreadable images that the spec skips. Raises `DataError`.
     """
     train = list_training_files(data)
     surprises = [item for item in train.skipped if item.reason not in (HIDDEN, SYSTEM_FILE)]
@@ -72,7 +72,7 @@ def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
 def _read(part: ImageFolder, data: Mapping[str, Any], prefix: str, report: Reporter) -> list[dict[str, str]]:
     side = data.get("resolution") or get_data_set(str(data["name"])).side
     if data["name"] == "ImageNet" or not side or part.resident_bytes(side) > RESIDENT_BYTES:
-        side = None  # streamed images are not resized here
+        side = None  # streamed images are resized only during training
     digest = files_digest(part, run_to_end(read_file_times(part), report))
     content = run_to_end(read_folder(data_cache(data), part, digest, side, again=True), report)
     return [

@@ -49,7 +49,7 @@ def identify_folder(path: str | Path) -> Identity:
 
 
 def identify_ancestors(top: Path) -> frozenset[Identity]:
-    """Return the identities of a folder and of all folders that contain it. A link to one of them is a cycle."""
+    """Return the identities of a folder and of all folders that contain it. A link to such a folder is a cycle."""
     real = Path(os.path.realpath(top))
     try:
         return frozenset(map(identify_folder, (real, *real.parents)))
@@ -61,8 +61,8 @@ def identify_ancestors(top: Path) -> frozenset[Identity]:
 class FolderWalk:
     """Lists all files below one folder of `top`, and follows links to folders.
 
-    Folders in `visited` are not listed again. Real folders come before links, so that a link to a folder of the same
-    class changes nothing.
+    Folders in `visited` are not listed again. Real folders are listed before links. A link to another folder of the
+    same class therefore adds no files.
     """
 
     top: str
@@ -104,7 +104,7 @@ class FolderWalk:
             skipped: Counter[str] = Counter()
             try:
                 with os.scandir(f"{self.top}/{folder}") as entries:
-                    for entry in entries:  # ImageNet has 1.3 million entries
+                    for entry in entries:  # keep this loop fast: ImageNet has 1.3 million entries
                         name = entry.name
                         path = f"{folder}/{name}"
                         if (reason := skip_reason(name)) is not None:
@@ -125,7 +125,7 @@ class FolderWalk:
     def _add_link(self, entry: os.DirEntry[str], path: str) -> None:
         try:
             mode = entry.stat().st_mode
-        except OSError:  # a broken link is a file that cannot be read
+        except OSError:  # treat a broken link as an unreadable file
             self.files.append(path)
             return
         if stat.S_ISDIR(mode):

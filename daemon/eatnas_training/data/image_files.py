@@ -21,7 +21,7 @@ REMEDY: Final = "; replace or delete it"
 def open_image(path: str, state: FileState | None = None) -> Image:
     """Decode an image file to RGB.
 
-    Raises `DataError` with its path if the file is unreadable or does not have the given state.
+    Raises `DataError`, which names the path, if the file is unreadable or if its state is not `state`.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123
@@ -38,7 +38,7 @@ def open_image(path: str, state: FileState | None = None) -> Image:
 
 
 def read_image(path: str, content: bytes) -> Image:
-    """Decode the content of an image file to RGB. Raises `DataError` with its path."""
+    """Decode the content of an image file to RGB. Raises `DataError`, which names the path."""
     return _decode(path, io.BytesIO(content))
 
 

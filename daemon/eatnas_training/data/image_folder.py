@@ -37,7 +37,7 @@ OUTSIDE: Final = "not in the folder of a class"
 class ImageFolder:
     """The image files below `top`: their sorted names relative to `top`, and `labels` int64 `[N]`.
 
-    Names are strings instead of `Path` objects, because ImageNet has more than a million and each worker lists them.
+    Names are strings instead of `Path` objects, because each worker lists the more than one million names of ImageNet.
     """
 
     top: Path
@@ -68,9 +68,8 @@ class ImageFolder:
 
 
 def list_training_folder(root: Path, name: str) -> ImageFolder:
-    """List the training part of a folder data set. Each folder with files is a class.
-
-    Raises `DataError` if it has fewer than two classes.
+    """List the training part of a folder data set. Each folder with files is a class. Raises `DataError` if there are
+    fewer than two classes.
     """
     has_parts = name == "ImageNet" or (root / TRAIN).is_dir() or (root / TEST).is_dir()
     top = root / TRAIN if has_parts else root
@@ -99,7 +98,7 @@ def list_training_folder(root: Path, name: str) -> ImageFolder:
 def list_test_folder(root: Path, name: str, train: ImageFolder) -> ImageFolder:
     """List the test part of a folder data set.
 
-    Raises `DataError` if it is missing or has other classes than the training part.
+    Raises `DataError` if the test part is missing or if its classes differ from those of the training part.
     """
     top = root / TEST
     folders, skipped_here = _list_folders(top)
@@ -169,7 +168,7 @@ def _list_classes(top: Path, folders: Sequence[str]) -> tuple[dict[str, list[str
 
 
 def _refuse_misspelled_parts(root: Path, name: str) -> None:
-    """Raise `DataError` if a folder looks like a part under a wrong name: it contains folders and no files."""
+    """Raise `DataError` if a folder looks like a part under a wrong name: it contains folders but no files."""
     for folder in _list_folders(root)[0]:
         part = _MISSPELLED_PARTS.get(folder.lower())
         if part is None or part == folder:

@@ -13,7 +13,9 @@ from eatnas_training.data.image_modes import convert_to_rgb
 from eatnas_training.error_messages import describe_exception
 
 MAX_CLASSES: Final = 1_000_000
-"""A label of this size or larger is a mistake, since the classifier of each network has a row for each class."""
+"""The limit of labels. A label at or above this limit must be a mistake, since each network's classifier has a row for
+each class.
+"""
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 

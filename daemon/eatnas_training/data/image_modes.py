@@ -86,7 +86,7 @@ def _bits_per_sample(image: Image) -> int:
 
 
 def _is_white_zero(image: Image) -> bool:
-    # Pillow inverts such images only if they have 8 bits or less.
+    # If 0 is white, the caller must invert the image, because Pillow inverts only images of at most 8 bits.
     return bool(_tiff_tag(image, _PHOTOMETRIC, 1) == 0)
 
 

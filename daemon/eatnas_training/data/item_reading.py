@@ -56,7 +56,7 @@ class _ItemReader:
     unusable: dict[int, str] = field(default_factory=dict)
     channels: int | None = None
     stored_side: int | None = None
-    """The common side of all items, unless they are resized."""
+    """The side that all items must have, unless they are resized."""
     classes: int | None = None
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class _ItemReader:
         return count
 
     def read(self, index: int, count: int) -> None:
-        """Read one of `count` items. Raises `DataError` if it is unusable, unless unusable items are skipped."""
+        """Read one of `count` items. Raises `DataError` if the item is unusable, unless unusable items are skipped."""
         try:
             pixels, label = self._fetch(index)
         except UnusableItemError as error:
@@ -100,7 +100,7 @@ class _ItemReader:
         self.used.append(index)
 
     def check_again(self, count: int) -> None:
-        """Raise `DataError` if the length, or one of the items that are read twice, has changed during the reading."""
+        """Read some items again. Raise `DataError` if one of these items or the number of items has changed."""
         if (now := self.count()) != count:
             raise DataError(f"the length of {self.name} changed from {count} to {now} while its items were read")
         for position in np.unique(np.linspace(0, len(self.used) - 1, min(PROBES, len(self.used))).astype(int)):

@@ -25,7 +25,9 @@ FORMAT: Final = 1
 MIN_FILES: Final = 200_000
 """Listings of smaller data sets are not cached, because each worker needs at most a second to list the files."""
 SETTLED_SECONDS: Final = 2.0
-"""If a folder changed less than this time before it was listed, a later change may have the same time stamp."""
+"""The minimum age, in seconds, of a folder's last change when it is listed. After a more recent change, the next change
+might get the same time stamp and stay unnoticed.
+"""
 _SEPARATOR: Final = b"\0"
 
 
@@ -52,7 +54,7 @@ class ImageFiles:
 
 @dataclass(frozen=True, slots=True)
 class StreamedListing:
-    """The parts of a streamed folder in order, and additional facts as JSON values.
+    """The image files of each part of a streamed folder, and additional facts as JSON values.
 
     `folders` are the paths of all folders that were listed.
     """

@@ -17,7 +17,7 @@ from eatnas_training.data.streaming import open_streamed
 from eatnas_training.error_messages import unreadable
 
 THREADS_VARIABLE: Final = "EATNAS_DECODE_THREADS"
-"""The environment variable for the number of decoding threads in each worker. It does not change results."""
+"""The environment variable for the number of decoding threads in each worker. The number does not change results."""
 
 
 def load_data(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> LoadedData:
@@ -38,7 +38,7 @@ def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = F
 
 
 def forget_loaded_data(data: Mapping[str, Any]) -> None:
-    """Let the next call of `load_data` look at all files of a `DataSpec` again."""
+    """Make the next call of `load_data` look at all files of a `DataSpec` again."""
     _loaded_last.clear()
     if is_file_set(str(data["name"])):
         forget_listing(data)
@@ -53,7 +53,7 @@ def _load(data: Mapping[str, Any], device: str, final_model: bool) -> Steps[Load
         if files is None:
             return (yield from load_resident(data, device, final_model=final_model))
         return open_streamed(files, device, _decode_threads())
-    except OSError as error:  # for example, no access to the folder above the images
+    except OSError as error:  # for example, the folder above the images is not accessible
         raise unreadable(error, data.get("root")) from error
 
 

@@ -41,7 +41,7 @@ def open_map_style(data: Mapping[str, Any], *, train: bool, download: bool = Fal
     name = str(data["name"])
     source, rest = split_source(name)
     root, options = data_root(data), dict(data.get("options") or {})
-    # Load the plug-in before the check for random draws: an import may draw, because it happens only once in each
+    # Load the plug-in outside the check for random draws: an import may draw, because it happens only once in each
     # process.
     load = None if source else _load_plugin(name)
     with refuse_global_draws(name):

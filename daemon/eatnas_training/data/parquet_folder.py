@@ -24,7 +24,9 @@ LABEL_COLUMNS: Final = ("label", "labels", "class", "cls", "target", "fine_label
 
 
 class ParquetImages:
-    """The images and labels of Parquet files in order. Keeps one row group in memory at a time."""
+    """The images and labels of several Parquet files, in the order of the files. Keeps one row group in memory at a
+    time.
+    """
 
     def __init__(self, files: Sequence[Path], image: str, label: str, label_numbers: Mapping[str, int]) -> None:
         self._files = [_open_file(file) for file in files]
@@ -53,7 +55,7 @@ class ParquetImages:
 def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bool) -> ImageDataset | None:
     """Open one part of a folder; return None if it has no test part.
 
-    `options` may name the columns as `image` and `label`, and set `channels`. Raises `DataError`, or an exception of
+    `options` may name the columns as `image` and `label`, and set `channels`. Raises `DataError`, or an exception from
     pyarrow.
     """
     if not path:
@@ -169,5 +171,5 @@ def _class_names(
 def _decode(cell: Any) -> Image.Image:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, bytes):
-        raise ValueError("its cell holds no bytes of an image file; store the data set with its images embedded")
+        raise ValueError("the cell does not contain an encoded image; store the data set with its images embedded")
     return Image.open(io.BytesIO(content))

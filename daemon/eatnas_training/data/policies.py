@@ -1,6 +1,8 @@
-"""Draw the operations of RandAugment and TrivialAugment with torchvision's magnitudes, keyed by the batch.
+"""Draw the operations of RandAugment and TrivialAugment with torchvision's magnitudes. The key of a batch determines
+its draws.
 
-torchvision's own transforms draw from torch's global generator, which the decoding threads would use in random order.
+torchvision's own transforms draw from torch's global generator, which the decoding threads would use in an
+unpredictable order.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """The range of magnitudes from `low` to `high`. If `scaled` is true, they are shares of the image's side."""
+    """The range of magnitudes from `low` to `high`. If `scaled` is true, magnitudes are shares of the image's side."""
 
     low: float = 0.0
     high: float = 0.0

@@ -1,4 +1,4 @@
-"""The operations of RandAugment and TrivialAugment by name, computed by torchvision."""
+"""A mapping from names to the operations of RandAugment and TrivialAugment, which torchvision computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Detect draws from global random generators. Code that draws from them has different results in each process."""
+"""Detect draws from global random generators. Code that draws from such a generator gives different results in each
+process.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from eatnas_db.errors import DataError
 
 @contextmanager
 def refuse_global_draws(name: str) -> Iterator[None]:
-    """Raise `DataError` if a data set draws from a global generator in this context. Restore all generators."""
+    """Raise `DataError` if a data set draws from a global generator in this context. At the end, restore all
+    generators.
+    """
     with watch_global_draws() as drawn:
         yield
     if drawn:
@@ -26,9 +30,8 @@ def refuse_global_draws(name: str) -> Iterator[None]:
 
 @contextmanager
 def watch_global_draws() -> Iterator[list[str]]:
-    """Yield a list. When the context ends, it holds the libraries from whose global generators the code has drawn.
-
-    At the end, restore all generators.
+    """Yield a list. When the context ends, add to the list the libraries from whose global generators the code has
+    drawn, and restore all generators.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     drawn: list[str] = []

@@ -22,7 +22,9 @@ from eatnas_training.data.folder_content import Steps
 
 @dataclass(frozen=True, slots=True)
 class ResidentPart:
-    """A part on a device: images uint8 `[N, C, H, W]`, labels int64 `[N]`, and `mean` and `scale` `[1, C, 1, 1]`."""
+    """A part of a data set on a device: images uint8 `[N, C, H, W]`, labels int64 `[N]`, and `mean` and `scale` `[1, C,
+    1, 1]`.
+    """
 
     images: Tensor
     labels: Tensor
@@ -73,7 +75,9 @@ def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = F
 def channel_statistics(
     images: Bytes,
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
-    """Return the mean and 1 / deviation of each channel, `[1, C, 1, 1]`, from exact counts of the 256 values."""
+    """Return the mean and 1 / deviation of each channel, `[1, C, 1, 1]`, computed from exact counts of the 256 pixel
+    values.
+    """
     values = np.arange(256, dtype=np.float64)
     means, scales = [], []
     for channel in range(images.shape[1]):

@@ -45,9 +45,10 @@ DIGEST_LINES = 10_000
 class StreamedFiles:
     """The files of a streamed data set. `digest` covers their names and sizes, not their content.
 
-    `held_out` has the validation images. For a final model, it has the test images, and `train` has the training and
-    the validation images. `state` describes the training folder: the digest of its parts in a search, and the digests
-    of all its files. `skipped` are the names of unreadable files that are left out.
+    `held_out` has the validation images. For a final model, `held_out` has the test images, and `train` has the
+    training and the validation images. `state` has the digest that a search computes for its training and validation
+    images, and the digests of all files of the training folder. `skipped` contains the names of the unreadable files,
+    which are left out.
     """
 
     train: ImageFiles
@@ -61,7 +62,7 @@ class StreamedFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A folder, the state of its files, and the files that remain if the spec skips unreadable files."""
+    """A folder, the state of its files, and the indices of the files that are not skipped."""
 
     folder: ImageFolder
     times: FileTimes
@@ -69,10 +70,10 @@ class _Part:
     skipped: tuple[str, ...]
     digest: str
     may_change: bool = False
-    """Whether one of the files is skipped because of an error that may be temporary."""
+    """Whether a file is skipped because of an error that may be temporary."""
 
     def select(self, positions: Integers) -> Integers:
-        """Return the indices of files, given by their positions among the readable files."""
+        """Convert positions among the readable files to indices of the folder's files."""
         selected: Integers = self.readable[positions]
         return selected
 
@@ -80,8 +81,8 @@ class _Part:
 def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -> StreamedFiles | None:
     """List the files of a streamed `DataSpec`. Return None for a data set that fits into memory.
 
-    ImageNet is always streamed. Another folder is streamed if its training images exceed `RESIDENT_BYTES`. With
-    `final_model`, list the parts for a final model. Raises `DataError`.
+    ImageNet is always streamed. Any other data set of image files is streamed if its training images would take more
+    than `RESIDENT_BYTES` in memory. With `final_model`, list the parts for a final model. Raises `DataError`.
     """
     return run_to_end(listing_steps(data, final_model=final_model))
 
@@ -91,10 +92,10 @@ def listing_steps(
 ) -> Steps[StreamedFiles | None]:
     """Do the same as `list_streamed_files`, and yield the progress.
 
-    If the spec skips unreadable files, this reads all files.
+    If the spec skips unreadable files, this function reads all files.
 
-    With `reuse`, take the listing from the cache if no folder has changed since it was stored. Folders with fewer than
-    `min_files` files are not cached.
+    With `reuse`, take the listing from the cache if no folder has changed since the listing was stored. Listings of
+    fewer than `min_files` files are not stored.
     """
     name = str(data["name"])
     get_data_set(name)

@@ -106,7 +106,7 @@ class StreamedPart:
 
 
 def open_streamed(files: StreamedFiles, device: str, threads: int) -> LoadedData:
-    """Return a data set whose images `threads` threads decode."""
+    """Return a data set whose images are decoded by a pool of `threads` threads."""
     decoders = DecoderPool(threads)
     train, held_out = (StreamedPart(part, files.side, device, decoders) for part in (files.train, files.held_out))
     return LoadedData(train, held_out, Task(files.side, 3, files.classes), files.digest, files.state)

@@ -13,16 +13,16 @@ from eatnas_db.errors import DataError
 SPLITS: Final = {True: ("train", "trainval", "train-standard"), False: ("test", "val", "valid")}
 """The values of torchvision's argument `split` that are tried for the training and the test part, in order."""
 CHANNELS: Final = "channels"
-"""The one option that is not an argument of torchvision. The value 3 converts grey images to RGB."""
+"""The only option that is not passed to the class of torchvision. The value 3 converts grey images to RGB."""
 
 
 def open_torchvision(
     name: str, root: Path, options: dict[str, Any], *, train: bool, download: bool
 ) -> ImageDataset | None:
-    """Open one part of a data set of torchvision; return None if it has no test part.
+    """Open one part of a data set of torchvision; return None if the data set has no test part.
 
-    `options` has additional arguments for the class, and may have `channels`. Raises `DataError`, or an exception of
-    the class.
+    `options` has additional arguments for the class, and may have `channels`. Raises `DataError`, or any exception that
+    the class raises.
     """
     cls = _find_class(name)
     channels = options.pop(CHANNELS, None)
@@ -72,7 +72,7 @@ def _list_parameters(cls: type) -> list[str]:
 
 
 def _open_split(cls: Any, arguments: dict[str, Any], splits: tuple[str, ...]) -> Any:
-    """Open the first of these splits that the class knows. Return None if it knows none."""
+    """Open the first of these splits that the class knows. Return None if the class knows none of them."""
     refused: ValueError | None = None
     for split in splits:
         try:

@@ -40,7 +40,9 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefi
 
 
 def restore_network(state: Mapping[str, Tensor], *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
-    """Return a network in evaluation mode with the weights `state`. Raises `ValueError` if the weights do not fit."""
+    """Return a network in evaluation mode with the weights `state`. Raises `ValueError` if the weights do not fit the
+    network.
+    """
     network = build(macro.parse(architecture), macro, task)
     try:
         network.load_state_dict(dict[str, Any](state))

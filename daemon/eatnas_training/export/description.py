@@ -19,7 +19,7 @@ FORMAT: Final = "1"
 MAX_COUNT: Final = 100_000_000
 """The largest resolution, number of channels, and number of classes that a description may have."""
 _AS_TEXT: Final = ("search", "architecture")
-"""The fields that are stored as text. All other fields are stored as JSON."""
+"""The fields that are stored as plain strings. All other fields are stored as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Preprocessing:
     """The steps from an image to the input of a network, float32 `[channels, resolution, resolution]`.
 
     Convert to `mode` (Pillow's `L` or `RGB`), take the center square whose side is `crop` of the image's shorter side,
-    and resize it with antialiased bilinear `interpolation`. `rounding` is the way in which values become whole numbers:
-    `once` at the end, or `pillow`, as in `Image.resize` with `crop` as its box. Divide by 255, subtract `mean`, and
-    divide by `deviation`, one number for each channel.
+    and resize it with antialiased bilinear `interpolation`. `rounding` tells how values are rounded to integers: `once`
+    after resizing, or `pillow`, as in `Image.resize` with the crop as its `box`. Divide by 255, subtract `mean`, and
+    divide by `deviation`. `mean` and `deviation` have a number for each channel.
     """
 
     mode: str
@@ -70,7 +70,7 @@ class ModelDescription:
 
     @property
     def network_macro(self) -> SpaceDefinition:
-        """Return the space in the form that the builder of networks takes."""
+        """Return the space as an argument for `building.build`."""
         return read_space(self.macro)
 
     def require_macro(self, purpose: str) -> Macro:
@@ -83,7 +83,7 @@ class ModelDescription:
 
     @property
     def network_task(self) -> Task:
-        """Return the task in the form that the builder of networks takes."""
+        """Return the task as an argument for `building.build`."""
         return Task(**self.task)
 
     def to_metadata(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`python -m eatnas_training.export.exporting`: write a trained model in several formats, each verified.
+"""`python -m eatnas_training.export.exporting`: write a trained model in several formats, and verify each file.
 
 The program reads an `ExportRequest` as JSON from stdin, and prints a JSON list with a `VerifiedFile` for each format.
 After an error, it prints one line on stderr and writes no file.
@@ -77,7 +77,7 @@ def export_model(request: ExportRequest, writers: Mapping[str, Writer] = WRITERS
         _require_recorded(request, images, reference)
         network = network.to(memory_format=torch.contiguous_format)
         folder = next(iter(targets.values())).parent
-        # Rename all files at the end, after their verification, so that no file is ever half-written.
+        # Rename the files only after all of them are verified, so that no target is ever half-written.
         with tempfile.TemporaryDirectory(prefix=".eatnas-export-", dir=folder) as staging:
             staged = {name: Path(staging) / path.name for name, path in targets.items()}
             for name, path in staged.items():

@@ -1,4 +1,4 @@
-"""Compute the feature maps that the stages of a network give, as input for detectors and other networks."""
+"""Compute the feature maps of a network's stages, which detectors and other networks take as input."""
 
 from __future__ import annotations
 

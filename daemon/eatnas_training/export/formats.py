@@ -1,4 +1,4 @@
-"""Return a network as the content of a file in each format. The file also holds the network's description."""
+"""Convert a network and its description to the content of a file, with one function for each format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OUTPUT: Final = "logits"
 
 
 def write_safetensors(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return the weights under the names of the state dict."""
+    """Return a safetensors file that holds the weights under their names in the state dict."""
     from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -31,7 +31,7 @@ def write_safetensors(network: nn.Module, description: ModelDescription) -> byte
 
 
 def write_pt2(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return an archive of the program that `torch.export` makes with a dynamic batch size."""
+    """Export the network with `torch.export` and a dynamic batch size, and return the archive."""
     buffer = io.BytesIO()
     extra_files = {PT2_DESCRIPTION: json.dumps(description.to_metadata())}
     torch.export.save(_export_program(network, description), buffer, extra_files=extra_files)
@@ -39,7 +39,7 @@ def write_pt2(network: nn.Module, description: ModelDescription) -> bytes:
 
 
 def write_onnx(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return the graph that torch's ONNX exporter makes with a dynamic batch size."""
+    """Export the network with torch's ONNX exporter and a dynamic batch size, and return the ONNX file."""
     program = torch.onnx.export(
         _export_program(network, description),
         dynamo=True,

@@ -72,7 +72,9 @@ def _of_network(network: nn.Module, description: ModelDescription, *, features_o
 
 
 def _finish(module: nn.Module, description: ModelDescription) -> nn.Module:
-    """Set the attributes of a loaded model. They must not be submodules, which the state dict would contain."""
+    """Set the attributes of a loaded model. Write them to `__dict__`, because the state dict would contain attributes
+    that are registered as submodules.
+    """
     module.__dict__["preprocess"] = ImageTransform(description.preprocessing)
     module.__dict__["classes"] = description.classes
     module.__dict__["description"] = description

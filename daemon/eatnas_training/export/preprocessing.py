@@ -1,4 +1,4 @@
-"""Convert an image to the input of a network, with the same bits as in the training."""
+"""Convert an image to the input of a network, bit for bit as in training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from eatnas_training.export.description import Preprocessing
 
 
 class ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """A torchvision transform from an image, or uint8 `[C, H, W]`, of any size to float32 `[C, side, side]`."""
+    """A torchvision transform that converts a PIL image or a uint8 `[C, H, W]` of any size to float32 `[C, side,
+    side]`.
+    """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        # Use the same float32 mean and scale of each channel as the training, to get the same bits. Streamed data sets,
-        # whose values Pillow rounds, compute them in float32, which may change the last bit of the scale.
+        # Use the same float32 mean and scale of each channel as the training, to get the same bits. Training on a
+        # streamed data set, whose `rounding` is `pillow`, computes the scale in float32, which may change its last bit.
         computed = torch.float32 if preprocessing.rounding == "pillow" else torch.float64
         self._mean, self._scale = (
             (torch.tensor(values, dtype=computed) * 255).pow(power).to(torch.float32).reshape(-1, 1, 1)
@@ -37,7 +39,7 @@ class ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no 
         return (pixels.to(torch.float32) - self._mean) * self._scale
 
     def extra_repr(self) -> str:
-        """Return the settings, for `print`."""
+        """Return the settings, which `repr` of the module shows."""
         return str(self.preprocessing)
 
 

@@ -1,4 +1,4 @@
-"""Run a function as a program: print its result as JSON on stdout, or an error that a user can fix as one line on
+"""Run a function as a program: print its result as JSON on stdout. If the user can fix an error, print one line on
 stderr.
 """
 

@@ -1,4 +1,6 @@
-"""Load the validation images of a model, normalized as in its training, and the preprocessing for other images."""
+"""Load the validation images of a model, normalized as in the model's training, and describe the preprocessing for
+other images.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ BATCH_IMAGES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class ValidationImages:
-    """The validation images of a data set, its classes, and the preprocessing of images."""
+    """The validation images and the classes of a data set, and the preprocessing of its images."""
 
     part: DataPart
     preprocessing: Preprocessing
@@ -48,9 +50,9 @@ def load_validation(
 ) -> ValidationImages:
     """Load the validation images of a `DataSpec`, never its test images.
 
-    With `final`, normalize the images as for a final model, which was trained on them too. Images are resized to
-    `end_resolution`, the side in the last epochs of the training, if it is given. Raises `DataError` if the data set
-    has changed since the search was created.
+    With `final`, normalize the images as for a final model, which is also trained on the validation images. If
+    `end_resolution`, the side in the final epochs of the training, is given, resize the images to this side. Raises
+    `DataError` if the data set has changed since the search was created.
     """
     loaded = load_data(data, "cpu")
     if loaded.task != task or loaded.digest != digest:

@@ -26,7 +26,9 @@ from eatnas_training.export.validation_images import ValidationImages, load_vali
 
 TOLERANCE: Final = 1e-4
 LARGE_LOGIT: Final = 30.0
-"""For logits above this value, the tolerance grows in proportion to the logits, because float32 has seven digits."""
+"""For logits above this value, the tolerance grows in proportion to the logits, because float32 has about seven
+significant digits.
+"""
 LOW_PRECISION_SHARE: Final = 0.02
 """The share of the largest logit by which arithmetic of a lower precision than float32 may change a logit."""
 
@@ -40,7 +42,7 @@ class DataRequest:
     digest: str
     final: bool
     end_resolution: int | None = None
-    """The side of the images in the last epochs of the model's training, if it differs from the task's."""
+    """The side of the images in the final epochs of the model's training, if it differs from the side in `task`."""
 
     def load(self) -> ValidationImages:
         """Load the images. Raises `DataError`."""
@@ -136,7 +138,7 @@ def main() -> list[dict[str, Any]]:
     data = DataRequest(**json.loads(sys.stdin.readline()))
     images = data.load()
     line = sys.stdin.readline()
-    if not line:  # the export has failed
+    if not line:  # the export has failed before it wrote the files
         return []
     files = FilesRequest(**json.loads(line))
     reference = torch.from_numpy(np.load(files.reference))

@@ -1,9 +1,9 @@
 """Copy weights between layers of different width, kernel size and depth (Net2WiderNet of Chen et al., 2016; kernel
 growth).
 
-A channel map is an int64 tensor `[channels of the child]`. For each channel of the child, it has the index of the
-parent's channel that this channel continues, or `NEW`. Weights from new channels to inherited channels are 0, so that
-the inherited channels compute the same as in the parent. New channels keep their initial weights.
+A channel map is an int64 tensor `[channels of the child]`. For each channel of the child, the map has the index of the
+parent's channel that the child's channel continues, or `NEW`. Weights from new channels to inherited channels are 0, so
+that the inherited channels compute the same as in the parent. New channels keep their initial weights.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class WeightCopier:
     def map_channels(self, importance: Tensor, count: int) -> Tensor:
         """Return the channel map of `count` channels: all of the parent's channels and then new ones.
 
-        If `count` is smaller than the parent's number of channels, keep the most important channels in their order.
-        `importance` has one value for each channel of the parent.
+        If `count` is smaller than the parent's number of channels, keep the most important channels in their original
+        order. `importance` has one value for each channel of the parent.
         """
         available = len(importance)
         if count >= available:
@@ -79,9 +79,10 @@ class WeightCopier:
     def copy_block(
         self, old: list[LayerParts], new: list[LayerParts], inputs: Tensor, outputs: Tensor, moments: Moments
     ) -> None:
-        """Copy the layers that both blocks have. Additional layers of the child start as the identity.
+        """Copy the layers that exist in the old and in the new block. Additional layers of the child start as the
+        identity.
 
-        `moments` are the moments of the child's input to the block.
+        `moments` are the moments of the new block's input.
         """
         self.exact &= len(new) >= len(old)
         for old_layer, new_layer in zip(old, new, strict=False):
@@ -135,7 +136,7 @@ class WeightCopier:
     def _copy_shortcut(
         self, old: LayerParts, new: LayerParts, inputs: Tensor, outputs: Tensor, moments: Moments
     ) -> None:
-        """Copy a bypass, convert an identity to a bypass, or start a new bypass at zero."""
+        """Copy a bypass, convert an identity to a bypass, or initialize a new bypass to zero."""
         if not new.bypass:
             self.exact &= new.identity == old.identity and not old.bypass
         elif old.bypass:

@@ -14,7 +14,9 @@ from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec
 def inherit_equal_tensors(
     parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: nn.Module, child: NetworkSpec
 ) -> Inheritance:
-    """Copy the parent's tensors of equal name and shape into `model`, the newly initialized network of `child`."""
+    """Copy the parent's tensors into `model`, the newly initialized network of `child`, wherever name and shape are
+    equal.
+    """
     state = model.state_dict()
     fitting = {name: tensor for name, tensor in parent_state.items() if _fits(state.get(name), tensor)}
     with torch.no_grad():
@@ -31,7 +33,7 @@ def inherit_equal_tensors(
 
 
 def copy_equal_layer(parent: nn.Module, child: nn.Module, layer: Layer) -> int:
-    """Copy tensors of equal name and shape from a parent's layer to the child's layer.
+    """Copy tensors from a parent's layer to the child's layer, wherever name and shape are equal.
 
     Return the number of copied parameters.
     """

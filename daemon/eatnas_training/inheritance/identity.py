@@ -1,4 +1,4 @@
-"""Let layers and batch norms compute the identity, for added depth (Net2DeeperNet of Chen et al., 2016) and new
+"""Make layers and batch norms compute the identity, for added depth (Net2DeeperNet of Chen et al., 2016) and new
 shortcuts.
 """
 
@@ -15,7 +15,7 @@ from eatnas_training.inheritance.network_parts import LayerParts
 NEAR_ZERO_GAMMA: Final = 0.01
 """The gamma of the last batch norm in a layer that is appended to a SepConv block with skip.
 
-With 0, the next ReLU would pass no gradient.
+With a gamma of 0, the next ReLU would pass no gradient.
 """
 
 
@@ -57,8 +57,8 @@ def _set_identity_weights(layer: LayerParts, inputs: Moments) -> None:
 
 
 def set_identity_norm(norm: nn.BatchNorm2d, channels: Tensor, moments: Moments) -> None:
-    """Make a batch norm the identity on `channels`: exactly in eval mode, and in training mode if the moments are
-    right.
+    """Make a batch norm the identity on `channels`: exactly in eval mode, and in training mode as far as the inputs
+    have these moments.
     """
     gamma = (moments.var + norm.eps).sqrt()
     values = {"weight": gamma, "bias": moments.mean, "running_mean": moments.mean, "running_var": moments.var}

@@ -16,7 +16,8 @@ from eatnas_training.inheritance.transfer import NetworkSpec
 
 
 def read_initial_weights(source: InitialWeights) -> TrainedNetwork:
-    """Read the weights from the checkpoint of a final model, or their moving average if it has one.
+    """Read the weights from the checkpoint of a final model, or the moving average of the weights if the checkpoint has
+    one.
 
     Raises `DataError` if no file has the recorded digest. The host then sets the search aside, because another host may
     have the file.

@@ -55,7 +55,7 @@ class LayerParts:
 
     @property
     def separable(self) -> bool:
-        """Whether this is a SepConv."""
+        """Whether the layer is a SepConv."""
         return len(self.body) == 2
 
     @property

@@ -41,8 +41,8 @@ def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[A
     """Return the nearest ancestor with weights, and the assignments of the later ancestors that must be trained again,
     oldest first.
 
-    The ancestor is None if all ancestors must be trained again, the first of them from scratch. Raises
-    `ParentMissingError` if the first ancestor itself inherits weights.
+    The ancestor is None if all ancestors in the list must be trained again, the oldest of them from scratch. Raises
+    `ParentMissingError` if this oldest ancestor cannot be trained from scratch, because it inherits weights.
     """
     missing: list[Assign] = []
     for number in reversed(range(len(assign.ancestors))):
@@ -64,12 +64,12 @@ def inherit_from(
     """Write the parent's weights into a newly initialized network. Return the inherited share and the logit distance.
 
     The distance is the root mean square difference of the logits of child and parent, in standard deviations of the
-    parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. It is None if the tasks differ, if it
-    is not finite, and for final models.
+    parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. The distance is None if the tasks
+    differ, if it is not finite, and for final models.
     """
     child = spec_of(assign)
     # Make the weights contiguous: weights from a file and from a training in this process may differ in memory layout,
-    # which changes the order of sums and so the bits.
+    # which would change the order of sums and thereby the bits of the result.
     weights = {name: tensor.contiguous() for name, tensor in parent.weights.items()}
     inheritance = inherit(weights, parent.spec, model, child)
     if parent.spec.task != child.task or assign.final_model:  # a final model's held-out images are test images

@@ -40,8 +40,8 @@ class Inheritance:
     """The result of a transfer of weights.
 
     `share` is the share of the child's parameters, by elements, that are copied from the parent. `exact` is true if the
-    child in eval mode computes its parent's logits, up to rounding. `reinitialized_blocks` are the numbers, from 1, of
-    the blocks that inherit nothing.
+    child in eval mode computes its parent's logits, up to rounding. `reinitialized_blocks` has the numbers, counted
+    from 1, of the blocks that inherit nothing.
     """
 
     share: float

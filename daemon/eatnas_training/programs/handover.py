@@ -12,14 +12,14 @@ from eatnas_protocol.messages import Report
 from eatnas_training.programs.errors import InvalidReportError, ProgramStoppedError
 
 END_SECONDS: Final = 10.0
-"""The time for a function to end after it was stopped."""
+"""The time, in seconds, in which a function must end after it is asked to stop."""
 Steps = Callable[[], Iterator[Report]]
 
 
 class Handover:
     """A function that runs in a new thread while the generator `reports` waits for it.
 
-    Only one of the two runs at any time: the function waits in `perform` until the generator has done its steps.
+    Only one of the two runs at any time: the function waits in `perform` while the generator runs the given steps.
     """
 
     def __init__(self, function: Callable[[], None], monotonic: Callable[[], float]) -> None:
@@ -49,7 +49,9 @@ class Handover:
         return not self._thread.is_alive()
 
     def reports(self) -> Iterator[Report]:
-        """Start the function. Yield the reports of its steps until the function ends or is stopped."""
+        """Start the function. Yield the reports of the steps that the function passes to `perform`, until the function
+        ends or is stopped.
+        """
         self._consumer = threading.get_ident()
         self._thread.start()
         try:
@@ -68,7 +70,8 @@ class Handover:
         return steps
 
     def perform(self, steps: Steps) -> None:
-        """Let the generator yield the reports of some steps. The function calls this method, from any of its threads.
+        """Run `steps` in the generator, which yields their reports. Only the function calls this method, from any of
+        its threads.
 
         Raises `ProgramStoppedError` if the training must stop, and any exception of the steps.
         """

@@ -31,7 +31,7 @@ class CandidateNetwork:
         return str(self.architecture)
 
     def build(self) -> nn.Module:
-        """Return the network on the CPU, with the initial weights of the task's seed."""
+        """Return the network on the CPU, with the initial weights that the task's seed determines."""
         return build_network(self._assign)
 
 

@@ -21,12 +21,13 @@ _STATES: Final[Mapping[str, Callable[[], Any]]] = {
     "a changed default device of torch": lambda: str(torch.get_default_device()),
     "a changed precision of torch's matrix products": torch.get_float32_matmul_precision,
 }
-"""The parts of the process's state that a program can change, with the description of a change as the key.
+"""Functions that read the parts of the process's state that a program can change. Each key describes a change of its
+part.
 
 Environment variables and `sys.path` are left out, because many libraries change them when they are imported.
 """
 END_SECONDS: Final = 0.2
-"""The time to wait for threads and child processes that are about to end."""
+"""The time, in seconds, to wait for threads and child processes that are about to end."""
 
 
 class ProcessState:
@@ -56,7 +57,7 @@ class ProcessState:
         return ", ".join(part for part in found if part)
 
     def _wait_for_threads(self) -> list[threading.Thread]:
-        """Return the new threads that do not end soon."""
+        """Return the new threads that do not end within `END_SECONDS`."""
         deadline = time.monotonic() + END_SECONDS
         new = [thread for thread in threading.enumerate() if thread not in self._threads and not _is_harmless(thread)]
         for thread in new:

@@ -12,7 +12,7 @@ from eatnas_training.programs.errors import InvalidReportError
 
 MAX_METRICS: Final = 32
 COLUMNS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
-"""The metrics of an epoch that have their own columns."""
+"""The metrics of an epoch that have their own columns in the record."""
 
 
 def check_metrics(metrics: Mapping[str, Any], *, epoch: int, objective: str) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Keep the global random generators repeatable while a user's own training function runs.
 
-Layers and dropout draw from torch's global generator, so it is seeded at each position of the training. A function must
-not draw from the global generators of `random` and NumPy, because nothing restores them when a training resumes.
+Layers and dropout draw from torch's global generator, so this generator is seeded after each epoch and each checkpoint.
+A function must not draw from the global generators of `random` and NumPy, because nothing restores them when a training
+resumes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class GlobalGenerators:
         self._states = _read_states()
 
     def seed_for(self, epoch: int, checkpoint: int) -> None:
-        """Seed torch's generators for the part of an epoch after its checkpoint number `checkpoint`."""
+        """Seed torch's generators from the number of the current epoch and the number of its checkpoints so far."""
         torch.manual_seed(derive_seed(self._seed, "program", epoch, checkpoint))
 
     def require_unused(self) -> None:

@@ -170,7 +170,7 @@ class ProgramTraining:
         return self._runner.data
 
     def _load(self) -> Generator[Report, None, bool]:
-        """Load the images if the spec names a data set. Return False if stopped."""
+        """Load the images if the spec names a data set. Return False if a stop is requested."""
         if not self._has_data:
             return True
         for progress in self._runner.load_steps():

@@ -23,9 +23,10 @@ MAX_BATCHES: Final = 2**53
 
 
 class TrainingReport:
-    """The connection of a program to the record. It is the program's argument `report`.
+    """The argument `report` of a program, which connects the program to the record.
 
-    `identity` has all values that decide the bits of the training. A checkpoint with another identity is not used.
+    `identity` has all values that determine the bits of the training's result. A checkpoint with another identity is
+    not used.
     """
 
     def __init__(
@@ -52,13 +53,13 @@ class TrainingReport:
 
     @property
     def finished_epochs(self) -> int:
-        """The number of reported epochs, including epochs before a resumption. It is the number of the next epoch."""
+        """The number of reported epochs, including epochs before a resumption. The next epoch has this number."""
         return len(self._epochs)
 
     def resume(self) -> Any:
         """Return the state of the newest checkpoint of this candidate, or None if the training starts from scratch.
 
-        Call it once, before the first `epoch` and `checkpoint`. Tensors are on the CPU.
+        Call this method once, before the first call of `epoch` or `checkpoint`. Tensors are on the CPU.
         """
         self._require_own_turn()
         if self._began:
@@ -79,7 +80,7 @@ class TrainingReport:
         return found[-1] if found else None
 
     def epoch(self, number: int, /, **metrics: Any) -> None:
-        """Report the metrics of an epoch. Epochs are numbered from 0, and `training.epochs` is their number.
+        """Report the metrics of an epoch. Epochs are numbered from 0, and `training.epochs` is the number of epochs.
 
         The metrics must include the search's `objective.metric`. The metrics of the last epoch are the scores of the
         candidate.
@@ -94,7 +95,8 @@ class TrainingReport:
         def steps() -> Iterator[Report]:
             yield self._epochs[-1]
             request = self._stop_request()
-            # A program that saves its state calls `checkpoint` next, and stops after that.
+            # On the first request for a release, do not stop yet: a program that saves its state calls `checkpoint`
+            # next, which saves and stops.
             if request is StopRequest.CANCEL or self._releasing:
                 self.handover.stop()
             self._releasing = request is StopRequest.RELEASE
@@ -154,7 +156,9 @@ class TrainingReport:
         self.handover.perform(steps)
 
     def _require_own_turn(self) -> None:
-        """Raise `InvalidReportError` for a call that would block forever, or after a draw from a global generator."""
+        """Raise `InvalidReportError` if a call would block forever, or if the program has drawn from a global
+        generator.
+        """
         self.handover.require_own_turn()  # checked first, because a fork changes the state of Python's generator
         self._generators.require_unused()
 
