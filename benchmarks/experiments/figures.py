@@ -43,10 +43,10 @@ STYLES: Final = {
     "optuna-tpe": ArmStyle("Optuna TPE", "#56B4E9", "-."),
 }
 VARIATIONS: Final = {
-    "transfer": "elastic transfer as it is: a small search of 32, 3 blocks perturbed, population 8",
-    "after-64": "after a small search of 64",
-    "after-16": "after a small search of 16",
-    "after-8": "after a small search of 8, its first population",
+    "transfer": "the default: a small search of 32 candidates, 3 blocks perturbed, population 8",
+    "after-64": "a small search of 64 candidates",
+    "after-16": "a small search of 16 candidates",
+    "after-8": "a small search of 8 candidates, which are its initial population",
     "blocks-1": "1 block perturbed",
     "blocks-2": "2 blocks perturbed",
     "population-12": "population 12, tournament 6",
@@ -119,8 +119,8 @@ def summarize(runs: Runs) -> str:
     lines = [
         "# All tables of the arms",
         "",
-        "Written by `benchmarks/experiments/figures.py` from the rows of each arm. "
-        "[The main page](index.md) discusses the tables.",
+        "`benchmarks/experiments/figures.py` writes these tables from the rows of each arm. Figures are medians over "
+        "the seeds, with the range in parentheses. [The main page](index.md) discusses the tables.",
         "",
         "| arm | seeds | compute, core minutes | images x mult-adds, 10^12 "
         "| best 8 at the end | population mean | winner by the re-evaluation |",
@@ -146,8 +146,8 @@ def compare_compute(runs: Runs, labels: Mapping[str, str], unit: str) -> str:
     scratch = {run.seed: run for run in runs["scratch"]}
     lines = [
         "",
-        f"Compute ({unit}) until an arm reaches the final quality, or almost the final quality, of the search from "
-        "scratch with the same seed, relative to the whole compute of that search:",
+        f"The table shows the compute ({unit}) until an arm reaches the final quality of the search from scratch with "
+        "the same seed, or a quality slightly below it, relative to the whole compute of the search from scratch:",
         "",
         "| arm | " + " | ".join(f"final quality − {gap:g}" if gap else "final quality" for gap in QUALITY_GAPS) + " |",
         "|---" * (len(QUALITY_GAPS) + 1) + "|",
