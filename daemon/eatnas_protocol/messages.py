@@ -1,6 +1,6 @@
 """The messages between the supervisor and a worker process, as frozen dataclasses.
 
-Every message about a training carries its fencing token (candidate, attempt).
+Every message about a training carries the training's fencing token (candidate, attempt).
 """
 
 from __future__ import annotations

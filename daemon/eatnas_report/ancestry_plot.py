@@ -114,7 +114,7 @@ def _draw_candidates(axes: Axes, panels: Sequence[_Panel], births: Sequence[Scor
 
 
 def _draw_line(axes: Axes, panels: Sequence[_Panel], line: Sequence[LineageEntry]) -> None:
-    """Draw the scored ancestors with their ids, and a line from each to its child."""
+    """Draw the scored ancestors with their ids, and a line from each ancestor to its child."""
     panel_of = {panel.search: panel for panel in panels}
     scored = [
         (relative, panel_of[relative.search].offset + relative.birth, relative.fitness)

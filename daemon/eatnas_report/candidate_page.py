@@ -33,7 +33,7 @@ MAX_TRACEBACK_CHARACTERS: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class CandidateData:
-    """A candidate with its search, its network, its learning curve and its ancestors, newest first.
+    """A candidate with its search, its network, its learning curve and its ancestors (newest first).
 
     `lineage` and `related` (the other children of the ancestors) may be samples. `generations` and `related_total`
     count all candidates, including those that are not in the samples.

@@ -99,7 +99,9 @@ class Training:
 
     @property
     def device_seconds(self) -> float:
-        """The seconds in steps since the assignment, including the steps of ancestors that are trained again."""
+        """The time spent in steps since the assignment, in seconds, including the steps of ancestors that are trained
+        again.
+        """
         return self.runner.device_seconds + self._ancestor_seconds
 
     def run(self) -> Iterator[Report | None]:

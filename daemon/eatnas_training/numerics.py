@@ -26,7 +26,8 @@ def use_deterministic_arithmetic(*, compiled: bool = False) -> None:
     if compiled:
         # This call imports torch's compiler, which takes seconds and 150 MB.
         torch.use_deterministic_algorithms(True)
-    # Do not fill new memory with NaN: this takes a tenth of a step, and affects only code that reads unwritten memory.
+    # Do not fill new memory with NaN: this takes a tenth of the time of a step, and affects only code that reads
+    # unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # TF32 would be a third precision besides float32 and bfloat16. An environment variable can enable TF32 for matrix
     # products.

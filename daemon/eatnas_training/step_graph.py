@@ -65,7 +65,7 @@ class StepGraph:
             self._stream = None
 
     def _capture(self, step: Callable[[], None], optimizer: torch.optim.Optimizer, stream: torch.cuda.Stream) -> None:
-        """Capture the step, without computing it. If the capture fails, all later steps are called."""
+        """Capture the step, without computing it. If the capture fails, all later steps are ordinary calls."""
         optimizer.zero_grad(set_to_none=True)  # the graph allocates its own gradients
         graph = torch.cuda.CUDAGraph()
         try:

@@ -39,7 +39,7 @@ Clock = Callable[[], float]
 
 
 class Exchange(Protocol):
-    """The exchange between the processes of a training on several devices in each step."""
+    """The exchange, in each step, between the processes of a training on several devices."""
 
     def begin_step(self) -> None:
         """Tell the other processes to begin the next step."""

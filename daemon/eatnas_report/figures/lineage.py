@@ -46,7 +46,7 @@ class HasLineage(Protocol):
 
 
 class Edge(NamedTuple):
-    """A line between a parent and a child, with the generation and the fitness of both."""
+    """A line between a parent and a child, with the generation and the fitness of the parent and of the child."""
 
     parent_generation: int
     parent_fitness: float | None

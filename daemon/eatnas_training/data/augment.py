@@ -52,7 +52,7 @@ def draw_shifts(key: BatchKey, count: int, height: int) -> Tensor | None:
 
 
 def shift_images(images: Tensor, draws: Tensor, augment: str) -> Tensor:
-    """Shift and mirror the images `[B, C, H, W]` by the draws of `draw_shifts`, which must be on the same device."""
+    """Shift and mirror the images `[B, C, H, W]` by the draws of `draw_shifts`, which must be on the images' device."""
     count, _, height, width = images.shape
     device = images.device
     down, across, mirror = draws

@@ -112,7 +112,7 @@ def load_listing(file: Path) -> StreamedListing | None:
 
 
 def _folder_states(folders: Sequence[str]) -> Integers:
-    """Return device, inode and modification time of each folder. Raises `OSError`."""
+    """Return the device, the inode and the modification time of each folder. Raises `OSError`."""
     states = [os.stat(folder) for folder in folders]  # noqa: PTH116
     return np.array([(state.st_dev, state.st_ino, state.st_mtime_ns) for state in states], np.int64)
 

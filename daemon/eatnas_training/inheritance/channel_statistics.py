@@ -33,7 +33,7 @@ class Moments(NamedTuple):
         return Moments(mean, (square - mean.square()).clamp(min=0))
 
     def plus(self, other: Moments) -> Moments:
-        """Return the moments of the sum of independent values."""
+        """Return the moments of the sum of two independent values, whose moments are `self` and `other`."""
         return Moments(self.mean + other.mean, self.var + other.var)
 
 

@@ -80,7 +80,7 @@ class ProgramTraining:
 
     @property
     def device_seconds(self) -> float:
-        """The seconds that the program has run."""
+        """The time that the program has run, in seconds."""
         return 0.0 if self._handover is None else self._handover.seconds
 
     @property

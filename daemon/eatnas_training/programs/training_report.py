@@ -59,7 +59,8 @@ class TrainingReport:
     def resume(self) -> Any:
         """Return the state of the newest checkpoint of this candidate, or None if the training starts from scratch.
 
-        Call this method once, before the first call of `epoch` or `checkpoint`. Tensors are on the CPU.
+        Call this method once, before the first call of `epoch` or `checkpoint`. All tensors in the state are on the
+        CPU.
         """
         self._require_own_turn()
         if self._began:
