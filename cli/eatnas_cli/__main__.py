@@ -1,4 +1,4 @@
-"""Start the command line: as `eatnas-db`, or with `python -m eatnas_cli`."""
+"""The entry point of `eatnas-db` and of `python -m eatnas_cli`."""
 
 import gc
 import sys
@@ -15,7 +15,7 @@ def main() -> None:
     from eatnas_db.garbage_collection import defer_collection
 
     defer_collection()
-    from eatnas_cli.app import main as run_command  # after the line above, because it loads most modules
+    from eatnas_cli.app import main as run_command  # after the line above: loads most modules
 
     try:
         run_command()

@@ -25,15 +25,16 @@ from eatnas_db.spaces import space_of_spec
 SHOWN_SOURCES: Final = 10
 SOURCE_COLUMNS: Final = ("search", "scores", "correlation", "error", "networks", "verdict")
 COMMAND_START: Final = "eatnas-db "
-"""The beginning of a command, which gets lines of its own."""
+"""The start of a suggested command. A command is printed on lines of its own."""
 
 
 def advise_on(
     settings: Settings, spec: SearchSpec, task: Task, data: DataDescription, file: Path, changes: Sequence[str]
 ) -> SearchAdvice:
-    """Return the advice about a planned search. Without a record, it comes from the spec alone.
+    """Return the advice about a planned search. Without a record, the advice comes from the spec alone.
 
-    `file` and `changes` are the spec file and the changes to it that the user gave. Suggested commands repeat them.
+    `file` is the spec file, and `changes` are the user's changes to it. Suggested commands contain the file and the
+    changes.
     """
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The command `eatnas-db`: its commands, which are imported when they are used, and the output of errors."""
+"""The program `eatnas-db`: its commands, each imported when it is used, and the output of errors."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def root(
 
 
 def _require_text(arguments: list[str]) -> None:
-    """Raise `EatnasError` for an argument that is not valid text: it could be neither printed nor stored."""
+    """Raise `EatnasError` for an argument that is not valid Unicode, and so can be neither printed nor stored."""
     for argument in arguments:
         if not is_storable(argument):
             encoding = sys.getfilesystemencoding()

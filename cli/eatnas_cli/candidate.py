@@ -50,7 +50,7 @@ def show_candidate(
 
 
 def _with_metric_columns(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a candidate. Each metric of its epochs becomes a column in the table of the epochs."""
+    """Return the fields of a candidate. Each metric of its epochs becomes a column in the table of epochs."""
     epochs = [{**epoch, **(epoch["metrics"] or {}), "metrics": None} for epoch in record["epochs"]]
     names = dict.fromkeys(name for epoch in epochs for name in epoch)
     used = [name for name in names if any(epoch.get(name) is not None for epoch in epochs)]
@@ -103,7 +103,7 @@ def retry(
 
 
 def _retry_one(settings: Settings, candidate: int) -> None:
-    from eatnas_db.searches.retry import Retry, retry_candidates  # it loads pydantic, which quick commands do not need
+    from eatnas_db.searches.retry import Retry, retry_candidates  # loads pydantic, which quick commands do not need
 
     def write(connection: Connection) -> Retry:
         require_candidate(connection, candidate)
@@ -137,7 +137,7 @@ def _retry_failed(settings: Settings, name: str, page: Page) -> None:
 @app.command()
 def cancel(ctx: typer.Context, candidate: CandidateId) -> None:
     """Cancel a candidate that is pending or in training."""
-    from eatnas_db import transitions  # `candidate show` does not need them
+    from eatnas_db import transitions  # imported here, because `candidate show` does not need transitions
 
     _change(ctx.obj, candidate, transitions.cancel)
     print_sentence(f"candidate {candidate} is cancelled")

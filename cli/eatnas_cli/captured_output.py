@@ -55,7 +55,7 @@ def captured_output() -> Iterator[io.BytesIO]:
     outputs = _install()
     try:
         for output, target in zip(outputs, (written, io.BytesIO()), strict=True):
-            # Commands check the encoding, so set it.
+            # Set the encoding, because commands check the encoding of stdout.
             output.streams.stream = io.TextIOWrapper(target, encoding="utf-8", write_through=True)
         yield written
     finally:

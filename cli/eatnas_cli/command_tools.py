@@ -1,7 +1,7 @@
 """Offer the read-only commands as tools.
 
-Each tool has a JSON schema of its arguments. It runs the command of the same name with `--format json` and returns the
-JSON output.
+Each tool has a JSON schema of its arguments. A tool runs the command of the same name with `--format json` and returns
+the JSON output.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOOLS: Final = (
 )
 """The commands that become tools."""
 LEFT_OUT: Final = frozenset({"columns", "curve", "format", "over", "picture", "watch", "wide"})
-"""Parameters that tools leave out, because these parameters change the look of an answer or write files."""
+"""Parameters that tools leave out: they change the look of an answer or write files."""
 ONE_OBJECT: Final = frozenset(
     {
         ("query", "utilisation"),

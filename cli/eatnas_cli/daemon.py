@@ -122,7 +122,7 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
             raise ConflictError(f"the daemon ({daemon}) did not stop within {timeout:g} s; {advice}; no data is lost")
         time.sleep(POLL_SECONDS)
         if now:
-            # The second signal lets the daemon kill its workers. Repeat the signal, because two quick signals may be
+            # The second signal makes the daemon kill its workers. Repeat the signal, because two quick signals may be
             # delivered as one.
             _signal(daemon)
     print_sentence("daemon stopped")

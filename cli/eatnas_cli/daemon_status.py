@@ -35,7 +35,8 @@ from eatnas_report.formats import format_time
 class DaemonStatus:
     """The daemon of this home (None if none runs), and the recorded devices, trainings and searches.
 
-    `supervised` is true if a daemon of any host works on the record. `since` is the time at which the daemon started.
+    `supervised` is true if a daemon on any host is working on the record. `since` is the time at which the daemon
+    started.
     """
 
     daemon: LockHolder | None
@@ -63,7 +64,8 @@ def read_status(settings: Settings) -> DaemonStatus:
             supervised=supervised,
             hosts=list_hosts(connection) if is_postgresql(connection) else (),
             devices=list_devices(connection),
-            # A killed daemon leaves leases in the record, although their candidates are no longer in training.
+            # Without a daemon, ignore the leases: a killed daemon leaves them in the record, but nothing trains their
+            # candidates.
             work=list_training_activity(connection) if supervised else (),
             held_up=list_blocked_searches(connection) if supervised else (),
             holds=list_holds(connection) if supervised else (),

@@ -167,7 +167,7 @@ def _table(*heads: str) -> Table:
 
 @dataclass
 class Dashboard:
-    """Draws a search on the terminal. The last drawing stays when the context ends."""
+    """Draws a search on the terminal. The last drawing stays on the screen when the context ends."""
 
     engine: Engine
     settings: Settings
@@ -241,7 +241,8 @@ def pace(steps: Sequence[PopulationStep], started_at: float | None = None) -> fl
     first, last = recent[0], recent[-1]
     start_number, start_at = first.number, first.at
     if len(recent) < FEW_STEPS and started_at is not None and first.number == 1:
-        # Measure from the start of the search: its first candidates, one per slot, end almost at the same time.
+        # Measure from the start of the search. From the first birth, the pace would be too high, because the first
+        # candidates, one per slot, end almost at the same time.
         start_number, start_at = 0, started_at
     if last.at <= start_at or last.number <= start_number:
         return None

@@ -124,7 +124,7 @@ def _show_prepared(data: Mapping[str, Any], prepared: PreparedData, format: Form
     if prepared.plugin is None:
         del facts["plugin"]
     folder = facts.pop("folder")
-    del facts["notes"]  # `folder` contains them too
+    del facts["notes"]  # `folder` also contains the notes
     if folder is None:
         facts = {field: value for field, value in facts.items() if field not in ("files_digest", "content_digest")}
         show_one(facts, format, layout=layout)
@@ -186,7 +186,7 @@ def _refuse_changed_searches(settings: Settings, data: Mapping[str, Any]) -> Non
     try:
         with read_connection(settings.database_url) as connection:
             rows = list_searches(connection)
-    except RecordError:  # the files can be prepared without a record
+    except RecordError:  # without a record, there are no searches to check
         return
     for row in rows:
         section = settings.locate_data(row.spec["data"])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS: Final = 1.0
 WIDE_COLUMNS: Final = 100
-"""The smallest width of a terminal, in characters, for a table with every column."""
+"""The smallest terminal width, in characters, at which the table has every column."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def _row(entry: InventoryEntry) -> dict[str, Any]:
 
 
 def _with_units(row: dict[str, Any]) -> dict[str, Any]:
-    """Add the formatted values that the table shows to a row of the JSON output."""
+    """Return a row of the JSON output, with the formatted values that the table shows."""
     percent = "" if row["busy_percent"] is None else f"{row['busy_percent']}%"
     return {
         **row,

@@ -1,8 +1,8 @@
 """Convert the values of parameters without pydantic.
 
-From version 0.29 on, typer loads pydantic to convert any value, which takes longer than a quick query. Our parameters
-have simple types: text, number, path, choice, and lists of these. An invalid value, or a value of another type, is
-passed to typer, which converts it or raises the error.
+Since version 0.29, typer loads pydantic to convert values. Loading pydantic takes longer than a quick query. Our
+parameters have simple types: text, number, path, choice, and lists of these. An invalid value, or a value of another
+type, is passed to typer, which converts it or raises the error.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def convert_directly(command: TyperCommand | TyperGroup) -> None:
                 parameter.__class__ = _DirectOption
             elif type(parameter) is TyperArgument:
                 parameter.__class__ = _DirectArgument
-    # The commands of a lazy group are changed when they are loaded.
+    # Skip lazy groups: their commands are converted when they are loaded.
     if isinstance(command, TyperGroup) and isinstance(command.commands, dict):
         for member in command.commands.values():
             if isinstance(member, TyperCommand | TyperGroup):

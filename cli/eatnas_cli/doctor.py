@@ -50,7 +50,7 @@ app = new_app()
 ENOUGH_BYTES: Final = 1_000_000_000
 MLFLOW_SECONDS: Final = 3.0
 TORCH_SECONDS: Final = 120.0
-"""The time limit for the test of torch. Loading torch and the driver's libraries from a slow disk takes long."""
+"""The time limit for the test of torch. Loading torch and the driver's libraries from a slow disk can take a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _dependencies(distribution: str) -> Iterator[Finding]:
         if not needed.specifier.contains(found, prereleases=True):
             yield Finding(needed.name, False, f"{found}; needed: {needed.specifier}", f"pip install --upgrade '{line}'")
         elif needed.name in ("torch", "torchvision", "mlflow", "sqlalchemy"):
-            # Of the dependencies without a problem, show only these.
+            # Show these dependencies even if they have no problem.
             yield Finding(needed.name, True, found)
 
 

@@ -11,7 +11,9 @@ from eatnas_report.formats import format_time
 
 
 def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None) -> list[str]:
-    """Return a sentence for each host that disappeared without being stopped, with the future of its candidates."""
+    """Return a sentence for each host that disappeared without being stopped. It says what happens to the host's
+    candidates.
+    """
     sentences = []
     for host in hosts:
         if host.lost:
@@ -22,6 +24,6 @@ def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None)
 
 
 def describe_hold(hold: RecordedHold) -> str:
-    """Describe a hold: its host, its beginning, its reason, and the time of the next attempt."""
+    """Describe a hold: its host, its start, its reason, and the time of the next attempt."""
     since, retry = format_time(hold.since_at), format_time(hold.retry_at)
     return f"host {hold.host} has set {hold.search} aside since {since} and tries again at {retry}: {hold.reason}"

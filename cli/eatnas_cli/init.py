@@ -1,4 +1,4 @@
-"""`init`: the home folder and its database."""
+"""`init`: create the home folder and its database."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def make_home(settings: Settings) -> None:
 
 
 def _require_room(folder: Path) -> None:
-    # Check first: SQLite reports an exhausted quota as an I/O error, and would leave an incomplete record.
+    # Check for free space first: SQLite would report an exhausted quota as an I/O error, and leave an incomplete
+    # record.
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(REQUIRED_BYTES))

@@ -68,7 +68,7 @@ def ui(
     if uri.startswith(("http://", "https://")):
         raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")
     _require_free(host, port)
-    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING")  # `_sync` changes the variable
+    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING")  # read before `_sync`, which changes the variable
     _sync(ctx.obj, uri)
     _print_views(ctx.obj, uri, f"http://{f'[{host}]' if ':' in host else host}:{port}")
     sys.stdout.flush()
@@ -110,8 +110,8 @@ def _serve(program: Sequence[str], environment: Mapping[str, str]) -> int:
             sys.stdout.flush()
         return server.wait()
     except KeyboardInterrupt:
-        # The terminal interrupts all processes. MLflow then interrupts its web server again, which prints a useless
-        # traceback.
+        # On Ctrl-C, the terminal interrupts all processes. MLflow then interrupts its web server again, which prints a
+        # useless traceback.
         with suppress(subprocess.TimeoutExpired):
             server.communicate(timeout=INTERRUPT_SECONDS)
         _stop(server)

@@ -11,7 +11,7 @@ Command = Callable[..., None]
 
 
 def takes_options(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
-    """Replace keyword parameters of a command by groups of options.
+    """Replace keyword parameters of a command with groups of options.
 
     With `page=page_options`, the parameters of the function `page_options` replace the command's parameter `page`. The
     command gets the result of `page_options` as `page`. The parameters of the group keep their names and defaults.

@@ -1,4 +1,4 @@
-"""Answers on the terminal: as a table, as JSON, or as CSV."""
+"""Print answers as a table, as JSON, or as CSV."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _require_columns(names: Sequence[str], known: Sequence[str]) -> None:
 def show_one(row: Any, format: Format = Format.TABLE, *, layout: Layout = FITTING) -> None:  # noqa: A002
     """Print a dataclass or mapping as lines with a name and a value, as one JSON object, or as a CSV of fields.
 
-    Otherwise, the name of a nested value is its path. In a table, lists follow as tables of their own.
+    In lines and CSV, the name of a nested value is its path. In a table, lists follow as tables of their own.
     """
     record = _record(row)
     if format is Format.JSON:

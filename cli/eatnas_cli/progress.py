@@ -51,7 +51,7 @@ class Display:
         try:
             progress = read_progress_line(self._engine, self._settings, self._name, trouble)
         except RecordError as error:
-            # The supervisor continues when the database is reachable again.
+            # Do not fail, because the supervisor also continues when the database is reachable again.
             self._tell(str(error))
             return False
         if progress.name != self._showing:

@@ -57,8 +57,8 @@ def import_files(
 ) -> None:
     """Import an exported folder into an empty database, or a CSV file of codes and scores as a search to transfer from.
 
-    If the database does not exist, the command creates it. After importing a folder, it compares every row. The first
-    line of a CSV file names its columns: code and score, and optionally seed and epochs.
+    If the database does not exist, the command creates it. After importing a folder, the command compares every row
+    with the files. The first line of a CSV file names its columns: code and score, and optionally seed and epochs.
     """
     if scores.space is not None or (path.exists() and not path.is_dir()):
         _import_scores(ctx.obj, path, scores, format, layout)
@@ -112,7 +112,7 @@ def _import_scores(
 
 
 def _list_names(names: Sequence[str]) -> str:
-    """Return the names of columns as a text, with long names shortened and at most `MOST_NAMES` names."""
+    """Return at most `MOST_NAMES` names of columns as one string, with long names shortened."""
     shown = [shorten(name, LONGEST_NAME) or "(no name)" for name in dict.fromkeys(names)]
     more = len(shown) - MOST_NAMES
     return ", ".join(shown[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -40,5 +40,5 @@ def _write_whole(file: Path, text: str, force: bool) -> None:
     """Write the file atomically, so that no reader sees half a page. Raises `ConflictError` if the file exists."""
     with atomic_write(file) as opened:
         opened.write(text.encode())
-        # Another program may have written the file while this one read the record.
+        # Check again, because another program may have written the file while this program read the record.
         require_free(file, force=force)

@@ -1,4 +1,6 @@
-"""Print sentences. On a terminal, they are folded to its width. Other output has one line for each sentence."""
+"""Print sentences. On a terminal, sentences are folded to the terminal's width. Other output has one line for each
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def fold_command(command: str, width: int) -> list[str]:
 
 
 def fold_sentence(text: str, width: int) -> list[str]:
-    """Return the lines of a text, folded at spaces. Words, and commands in backticks that fit in a line, stay whole."""
+    """Return the lines of `text`, folded at spaces. Words stay whole, and so do commands in backticks that fit in a
+    line.
+    """
     kept = _COMMAND.sub(
         lambda match: match[0].replace(" ", _KEPT_SPACE) if text_width(match[0]) <= width else match[0], text
     )

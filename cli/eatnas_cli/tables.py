@@ -21,9 +21,9 @@ from eatnas_report.formats import format_time
 AS_GIVEN: Final = ("width", "multiplier", "learning_rate")
 """Columns whose numbers are printed unchanged. The numbers of a spec, whose names contain dots, also stay unchanged."""
 LARGE: Final = 1e12
-"""Numbers from this size on are printed with an exponent."""
+"""Numbers of at least this size are printed with an exponent."""
 SHORTENED: Final = ("code", "digest", "sha256", "uuid")
-"""Columns that stay on one line, since a folded code would be unreadable."""
+"""Columns whose values stay on one line, because a folded code would be unreadable."""
 SHORTEST_WORD: Final = 16
 """The minimum number of characters of a shortened word."""
 FIRST_LEFT_OUT: Final = ("started_at", "device_seconds")
@@ -167,7 +167,7 @@ def _pad(text: str, column: _Column) -> str:
 
 
 def fold(text: str, width: int) -> list[str]:
-    """Return the lines of a text, folded between words. A word that is wider than `width` is shortened."""
+    """Return the lines of `text`, folded between words. A word that is wider than `width` is shortened."""
     lines: list[str] = []
     for word in text.split():
         short = shorten(word, width)
@@ -179,7 +179,7 @@ def fold(text: str, width: int) -> list[str]:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return a text of at most `width` terminal columns. Of a wider text, keep the beginning and the end."""
+    """Return `text`, shortened to at most `width` terminal columns: keep the beginning and the end of a wider text."""
     if text_width(text) <= width:
         return text
     if width < 3:
@@ -190,7 +190,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def _take(text: str, width: int) -> str:
-    """Return the longest beginning of a text that takes at most `width` terminal columns."""
+    """Return the longest prefix of `text` that takes at most `width` terminal columns."""
     end = min(len(text), width)
     while text_width(text[:end]) > width:
         end -= 1
@@ -198,7 +198,7 @@ def _take(text: str, width: int) -> str:
 
 
 def text_width(text: str) -> int:
-    """Return the number of terminal columns that a text takes."""
+    """Return the number of terminal columns that `text` takes."""
     if text.isascii():
         return len(text)
     wide = sum(east_asian_width(sign) in "WF" for sign in text)
@@ -215,5 +215,5 @@ def cell_text(column: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and column in ("params", "mult_adds"):
         return f"{value:,}"
     text = as_text(value)
-    # Messages may contain terminal codes of other programs.
+    # Replace control characters: messages may contain the terminal codes of other programs.
     return "".join(sign if sign.isprintable() or sign == "\n" else "�" for sign in text)

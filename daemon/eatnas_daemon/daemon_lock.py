@@ -24,7 +24,7 @@ DAEMON: Final = "a daemon"
 
 
 class LinkedRecordError(ConflictError):
-    """Another daemon works on this database file, which it has opened through another path (a link or a mount)."""
+    """Another daemon is working on this database file, which it has opened through another path (a link or a mount)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RecordUser:
 def hold_daemon_lock(lock_file: Path, program: str = DAEMON) -> Iterator[None]:
     """Hold the lock during a block, and write the identity of this process into the lock file.
 
-    Raises `ConflictError` if another process holds it.
+    Raises `ConflictError` if another process holds the lock.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a+") as file:
@@ -95,7 +95,7 @@ def find_record_user(lock_file: Path) -> RecordUser | None:
             return None
         if user is not None:
             return user
-        # The process holds the lock, but has possibly not written its name yet.
+        # The process holds the lock, but may not have written its name yet.
         time.sleep(RETRY_SECONDS)
     return RecordUser(UNKNOWN_PROCESS, "an unknown process")
 
@@ -105,11 +105,12 @@ _opened: Final[dict[tuple[int, int], int]] = {}
 
 
 def _open_for_lock(database: Path) -> int | None:
-    """Return a descriptor whose lock applies to all hard links of the file; None if the system has no such lock.
+    """Return a descriptor for a lock that applies to all hard links of the file; None if the system has no such lock.
 
-    Closing the descriptor would release SQLite's own locks on the file, because POSIX locks belong to the process.
+    Never close the descriptor: this would release SQLite's own locks on the file, because POSIX locks belong to the
+    process.
     """
-    # On other systems this lock would conflict with SQLite's own locks.
+    # On other systems, this lock would conflict with SQLite's own locks.
     if sys.platform != "linux" or not database.exists():
         return None
     status = database.stat()

@@ -24,9 +24,9 @@ from eatnas_db.worker_settings import (
 )
 
 READY_PREFIX: Final = "daemon is running"
-"""The beginning of the line that a daemon prints as soon as it handles signals and starts workers."""
+"""The start of the line that a daemon prints as soon as it handles signals and starts workers."""
 MAX_LANES: Final = 16
-"""The maximum number of lanes. Each lane takes two of the 32 streams that torch has for a GPU."""
+"""The maximum number of lanes. Each lane uses two of the 32 CUDA streams that torch provides for a GPU."""
 POLICIES: Final = ("yield", "stay")
 _LOCAL_OPTIONS: Final = ("devices", "exclude", "max_per_device", "lanes", "allow", "policy")
 _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
@@ -36,7 +36,7 @@ _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
 class DaemonOptions:
     """The resources that a daemon may use, as given on the command line.
 
-    Raises `ConflictError` for an invalid value, and for options that have no effect with the launcher.
+    Raises `ConflictError` for an invalid value, and for options that have no effect with the chosen launcher.
     """
 
     slots: int | None = None
@@ -133,7 +133,7 @@ def _require_resources(cpus: float | None, gpus: float | None) -> None:
 
 
 def complete_options(options: DaemonOptions, settings: WorkerSettings) -> DaemonOptions:
-    """Take a missing launcher and missing options of Ray from the settings of the environment and the home.
+    """Fill in a missing launcher and missing Ray options from the environment and the settings of the home.
 
     Settings of another launcher have no effect. Raises `ConflictError` for options that contradict the launcher.
     """

@@ -1,4 +1,4 @@
-"""List, describe and download data sets. The training package does the work, in a process of its own."""
+"""List, describe and download data sets. The training package does this work, in a separate process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DataDescription:
     `data_digest` covers the content of the images or, if they are streamed, their names, sizes and classes. Only
     streamed images have the other two digests. `files_digest` also covers the modification times of the files.
     `content_digest` covers the bytes of the files, and is None if not all files have been read. `plugin` is the
-    identity of a plug-in's source. `notes` has a sentence for each kind of file that a search leaves out.
+    identity of a plug-in's source. `notes` has a sentence for each kind of file that a search ignores.
     """
 
     resolution: int

@@ -1,4 +1,4 @@
-"""Write the daemon's log: one line for each event that is not routine, each ended worker, and each problem."""
+"""Write the daemon's log: one line for each unusual event, each ended worker, and each problem."""
 
 from __future__ import annotations
 

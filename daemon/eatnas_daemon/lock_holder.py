@@ -63,8 +63,8 @@ class LockHolder:
                 return True
             descriptor = os.pidfd_open(self.pid)
             try:
-                # Check again, because from now on the descriptor refers to one process, even if another process gets
-                # the pid.
+                # Check again. From now on, the descriptor refers to the same process, even if another process gets the
+                # pid.
                 if not self.is_running:
                     return False
                 signal.pidfd_send_signal(descriptor, number)
@@ -93,7 +93,9 @@ def current_process() -> LockHolder:
 
 
 def parse_holder(content: Any) -> LockHolder | None:
-    """Return the process that plain data describes, or None if it describes none. A missing field becomes empty."""
+    """Return the process that plain data describes, or None if it describes none. A missing field becomes an empty
+    string.
+    """
     if not isinstance(content, Mapping) or type(content.get("pid")) is not int:
         return None
     texts = {name: str(content.get(name, ""))[:255] for name in ("started", "boot", "namespace", "host")}
@@ -121,7 +123,7 @@ def _read_stat(pid: int, field: int) -> str | None:
 
 
 def _ask_psutil(pid: int, field: int) -> str | None:
-    """Return the same field as `_read_stat` on systems without /proc."""
+    """Return the field that `_read_stat` would return, on systems without /proc."""
     # Import only here, because psutil is slow to load and few commands need it.
     import psutil
 

@@ -1,4 +1,4 @@
-"""The composition root of the daemon: builds a supervisor with all its parts, and runs it.
+"""The composition root of the daemon: build a supervisor with all its parts, and run it.
 
 `python -m eatnas_daemon.main` supervises every search of a home. With `--only NAME` it supervises one search until the
 search ends.
@@ -69,7 +69,7 @@ DRIVERLESS_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 20.0
 """Seconds to wait for a database server. A lease is longer, because workers get no heartbeats during the wait."""
 BUSY_SECONDS: Final = 5.0
-"""Seconds to wait for another program's transaction. The supervisor reads no messages of its workers meanwhile."""
+"""Seconds to wait for another program's transaction. Meanwhile, the supervisor reads no messages of its workers."""
 
 
 class ProgressDisplay(Protocol):
@@ -82,7 +82,7 @@ class ProgressDisplay(Protocol):
 def run_search(settings: Settings, name: str, options: DaemonOptions, display: ProgressDisplay) -> int:
     """Supervise one search until it ends and return the exit code.
 
-    While another daemon works on the database, only show the progress. Raises `EatnasError`.
+    While another daemon is working on the database, only show the progress. Raises `EatnasError`.
     """
     # Before the supervisor handles signals, no training runs, so the process can exit without a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
@@ -182,7 +182,7 @@ def supervise(
 
 @dataclass(frozen=True, slots=True)
 class _DevicePlan:
-    """The launcher of workers, the number of slots on the processor, and the scheduler of GPUs."""
+    """The launcher of workers, the number of slots on the CPU, and the scheduler of GPUs."""
 
     launcher: WorkerLauncher
     cpu_slots: int
@@ -221,7 +221,7 @@ def _plan_cluster(settings: Settings, options: DaemonOptions) -> _DevicePlan:
 
 
 def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
-    """Probe the devices. Decide the number of slots on the processor, and the GPUs to use.
+    """Probe the devices. Decide the number of slots on the CPU, and the GPUs to use.
 
     Raises `EatnasError` if the options name a device that does not exist.
     """
@@ -261,7 +261,7 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
         KeyedRng(time.time_ns(), "yield", os.getpid()),
         policy=SharingPolicy(options.policy or SharingPolicy.YIELD),
         max_workers=None if on_cpu else options.slots,
-        # Each worker process on a GPU also keeps a core busy. Lanes are workers of one process.
+        # Each worker process on a GPU also keeps a core busy. Lanes are workers that share a process.
         workers_per_device=lanes if lanes > 1 else max(1, cores // max(1, gpus)),
     )
     return _DevicePlan(launcher if lanes == 1 else LaneLauncher(launcher, lanes), cpu_slots, gpus, scheduler)

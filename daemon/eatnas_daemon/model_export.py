@@ -19,16 +19,18 @@ from eatnas_db.settings import Settings
 EXPORT_PROGRAM: Final = "eatnas_training.export.exporting"
 PREDICTION_PROGRAM: Final = "eatnas_training.export.prediction"
 FORMATS: Final = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "python": ".py"}
-"""The suffix of each format."""
+"""The suffix of the exported file, by format."""
 MODULE_FORMATS: Final = ("safetensors", "python")
-"""The formats of the two files with which a network runs without this program."""
+"""The formats of the two files that together run a network without this program."""
 Publish = Callable[[TrainedModel, Path, Path], None]
 """Publishes a model, given the files of its Python module and its weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """An exported file, its accuracy on validation images, and the largest difference from the checkpoint's logits."""
+    """An exported file, the accuracy of its network on validation images, and the largest difference between its logits
+    and the checkpoint's.
+    """
 
     file: str
     bytes: int
@@ -41,7 +43,7 @@ def parse_formats(names: Sequence[str], output: Path) -> list[str]:
 
     Without names, return the format whose suffix `output` has, or safetensors if there is none.
 
-    `python` includes `safetensors`, because the Python module loads such a file. Raises `ConflictError`.
+    `python` includes `safetensors`, because the Python module loads a safetensors file. Raises `ConflictError`.
     """
     formats = [part.strip() for name in names for part in name.split(",")]
     if not formats:
@@ -75,7 +77,7 @@ def export_model(
     fields = {**export_fields(settings, trained), "force": force}
     if publish is None:
         return _run_export(fields, targets)
-    # Use the same file system, because finished files are renamed.
+    # Use the file system of `output`, because finished files are renamed.
     with TemporaryDirectory(prefix=".eatnas-mlflow-", dir=output.parent) as folder:
         module = {name: str(path) for name, path in target_files(Path(folder) / "model", MODULE_FORMATS).items()}
         files = _run_export(fields, targets)
@@ -90,11 +92,11 @@ def _run_export(fields: dict[str, Any], targets: Mapping[str, str]) -> list[Expo
 
 
 def target_files(output: Path, formats: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each format: `output` with the suffix of the format, which replaces a known suffix.
+    """Return the file of each format: `output` with the suffix of the format. It replaces the suffix of another format.
 
     Raises `ConflictError` if `output` has no file name.
     """
-    if output.name in ("", ".."):  # the path of an empty argument is `.`, whose name is empty
+    if output.name in ("", ".."):  # an empty argument becomes the path `.`, whose name is empty
         raise ConflictError(f"{output} is a folder; give a file name")
     stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
     return {name: stem.with_name(stem.name + FORMATS[name]) for name in formats}

@@ -11,11 +11,11 @@ PROGRAM: Final = "eatnas_training.programs.check"
 
 
 IMPORT_SECONDS: Final = 600.0
-"""The limit for an import. On a busy machine, the import of torch alone can take a minute."""
+"""The time limit for an import. On a busy machine, importing torch alone can take a minute."""
 
 
 def check_program(reference: str, *, timeout: float = IMPORT_SECONDS) -> None:
-    """Import a program and check its arguments. Raises `PluginError` with the reason in one line.
+    """Import a training function and check its parameters. Raises `PluginError` with the reason in one line.
 
     `timeout` is the limit for the import in seconds.
     """

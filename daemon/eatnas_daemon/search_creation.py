@@ -3,7 +3,7 @@
 This module is also a program, for callers that must not import this package: `python -m eatnas_daemon.search_creation
 [SPEC.yaml] [--slots N] [--from SOURCE [--candidate ID] [--force]]`. Without a file, the program reads the spec as JSON
 from stdin. `EATNAS_HOME` and `EATNAS_DB_URL` name the home and the database. The program prints `{"id": …, "name": …}`.
-After an error it prints one line on stderr and exits with status 1.
+After an error, it prints one line on stderr and exits with status 1.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class CreatedSearch:
 class TransferSource:
     """The search whose best candidate starts a transferred search.
 
-    If `candidate_id` is given, this candidate starts it instead. `force` permits a source that is not finished.
+    If `candidate_id` is given, this candidate starts the transferred search instead. `force` permits a source that is
+    not finished.
     """
 
     search: str
@@ -89,11 +90,11 @@ START_EVENTS: Final = ("transferred", "survivors_taken", "sources_modelled")
 
 
 class _UndoneError(Exception):
-    """Rolls a transaction back."""
+    """Rolls back a transaction that only plans a search."""
 
 
 def read_spec_file(path: Path) -> Any:
-    """Return the content of a YAML spec without validating it. Raises `InvalidSpecError` if it is not YAML."""
+    """Return the content of a YAML spec without validating it. Raises `InvalidSpecError` if the content is not YAML."""
     try:
         return parse_yaml(read_input(path, most_megabytes=MAX_SPEC_MEGABYTES).decode("utf-8-sig"))
     except DataError as error:
@@ -109,7 +110,7 @@ def read_spec_file(path: Path) -> Any:
 def parse_overrides(assignments: Sequence[str], form: str = "section.key=value") -> dict[str, Any]:
     """Parse assignments KEY=VALUE with YAML values, and return the values by key. Raises `InvalidSpecError`.
 
-    If an assignment has no `=`, the error shows `form` as the form to write.
+    If an assignment has no `=`, the error message shows `form`, the expected form.
     """
     overrides: dict[str, Any] = {}
     for assignment in assignments:
@@ -138,8 +139,8 @@ def _replaced_key(key: str, overrides: Mapping[str, Any]) -> str | None:
 def describe_task(settings: Settings, spec: SearchSpec) -> tuple[Task, DataDescription]:
     """Read a spec's data set. Return the task, and the description of the data set. Raises `DataError`.
 
-    A user's own training function may use no data set. The costs of networks are then counted for images of a fixed
-    shape.
+    A user's own training function may use no data set. In this case, the costs of networks are counted for images of a
+    fixed shape.
     """
     if spec.data.name == NO_DATA:
         side = spec.data.resolution or NO_DATA_RESOLUTION
@@ -159,8 +160,8 @@ def create_search_from_spec(
     """Create a search with its initial population from the content of a spec.
 
     With `source`, the search starts with a candidate of another search and its perturbations. `slots` is the number of
-    slots that the search will run on, by default the slots of this machine. It decides the lag, unless the spec sets
-    the lag. Raises `EatnasError` without inserting anything.
+    slots that the search will run on, by default the slots of this machine. This number decides the lag, unless the
+    spec sets the lag. Raises `EatnasError` without inserting anything.
     """
     parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
     spec = _with_program(_with_absolute_paths(parsed))
@@ -248,7 +249,7 @@ def _require_measured_device(spec: SearchSpec) -> None:
 
 
 def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
-    """Return the spec with absolute paths."""
+    """Return the spec with all its paths made absolute."""
     changes = {}
     if spec.data.root:
         changes["root"] = str(expand_home(Path(spec.data.root)).absolute())
@@ -271,7 +272,7 @@ def _with_program(spec: SearchSpec) -> SearchSpec:
 
 
 def _default_slots(spec: SearchSpec) -> int:
-    # The slots matter only if the spec does not set the lag.
+    # The number of slots matters only if the spec does not set the lag.
     return 1 if spec.evolution.lag is not None else count_slots(probe_once(Nvml()), os.environ)
 
 

@@ -77,7 +77,7 @@ class ProgressPrinter:
         try:
             progress = read_progress_line(self._engine, self._settings, self._name, trouble)
         except RecordError as error:
-            # The supervisor continues when the database is reachable again.
+            # Do not fail, because the supervisor also continues when the database is reachable again.
             line = f"{self._name}  {error}"
         else:
             line = f"{progress.name}  {progress}"

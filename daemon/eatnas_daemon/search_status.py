@@ -1,4 +1,4 @@
-"""The status of a search, which depends on whether a daemon works on the database."""
+"""The status of a search. It depends on whether a daemon is working on the database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from eatnas_db.settings import Settings
 
 
 def is_supervised(settings: Settings, connection: Connection) -> bool:
-    """Return whether a daemon or the command `run` works on this database. On a server, it may be on any host."""
+    """Return whether a daemon or the command `run` is working on this database. On a server, this process may be on any
+    host.
+    """
     if is_postgresql(connection):
         return bool(list_connected_hosts(connection))
     user = find_record_user(settings.lock_file)
@@ -20,7 +22,7 @@ def is_supervised(settings: Settings, connection: Connection) -> bool:
 
 
 def current_status(row: SearchRecord | SearchSummary, supervised: bool) -> str:
-    """Return the status of a search. A search that should run is waiting if no daemon works on the database."""
+    """Return the status of a search. A search that should run is waiting if no daemon is working on the database."""
     should_run = row.status.startswith(("running", "waiting"))
     return "waiting: no daemon" if should_run and not supervised else row.status
 

@@ -28,13 +28,13 @@ def run_training_program(
     """Run `python -m module` with `request` on its stdin and return the answer from its stdout.
 
     `environment` is added to the environment of this process; `timeout` is in seconds. With `show_progress`, the
-    program writes its progress to stderr if that is a terminal; the program must have the option `--progress-fd`.
-    Raises `MissingPackageError` if the training package is not installed. Raises `DataError` if the program fails, with
-    the last line of its stderr, and if the program does not answer within `timeout`.
+    program writes its progress to stderr if stderr is a terminal; the program must have the option `--progress-fd`.
+    Raises `MissingPackageError` if the training package is not installed. Raises `DataError` with the last line of the
+    program's stderr if the program fails, and `TrainingTimeoutError` if it does not answer within `timeout`.
     """
     require_module(TRAINING)
     program = " ".join([module, *arguments])
-    # Pass another descriptor for the progress: stderr of the program is captured, because its last line is the error.
+    # Pass another descriptor for the progress, because the program's stderr is captured for its last line, the error.
     progress_fd = os.dup(2) if show_progress and os.isatty(2) else None
     options = [] if progress_fd is None else ["--progress-fd", str(progress_fd)]
     try:

@@ -1,4 +1,4 @@
-"""`query calibration`: the predictions for guided births, and the measured results."""
+"""`query calibration`: compare the predictions for guided births with the measured results."""
 
 from __future__ import annotations
 

@@ -34,6 +34,6 @@ def page_options(limit: Limit = None, offset: Offset = 0, sort: SortColumn = Non
 
 
 def describe_conditions(page: Page, *others: str) -> str:
-    """Return the end of a sentence that names the conditions of a page and other options, or an empty string."""
+    """Return the conditions of a page and other options as the end of a sentence, or an empty string without any."""
     options = [*(f"--where {condition}" for condition in page.where), *others]
     return f" with {' '.join(options)}" if options else ""

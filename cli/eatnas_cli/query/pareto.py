@@ -31,11 +31,11 @@ MAX_CLOUD: Final = 5000
 """The maximum number of scored candidates that a picture shows behind the front."""
 
 ACCURACY: Final = "accuracy"
-"""The field of a `Tradeoff` with the metric that the search optimizes."""
+"""The field of a `Tradeoff` that holds the optimized metric."""
 
 
 class CostMetric(StrEnum):
-    """Cost to trade off against the metric."""
+    """The cost that is traded off against the metric."""
 
     MULT_ADDS = "mult_adds"
     PARAMS = "params"
@@ -115,7 +115,7 @@ def _show_objectives(
 
 
 def _with_column(page: Page, column: str) -> Page:
-    """Replace `column`, the name under which the metric is shown, by the name of its field in the options of a page."""
+    """In the options of a page, replace `column`, the shown name of the metric, with the name of its field."""
     if column == ACCURACY:
         return page
     sort = page.sort

@@ -88,7 +88,7 @@ def primitives(
 
 
 def _over_time(rows: Sequence[PrimitiveShare]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return a row for each value, with its share of the population at each step in per cent, and the columns."""
+    """Return a row for each value, with its percentage of the population at each step, and the names of the columns."""
     steps = sorted({row.step for row in rows})
     lines: dict[tuple[int, str, str], dict[str, Any]] = {}
     for row in rows:

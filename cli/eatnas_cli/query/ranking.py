@@ -94,7 +94,7 @@ def print_best(
 
 def _explain_empty(connection: Connection, search: SearchRecord, page: Page) -> str:
     from eatnas_cli.query.empty_answers import (
-        explain_empty,  # loads the leases, which an answer with rows does not need
+        explain_empty,  # imported here, because an answer with rows does not need it
     )
 
     return explain_empty(connection, search, "scored candidate", page)

@@ -170,7 +170,7 @@ def _describe_paper_hours(hours: tuple[float, float], device: DeviceSnapshot, im
 
 
 def _estimate_final(spec: SearchSpec, task: Task, data: DataDescription, seconds_per_epoch: float) -> _FinalModel:
-    """Estimate the training of one final model. The time of an image grows with its size."""
+    """Estimate the training of one final model. The time per image grows with the size of the images."""
     recipe = final_recipe(spec.training.model_dump(), spec.final.to_keys())
     images = data.train_images + data.validation_images
     enlarged = (recipe.get("end_resolution", task.resolution) / task.resolution) ** 2
@@ -240,14 +240,14 @@ class _Measured:
     paper_hours: tuple[float, float] | None
 
     def seconds_of(self, trainings: float, epochs: float) -> float:
-        """Return the seconds that this number of trainings takes with `epochs` epochs in total."""
+        """Return the duration, in seconds, of `trainings` trainings with `epochs` epochs in total."""
         return self.setup_seconds * trainings + self.seconds_per_epoch * epochs
 
 
 def _measure_median(
     settings: Settings, spec: SearchSpec, task: Task, samples: int, device: DeviceSnapshot
 ) -> _Measured:
-    """Train sampled architectures briefly on a device, and return the speed of the one with the median time."""
+    """Train sampled architectures briefly on a device. Return the speed of the architecture with the median time."""
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
     proposals = [space.sample(KeyedRng(spec.seed, "estimate", number), lambda _: False) for number in range(samples)]
@@ -269,7 +269,7 @@ def _measure_median(
     paper_hours = None
     if spec.space in PAPER_SPACES and task.resolution >= MIN_RESOLUTION:
         paper_hours = estimate_paper_hours(images_per_second, proposals[number].activations)
-    setup_seconds = min(row["setup_seconds"] for row in rows)  # the first network also loads the libraries
+    setup_seconds = min(row["setup_seconds"] for row in rows)  # the first network also loads libraries
     return _Measured(setup_seconds, seconds_per_epoch, images_per_second, paper_hours)
 
 

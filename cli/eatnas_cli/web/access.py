@@ -76,7 +76,7 @@ class AccessRules:
         return name in known or _parse_address(name) is not None
 
     def is_token(self, text: str) -> bool:
-        """Return whether a text is the token. The comparison takes the same time for each text."""
+        """Return whether `text` is the token. The duration of the comparison does not depend on `text`."""
         return self.token is not None and hmac.compare_digest(_bytes(text), _bytes(self.token))
 
     @property

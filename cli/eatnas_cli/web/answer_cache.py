@@ -34,9 +34,11 @@ class AnswerCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def read(self, tag: str, build: Callable[[], TaggedBody]) -> str:
-        """Return the answer for the version `tag`. The first reader builds it, and concurrent readers wait for it.
+        """Return the answer for the version `tag`. The first reader builds the answer, and concurrent readers wait for
+        it.
 
-        If the record has changed since `tag` was read, the answer shows a newer version. It is returned but not kept.
+        If the record has changed since `tag` was read, the answer shows a newer version. Such an answer is returned but
+        not kept.
         """
         with self._lock:
             entry = self._entries.setdefault(tag, _Entry())

@@ -42,7 +42,7 @@ INTEGER: Final[JsonSchema] = {"type": "integer"}
 
 @dataclass(frozen=True, slots=True)
 class AnswerFields:
-    """The fields of an object in an answer: the fields of the row type `row`, and `more` fields.
+    """The fields of an object in an answer: the fields of the row type `row`, and the fields `more`.
 
     `optional` names fields that an object may lack. `others` is the schema of fields whose names depend on the search.
     """

@@ -34,7 +34,7 @@ STATUS_TITLES: Final = {
 
 
 def tagged_answer(request: Request, body: str, media_type: str = JSON) -> Response:
-    """Return a text with its digest as ETag. Return 304 without the text if the client already has the text."""
+    """Return `body` with its digest as ETag, or 304 without a body if the client already has it."""
     return tagged_response(request, lambda: body, hashlib.sha256(body.encode()).hexdigest()[:32], media_type)
 
 
@@ -75,7 +75,7 @@ def error_answer(
 
 
 def shorten_echoes(scope: Scope, message: str) -> str:
-    """Return a message as one line of limited length, in which the long texts of the request are shortened."""
+    """Return a message as one line of limited length, with long quotations from the request shortened."""
     query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     long = {text for parameter in query for text in parameter if len(text) > MAX_ECHO_CHARACTERS}
     for text in sorted(long, key=len, reverse=True):

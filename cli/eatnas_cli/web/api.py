@@ -84,6 +84,6 @@ def _values(value: Any) -> list[str]:
 
 
 def _quotations(value: str) -> list[str]:
-    """Return the texts by which messages quote a value: the whole value and, for a condition, its column."""
+    """Return the strings with which messages quote a value: the whole value and, for a condition, its column."""
     column = re.match(r"-?(\w+)", value)
     return [repr(value), *([] if column is None else [f"column {column[1]!r}"])]

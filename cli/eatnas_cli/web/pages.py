@@ -47,7 +47,7 @@ from eatnas_report.quality_preview import PREVIEW_STEPS, preview_quality
 
 Data = TypeVar("Data", ReportData, CandidateData)
 CLOCK_SECONDS = 30
-"""The utilisation of a search changes even while the record does not, so it is read again after this many seconds."""
+"""The seconds after which a search's utilisation is read again, because it changes even while the record does not."""
 
 
 def page_routes(settings: Settings, version: str) -> list[Route]:
@@ -164,7 +164,7 @@ class _Pages:
         return replace(search, status=current_status(search, is_supervised(self._settings, connection)))
 
     def _tag(self, connection: Connection, search: SearchRecord, part: str) -> str:
-        """Return a text that changes when the part of a search's page, or the version of the program, changes."""
+        """Return a string that changes when the part of a search's page, or the version of the program, changes."""
         clock = int(time.time() // CLOCK_SECONDS) if part == ReportPart.UTILISATION else 0
         state = get_version(connection, self._with_status(connection, search))
         return f"{part}-{state}-{clock}-{self._version}"

@@ -39,7 +39,7 @@ SECURITY_HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
 )
 COMPRESSED_BYTES: Final = 10_000
-"""The smallest size in bytes of an answer that is compressed, for readers on a slow network."""
+"""Answers of at least this many bytes are compressed, for readers on a slow network."""
 
 
 class _WithSecurityHeaders:
@@ -96,7 +96,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        # `create_server` adds the address to the reason. The number of a `gaierror` is not an errno.
+        # Derive the reason from the errno, because `create_server` adds the address to the text. The number of a
+        # `gaierror` is not an errno.
         is_plain = error.errno is not None and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno) if is_plain and error.errno else error.strerror or str(error)
         raise ConflictError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None

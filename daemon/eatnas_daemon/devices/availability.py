@@ -1,4 +1,4 @@
-"""Decide whether one more worker may start on a device, and give the reason if not."""
+"""Decide whether one more worker may start on a device, and give the reason if it may not."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def check_availability(
 ) -> Availability:
     """Return whether one more worker that needs `needed_bytes` may start on a device.
 
-    `worker_pids` are the workers of this daemon on the device. `worker_bytes` is the memory that the workers report;
-    without it, the memory that the driver reports for the workers counts.
+    `worker_pids` are the workers of this daemon on the device. `worker_bytes` is the memory that the workers report. If
+    it is None, the memory that the driver reports for the workers counts.
     """
     excluded = _excluded_reason(device, options)
     if excluded is not None:
@@ -140,7 +140,7 @@ def _check_other_use(
             used = f"{format_gib(device.used_bytes)} of memory are in use{excess}"
             reason = f"{used} ({unattributed}); `--allow {UNSEEN_PROCESSES}` ignores this memory"
             return Availability(False, reason, Cause.IN_USE)
-    # Workers of this daemon and allowed processes explain the utilisation.
+    # The utilisation is no sign of another user if this daemon's workers or allowed processes may cause it.
     explained = bool(worker_pids) or (
         UNSEEN_PROCESSES in options.allowed if unattributed is not None else bool(computing)
     )

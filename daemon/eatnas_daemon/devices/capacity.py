@@ -1,4 +1,4 @@
-"""Count the workers that this machine has room for."""
+"""Count the workers for which this machine has room."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.options import DeviceOptions, parse_options
 
 PERMANENT_CAUSES: Final = frozenset({Cause.EXCLUDED, Cause.ERROR, Cause.UNSUPPORTED})
-"""The causes that do not end by themselves. A GPU that is unavailable for such a cause does not become free."""
+"""The causes that do not end by themselves. A GPU that is unavailable for such a cause does not become free later."""
 
 
 def count_cpu_slots(cpu: DeviceSnapshot, workers: int = 0, needed_bytes: int = 0) -> int:
-    """Return the number of workers that the CPU has room for, including the `workers` already running.
+    """Return the number of workers for which the CPU has room, including the `workers` already running.
 
     Each worker takes one core; the load of other processes and the free memory limit the number.
     """
@@ -26,13 +26,13 @@ def count_cpu_slots(cpu: DeviceSnapshot, workers: int = 0, needed_bytes: int = 0
 
 
 def count_usable_gpus(devices: Sequence[DeviceSnapshot], options: DeviceOptions) -> int:
-    """Return the number of GPUs that a daemon may use now, or later when other processes have left them."""
+    """Return the number of GPUs that a daemon may use now, or may use after other processes leave them."""
     gpus = [device for device in devices if device.kind != CPU]
     return sum(check_availability(gpu, options).cause not in PERMANENT_CAUSES for gpu in gpus)
 
 
 def count_slots(devices: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> int:
-    """Return the number of trainings that a daemon runs here at the same time.
+    """Return the number of trainings that a daemon runs on this machine at the same time.
 
     This is the number of usable GPUs or, if there are none, of cores.
     """

@@ -1,4 +1,4 @@
-"""List the devices of this machine with their availability for a daemon of one home."""
+"""List the devices of this machine, and their availability to the daemon of one home."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InventoryEntry:
     availability: Availability
     workers: int
     cpu_slots: int | None
-    """The number of workers that the CPU has room for; None for a GPU."""
+    """The number of workers for which the CPU has room; None for a GPU."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def acquire_lock(uuid: str, folder: Path = LOCK_FOLDER) -> DeviceLock | None:
                 _write_owner(descriptor)
                 return DeviceLock(descriptor)
         except FileNotFoundError:
-            pass  # another process removed the file after it was opened
+            pass  # another process removed the file after this process opened it
         os.close(descriptor)
     return None
 
@@ -129,7 +129,7 @@ def find_lock_owner(uuid: str, folder: Path = LOCK_FOLDER) -> LockOwner | None:
 
 
 def _open(path: Path) -> int:
-    # Open an existing file without O_CREAT, which the kernel refuses for another user's file in a sticky folder.
+    # Open an existing file without O_CREAT: in a sticky folder, the kernel refuses O_CREAT for another user's file.
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         try:
@@ -148,7 +148,7 @@ def _open(path: Path) -> int:
 
 def _write_owner(descriptor: int) -> None:
     text = json.dumps({"user": psutil.Process().username(), **current_process().to_json()})
-    with suppress(OSError):  # on a full disk, the lock works without the owner's name
+    with suppress(OSError):  # on a full disk, the lock works even without the owner's name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 

@@ -12,7 +12,7 @@ CPU: Final = "cpu"
 """The kind and the UUID of the CPU as a device."""
 CUDA: Final = "cuda"
 UNATTRIBUTED_BYTES: Final = GIB
-"""Up to this many unattributed bytes in use may belong to the driver itself or to one worker's CUDA context."""
+"""Used memory up to this size that no process accounts for may belong to the driver or to one worker's CUDA context."""
 MPS_PREFIX: Final = "nvidia-cuda-mps"
 """The prefix of the process names of NVIDIA's Multi-Process Service (MPS)."""
 
@@ -26,7 +26,9 @@ class ProcessIdentity:
     started_at: float | None = None
     """Unix time."""
     is_eatnas_worker: bool = False
-    """Whether the process is a worker of an eatnas-db daemon. All daemons follow the same rules of sharing."""
+    """Whether the process is a worker of an eatnas-db daemon. The workers of all daemons follow the same rules for
+    sharing GPUs.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,11 @@ class GpuProcess:
     """`compute`, or `graphics` for a process that renders and does not compute."""
     used_bytes: int | None = None
     identity: ProcessIdentity | None = None
-    """None if this machine has no such process: in a container, the driver may report pids of the host."""
+    """None if no process here has this pid: in a container, the driver may report pids of the host."""
 
     @property
     def is_mps_server(self) -> bool:
-        """Whether it is an MPS server, which computes for all its clients, including workers of this daemon."""
+        """Whether the process is an MPS server. It computes for all its clients, including workers of this daemon."""
         return self.identity is not None and (self.identity.name or "").startswith(MPS_PREFIX)
 
     def __str__(self) -> str:
@@ -94,7 +96,7 @@ class DeviceSnapshot:
 
     @property
     def used_bytes(self) -> int:
-        """The memory in bytes that any process uses."""
+        """The memory, in bytes, that all processes together use."""
         return self.total_bytes - self.free_bytes
 
     @property
@@ -121,9 +123,11 @@ class DeviceSnapshot:
 
 
 CPU_DEVICE: Final = DeviceSnapshot(CPU, CPU, "processor")
-"""The CPU without measurements. The database stores its name."""
+"""The CPU without measurements. The database stores the name of this snapshot."""
 
 
 def printable(text: str) -> str:
-    """Replace the characters that a terminal would interpret, since process names of other users may contain them."""
+    """Replace the characters that a terminal would interpret. The process names of other users may contain such
+    characters.
+    """
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -16,8 +16,7 @@ _UNAVAILABLE_VALUE_ERRORS: Final = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_FunctionNotFound,
     pynvml.NVMLError_NoPermission,
-    # pynvml raises this error, which is not an `NVMLError`, for a function that the driver has only under an older
-    # name.
+    # pynvml raises this error, which is not an `NVMLError`, for a function that the driver knows only by an older name.
     getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError_FunctionNotFound),
 )
 """Errors that a working device or driver reports for a value that it does not provide."""
@@ -36,7 +35,7 @@ _DRIVER_ERRORS: Final = {
 
 
 class Nvml:
-    """A session with the driver. The first read opens it, and so does the first read after a failure.
+    """A session with the driver. The first read opens the session, and so does the first read after a failure.
 
     `library` is pynvml or an object with the same functions.
     """
@@ -47,7 +46,7 @@ class Nvml:
         self._known: dict[str, DeviceSnapshot] = {}
         self._uuid_at: dict[int, str] = {}
         self.error: str | None = None
-        """The reason why the last read found no GPU."""
+        """The reason why the last read found no GPU; None if it found one."""
 
     def read_gpus(self) -> list[DeviceSnapshot]:
         """Return a snapshot of every GPU, without locks and process identities.
@@ -130,7 +129,7 @@ class Nvml:
             memory = self._library.nvmlDeviceGetMemoryInfo(handle)
         except pynvml.NVMLError_NotSupported:
             # The GPU shares the machine's memory. The memory of processes that do not use the GPU must not count as
-            # used.
+            # used GPU memory.
             available = psutil.virtual_memory().available
             return available, available
         except pynvml.NVMLError_NoPermission:

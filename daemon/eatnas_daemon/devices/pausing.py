@@ -25,7 +25,7 @@ class LocalDevice:
 
 
 def find_recorded_uuid(connection: Connection, word: str, host_name: str) -> str | None:
-    """Return the UUID of the one device in the database that `word` names, or None.
+    """Return the UUID of the device in the database that `word` names, or None unless it names exactly one device.
 
     `word` is a UUID, its beginning, or `cpu` for the CPU of `host_name`.
     """
@@ -54,7 +54,7 @@ def find_local_device(word: str, host_name: str) -> LocalDevice:
 def set_paused(
     connection: Connection, uuid: str, local: LocalDevice | None, host_name: str, *, paused: bool, now: float
 ) -> bool:
-    """Pause or resume a device, and register it first if it is `local`. Return whether its state changed."""
+    """Pause or resume a device. If `local` is given, register this device first. Return whether its state changed."""
     if local is not None:
         host_id = hosts.register_host(connection, host_name, now)
         hosts.register_device(connection, host_id, local.uuid, local.kind, local.name)

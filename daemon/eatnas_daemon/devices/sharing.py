@@ -57,7 +57,9 @@ class DeviceSharing:
         self._suspected: set[str] = set()
         """Devices on which the last probe has indicated another process."""
         self._backoffs: dict[str, tuple[int, float]] = {}
-        """For each device, how many times in a row it was yielded, and the earliest monotonic time of its next use."""
+        """For each device: the number of times in a row that it was yielded, and the earliest monotonic time of its
+        next use.
+        """
 
     def statuses(
         self,
@@ -92,8 +94,8 @@ class DeviceSharing:
         device = replace(snapshot, locked_by=None) if snapshot.uuid in self._locks.held else snapshot
         availability = check_availability(device, self._options, worker_pids, needed_bytes, worker_bytes=worker_bytes)
         if should_yield(self._policy, device, availability, worker_pids):
-            # Workers report memory a little after they allocate it. Memory alone is therefore a sign of another process
-            # only if two probes in a row show it.
+            # Workers report memory a little after they allocate it. Unexplained memory is therefore a sign of another
+            # process only if two probes in a row show it.
             if availability.other_processes or device.uuid in self._suspected:
                 self._yielding.add(device.uuid)
             self._suspected.add(device.uuid)
@@ -101,7 +103,7 @@ class DeviceSharing:
             self._suspected.discard(device.uuid)
         wait_seconds = self._backoffs.get(device.uuid, (0, now))[1] - now
         if device.uuid in self._yielding:
-            # The daemon evicts the workers even if the other process has ended by now.
+            # Evict the workers even if the other process has ended by now.
             availability = replace(availability, free=False)
         elif availability.free and wait_seconds > 0:
             reason = f"yielded to another process; will be used again {_within(wait_seconds)}"
@@ -138,7 +140,8 @@ def should_yield(
 ) -> bool:
     """Return whether the workers must leave a device because another process uses it.
 
-    Of two eatnas-db daemons, the daemon whose workers started later leaves. If the order is unknown, both leave.
+    Of two eatnas-db daemons, the daemon whose workers started later yields the device. If the order is unknown, the
+    workers of both daemons leave.
     """
     if policy is SharingPolicy.STAY or availability.cause is not Cause.IN_USE or not worker_pids:
         return False
@@ -162,9 +165,9 @@ def next_backoff(
 ) -> tuple[int, float]:
     """Return the number of times in a row that a device has been yielded, and the seconds to stay away from it.
 
-    `count` is the previous value of this number. After a long use of the device, counting starts again. The longest
-    possible wait doubles each time, up to a limit. The wait is random, so that two daemons that yield to each other at
-    the same moment do not return at the same moment.
+    `count` is the number before this yield. After a long use of the device, counting starts again. The longest possible
+    wait doubles each time, up to a limit. The wait is random, so that two daemons that yield to each other at the same
+    moment do not return at the same moment.
     """
     count = 1 if used_seconds >= MAX_BACKOFF_SECONDS else count + 1
     longest = min(min_seconds * 2 ** (count - 1), MAX_BACKOFF_SECONDS)
@@ -172,7 +175,7 @@ def next_backoff(
 
 
 def describe_unavailable(statuses: Sequence[DeviceStatus]) -> str:
-    """Describe in one message why devices are not free, and group the devices with the same reason."""
+    """Return a message that says why devices are not free, with the devices grouped by reason."""
     groups: dict[str, list[DeviceSnapshot]] = {}
     for status in statuses:
         if not status.availability.free:

@@ -28,17 +28,17 @@ def follow(
     Return early if the database file is deleted or replaced.
 
     `changed` is true if another program has committed since the last successful call. Exceptions of the type `errors`
-    are logged, but only the first of several in a row.
+    are logged; of several in a row, only the first.
     """
     parent = os.getppid()
     database = None if is_postgresql(engine) else FileIdentity(Path(str(engine.url.database)), "the database")
     watch = watch_changes(engine)
     changed = failing = ended = False
     while True:
-        # The last call comes after the end of the parent, so it sees the parent's last writes.
+        # Make the last call after the end of the parent, so that it sees the parent's last writes.
         ended = ended or os.getppid() != parent
         if database is not None and not database.is_unchanged:
-            # If a new record has replaced the file, the follower of another daemon reads the new record.
+            # If a new record has replaced the file, another daemon's follower reads the new record.
             break
         changed = watch.changed() or changed or ended
         try:

@@ -1,4 +1,6 @@
-"""Start a follower: a process that reads the record, for MLflow or hooks. No search waits for it."""
+"""Start a follower: a process that reads the record and passes its changes to MLflow or to hooks. No search waits for
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ RESTART_SECONDS: Final = 30.0
 
 
 def low_priority_python(nice: str | None) -> tuple[str, ...]:
-    """Return the beginning of a command that runs a Python module at low priority. `nice` is the path of `nice`, if
-    any.
+    """Return the start of a command that runs a Python module at low priority. `nice` is the path of the program
+    `nice`, or None.
     """
     return (*((nice, "-n", "10") if nice else ()), *python_command("-m"))
 
 
 class Follower:
-    """A follower process, which runs a module. It is started again if it dies.
+    """A follower process, which runs a module. `restart_if_dead` starts it again.
 
     The process ends by itself when its parent ends or its stdin is closed.
     """
@@ -56,7 +58,7 @@ class Follower:
             self._process = self._launch()
 
     def restart_if_dead(self) -> None:
-        """Start the process again if it has died, but not within `RESTART_SECONDS` of the last start."""
+        """Start the process again if it has died, at the earliest `RESTART_SECONDS` after the last start."""
         if self._running and self.pid is None and self._monotonic() - self._started_at >= RESTART_SECONDS:
             self._close_input()
             self.start()

@@ -13,7 +13,7 @@ from eatnas_db.domain.rng import KeyedRng
 MAX_UNANSWERED_PROBES: Final = 3
 """Workers leave a GPU that does not answer this many probes in a row."""
 MAX_FAILED_CANDIDATES: Final = 2
-"""A GPU is excluded after the trainings of this many candidates in a row ended their workers."""
+"""A GPU is excluded after this many candidates in a row whose trainings ended their workers."""
 PAUSED: Final = Availability(False, "paused; resume it with `eatnas-db devices resume`", Cause.PAUSED)
 
 
@@ -59,7 +59,7 @@ class HealthTracker:
         health.reason, health.excluded_until = reason, now + seconds
 
     def apply(self, status: DeviceStatus, paused: Collection[str], now: float) -> DeviceStatus:
-        """Return the status of a GPU, changed if its health or a user's pause excludes it."""
+        """Return `status`, or an unavailable status if the health of the GPU or a user's pause excludes it."""
         uuid, availability = status.device.uuid, status.availability
         health = self._health(uuid)
         health.unanswered_probes = health.unanswered_probes + 1 if availability.cause is Cause.ERROR else 0

@@ -1,4 +1,4 @@
-"""Remove the ended workers and the locks of this daemon from the probes of the GPUs."""
+"""Remove this daemon's ended workers and its locks from the probes of the GPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK_SECONDS: Final = 1.0
 
 
 class OwnUseFilter:
-    """Filters the last probe of the GPUs: removes the ended workers and the locks of this daemon.
+    """Removes this daemon's ended workers and its locks from the last probe of the GPUs.
 
     A probe may still show a worker for some seconds after its end, and a lock after its release. Without the filter,
     such a worker or lock would look like use by another daemon.
@@ -31,7 +31,7 @@ class OwnUseFilter:
         self._locked_at: dict[str, float] = {}
 
     def add_worker(self, pid: int) -> None:
-        """Register a worker at its start, since it may end before the next update."""
+        """Register a worker when it starts, because it may end before the next update."""
         self._running.add(pid)
 
     def update(self, running: set[int], locked: Iterable[str], now: float) -> None:

@@ -24,7 +24,7 @@ class PlacementVerifier:
         """The probe before the start of a slot's worker, by the slot's number."""
 
     def note_start(self, slot: Slot) -> None:
-        """Keep the last probe, for the comparison after the slot's next worker has started."""
+        """Keep the last probe, to compare it with a probe after the slot's next worker has started."""
         self._before_start[slot.number] = self._monitor.snapshots(wait=False)
 
     def verify(self, slot: Slot) -> str | None:
@@ -49,7 +49,7 @@ class PlacementVerifier:
         return error.message if error.is_certain or placement.attempts >= MAX_ATTEMPTS else None
 
     def _reported_elsewhere(self, uuid: str, ready: Ready) -> PlacementError | None:
-        """Return an error if CUDA in the worker names another GPU."""
+        """Return an error if CUDA in the worker reports another GPU."""
         for device in self._monitor.snapshots(wait=False):
             if device.uuid != uuid and _is_same_gpu(device.uuid, ready.gpu_uuid):
                 return PlacementError.on_other_gpu(uuid, device.uuid)
@@ -62,10 +62,10 @@ class PlacementVerifier:
         error = find_placement_error(uuid, worker.process.pid, ready.marker_bytes, before, after)
         hidden = any(device.uuid == uuid and device.attribution_error is not None for device in after)
         if error is not None and hidden and _is_same_gpu(uuid, ready.gpu_uuid):
-            return None  # The driver shows no processes, but CUDA itself names this GPU.
+            return None  # The driver shows no processes, but CUDA itself reports this GPU.
         return error
 
 
 def _is_same_gpu(uuid: str, reported: str | None) -> bool:
-    """Return whether the driver's UUID and CUDA's UUID, which may lack the prefix, are equal."""
+    """Return whether the driver's UUID equals CUDA's UUID, which may lack the prefix."""
     return reported is not None and uuid.removeprefix("GPU-") == reported.removeprefix("GPU-")

@@ -1,4 +1,4 @@
-"""The scheduler of a supervisor's GPUs: uses free GPUs, and yields them to other users."""
+"""The scheduler of a supervisor's GPUs. It uses free GPUs, and yields them to other users."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class GpuScheduler:
         ]
 
     def _open_slot(self, device: DeviceSnapshot, slots: list[Slot], here: list[Slot], now: float) -> None:
-        """Let one more worker start on an available GPU. A further worker starts only when this worker trains."""
+        """Open a slot for one more worker on an available GPU. The next worker starts only when this worker trains."""
         empty = [slot for slot in here if slot.worker is None]
         if empty and empty[0].failed_starts >= MAX_FAILED_STARTS:
             self._health.exclude(device.uuid, _start_failure(empty[0]), now)
@@ -161,7 +161,9 @@ class GpuScheduler:
             slots.append(slot)
 
     def _is_another_wanted(self, device: DeviceSnapshot, slots: list[Slot], here: list[Slot]) -> bool:
-        """Return whether to add a slot on a GPU: the first slot at once, a further slot when all others train."""
+        """Return whether to add a slot on a GPU. The first slot is added at once, a further slot only when all other
+        slots train.
+        """
         if self._max_workers is not None and sum(slot.on_gpu for slot in slots) >= self._max_workers:
             return False
         if not here:
@@ -172,7 +174,8 @@ class GpuScheduler:
             return False
         if any(slot.on_gpu and not slot.busy for slot in slots) or any(slot.needs_device_alone for slot in here):
             return False
-        # Keep room for two CUDA contexts: one for the new worker, and one that must stay free when its training starts.
+        # Keep room for two CUDA contexts: the context of the new worker, and a reserve that must stay free when its
+        # training starts.
         return _available_bytes(device, here) >= 2 * CONTEXT_BYTES + max(expected)
 
     def _verify(self, slot: Slot, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The interface of schedulers of GPUs, and the scheduler of a supervisor without GPUs."""
+"""The interface of GPU schedulers, and the scheduler of a supervisor without GPUs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WorkerScheduler(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """Return the reason why no worker can train, if it lies outside this machine; otherwise None."""
+        """Return the reason outside this machine why no worker can train, or None."""
 
     @property
     def follows_demand(self) -> bool:

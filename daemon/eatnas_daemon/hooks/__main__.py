@@ -68,8 +68,8 @@ def _run(settings: Settings, hooks: HooksConfig, since: float, interval_seconds:
 
 
 def _open_daemon_log(file: Path) -> logging.Logger:
-    """Return a logger that appends to the daemon's log in its format. After the daemon renames the file, use the new
-    file.
+    """Return a logger that appends to the daemon's log in its format. After the daemon renames the file, the logger
+    uses the new file.
     """
     handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")

@@ -21,7 +21,9 @@ MAX_LOG_BYTES: Final = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class HookCommand:
-    """A command with its arguments, run in `folder` for at most `timeout_seconds`; its output goes to `log_file`."""
+    """A command with its arguments. It runs in `folder` for at most `timeout_seconds`, and its output goes to
+    `log_file`.
+    """
 
     arguments: Sequence[str]
     folder: Path

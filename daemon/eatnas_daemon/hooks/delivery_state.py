@@ -14,7 +14,7 @@ class DeliveryState:
     """The delivered events: all events up to `delivered_until`, and the later events in `delivered`.
 
     `delivered_until_at` is the time of the event `delivered_until`; None if the record had no such event. A restored
-    record assigns the same ids to new events; the time distinguishes them from the old events.
+    record assigns the same ids to new events. The time distinguishes the new events from the old ones.
     """
 
     record_uuid: str
@@ -53,6 +53,6 @@ class DeliveryState:
             opened.write(json.dumps(fields).encode())
 
     def advance(self, delivered_until: int) -> None:
-        """Increase `delivered_until`, and forget the single events up to it."""
+        """Increase `delivered_until`, and remove the events up to it from `delivered`."""
         self.delivered_until = max(self.delivered_until, delivered_until)
         self.delivered = {event_id for event_id in self.delivered if event_id > self.delivered_until}

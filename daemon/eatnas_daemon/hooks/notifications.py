@@ -1,4 +1,4 @@
-"""Group events into notifications, each of which one call of the hook command reports, and make their payload."""
+"""Group events into notifications, and build their payloads. One call of the hook command reports one notification."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_EVENTS: Final = 10_000
 class Notification:
     """Events of one kind in one search, the newest last. A notification without events reports a waiting search.
 
-    `message` describes it in a sentence; `at` is in seconds since 1970.
+    `message` describes the notification in a sentence; `at` is in seconds since 1970.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Notification:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Return the kind and the search. The rate of calls is limited for each such pair."""
+        """Return the kind and the search. The rate of calls is limited for each pair."""
         return self.kind, self.search
 
     def is_delivered(self, state: DeliveryState) -> bool:

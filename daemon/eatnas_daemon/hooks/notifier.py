@@ -36,7 +36,7 @@ class Notifier:
     """Runs the hook command for each new notification, one at a time.
 
     If no delivery state exists yet, events before `since` (in seconds since 1970) are not reported. `has_pending` is
-    true if notifications wait for a later call of `deliver`, even without new events.
+    true if some notifications wait for a later call of `deliver`, which sends them even without new events.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Notifier:
         self._state_file = settings.home / "hooks.json"
         self._delivered_at: dict[tuple[str, str], float] = {}
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}
-        """By kind and search, the number of failed calls in a row and the time of the next try."""
+        """The number of failed calls in a row and the time of the next try, by kind and search."""
         self.has_pending = False
         self._watermark = EventWatermark()
         self._state = self._load_state(since)
@@ -120,7 +120,7 @@ class Notifier:
                 return DeliveryState(record_uuid, get_newest_event_before(connection, since))
             reached = state.delivered_until_at
             if reached != get_event_time(connection, state.delivered_until):
-                # A backup was restored, so ids after its last event belong to new events, which have later times.
+                # A backup was restored: ids after the backup's last event belong to new events, which have later times.
                 until = 0 if reached is None else get_newest_event_before(connection, math.nextafter(reached, math.inf))
                 return DeliveryState(record_uuid, until)
             return state

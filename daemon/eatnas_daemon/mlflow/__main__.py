@@ -36,10 +36,11 @@ class LiveSync:
     def update(self, changed: bool, last: bool) -> None:
         """Write the record's changes if it has `changed`. Update the pictures that are due.
 
-        The `last` call updates all outdated pictures, and marks the supervisor's leased candidates as abandoned.
+        The `last` call updates all outdated pictures, and marks the candidates that the supervisor still leases as
+        abandoned.
         """
         if self._store_file is not None and identify_store_file(self._tracking_uri) != self._store_file:
-            # MLflow keeps a deleted file open and would continue to write to it, so restart this program.
+            # Restart this program, because MLflow keeps a deleted file open and would continue to write to it.
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
         sync, self._sync = self._sync, None  # restored only if this call succeeds
         if sync is None and changed:
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not database_url or not tracking_uri:
         parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
     # End at once on SIGTERM: under load, a Python signal handler runs late, and an interpreter with MLflow takes
-    # minutes to exit. MLflow's store and the record stay intact at whatever moment the process ends.
+    # minutes to exit. MLflow's store and the record stay intact, whenever the process ends.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         engine = open_record(database_url)

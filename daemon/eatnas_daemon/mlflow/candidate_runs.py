@@ -63,7 +63,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class CandidateRun:
-    """A candidate's run, and the part of the candidate's data that it contains.
+    """A candidate's run, and the part of the candidate's data that the run contains.
 
     `progress` has the values of `PROGRESS_TAGS`; `has_files` is true if the architecture's files are uploaded.
     """
@@ -80,7 +80,7 @@ class CandidateRun:
 
 
 class CandidateRuns:
-    """Writes the runs of a record's candidates, and remembers their content."""
+    """Writes the runs of a record's candidates, and remembers what each run contains."""
 
     def __init__(self, engine: Engine, client: MlflowClient, record_uuid: str, log: Callable[[str], None]) -> None:
         self._engine, self._client, self._record_uuid, self._log = engine, client, record_uuid, log
@@ -107,7 +107,7 @@ class CandidateRuns:
         """Bring a candidate's run up to date. Return whether this wrote anything.
 
         `live_hosts` are the ids of the hosts with a running supervisor, or None if every lease is live. With `look_up`,
-        search MLflow for an unknown run before creating it, since another program may have created it.
+        search MLflow for an unknown run before creating it, because another program may have created the run.
         """
         key = self._key(candidate.id)
         run = self._runs.get(key)
@@ -141,8 +141,8 @@ class CandidateRuns:
         return _read_run(run)
 
     def _note(self, candidate: AttemptedCandidate) -> dict[str, str]:
-        """Return the tag with the description of a run: the reason why the model proposed the network. Empty for other
-        births.
+        """Return the tag with the description of a run: the reason why the model proposed the network. Return no tag
+        for other births.
         """
         with read_transaction(self._engine) as connection:
             prediction = get_predicted_fitness(connection, candidate.id)
@@ -167,7 +167,7 @@ class CandidateRuns:
         self, run: CandidateRun, candidate: AttemptedCandidate, recipe: dict[str, Any], status: str, *, has_files: bool
     ) -> None:
         with read_transaction(self._engine) as connection:
-            # If the candidate has fewer epochs than its run, its training has begun again from scratch.
+            # If the candidate has fewer epochs than its run, the training has started again from scratch.
             first = run.epochs if run.epochs <= candidate.epochs else 0
             epochs = list_epochs(connection, candidate.id, first=first, end=candidate.epochs)
         log_in_batches(

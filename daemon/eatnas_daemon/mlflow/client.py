@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 RUNNING: Final = "RUNNING"
 SCHEDULED: Final = "SCHEDULED"
-"""The status of an unfinished search or candidate that no daemon works on."""
+"""The status of an unfinished search or candidate on which no daemon is working."""
 SEARCH_TAG: Final = "eatnas.summary"
 CANDIDATE_TAG: Final = "eatnas.candidate"
 RUNS_PER_PAGE: Final = 500
 METRICS_PER_BATCH: Final = 800
-"""MLflow accepts 1000 items per request. A smaller batch leaves room for the parameters and tags of the run."""
+"""The maximum number of metrics per request. MLflow accepts 1000 items. A smaller batch leaves room for the parameters
+and tags of the run.
+"""
 MAX_NAME_CHARACTERS, MAX_PARAM_CHARACTERS = 250, 500
 _INVALID_IN_NAMES: Final = re.compile(r"[^\w. :-]")
 """MLflow refuses other characters in the name of a parameter, and some names with a slash."""
@@ -57,9 +59,9 @@ def configure_mlflow() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    # Silence MLflow's log, since MLflow also raises each error that it logs.
+    # Silence MLflow's log, because MLflow also raises each error that it logs.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
-    # If MLflow repeated a request after a lost answer, it would create a second run. Our retry searches for the run
+    # If MLflow repeated a request after a lost answer, it would create a second run. Our own retry searches for the run
     # first.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -91,8 +93,8 @@ def log_in_batches(
 ) -> None:
     """Log metrics, parameters and tags to a run in as few requests as MLflow accepts.
 
-    The tags describe the part of the data that the run contains, so they are sent with the last metrics. Stores write
-    metrics before tags.
+    The tags describe the part of the data that the run contains. They are sent with the last metrics, because stores
+    write metrics before tags.
     """
     while len(metrics) > METRICS_PER_BATCH:
         client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH])

@@ -40,7 +40,7 @@ def epoch_metrics(epochs: Sequence[CandidateEpoch], device_kind: str) -> list[Me
 
 
 def score_metrics(candidate: AttemptedCandidate) -> list[Metric]:
-    """Return the metrics of a candidate's score, with the number of the last epoch; empty if there is no score."""
+    """Return the metrics of a candidate's score, with the number of the last epoch; an empty list without a score."""
     from mlflow.entities import Metric
 
     if candidate.fitness is None or candidate.ended_at is None:

@@ -45,7 +45,7 @@ def log_model(
 ) -> LoggedModel:
     """Log an exported module and its weights to the run of the candidate. Register the model under `register` if given.
 
-    If MLflow does not have the run yet, it is written first. Raises `RecordError` if MLflow is not usable or refuses
+    If MLflow does not have the run yet, write the run first. Raises `RecordError` if MLflow is not usable or refuses
     the name.
     """
     configure_mlflow()
@@ -63,7 +63,7 @@ def _find_run(engine: Engine, client: MlflowClient, model: TrainedModel) -> Run:
     with read_transaction(engine) as connection:
         record_uuid = get_record_uuid(connection)
     condition = f"tags.`eatnas.record` = '{record_uuid}' AND tags.`eatnas.search` = '{model.search}'"
-    # A deleted search of the same name may have an experiment too.
+    # A deleted search of the same name may have left an experiment too.
     for experiment in client.search_experiments(filter_string=condition):
         run = find_run(client, str(experiment.experiment_id), CANDIDATE_TAG, f"{record_uuid}/{model.candidate_id}")
         if run is not None:
@@ -77,7 +77,7 @@ def _log_model(client: MlflowClient, run: Run, module: Path, weights: Path, regi
 
     mlflow.set_tracking_uri(client.tracking_uri)
     mlflow.set_registry_uri(client.tracking_uri)
-    # The experiment decides where MLflow stores the files of the model.
+    # Set the experiment, because it decides where MLflow stores the files of the model.
     mlflow.set_experiment(experiment_id=run.info.experiment_id)
     # Hide MLflow's progress bars and its advice on model code, which do not concern our users.
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):

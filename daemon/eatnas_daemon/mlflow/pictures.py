@@ -27,7 +27,9 @@ RENDER_TIMEOUT_SECONDS: Final = 600.0
 
 
 class RenderProcess:
-    """Renders one search at a time in a child process, so that slow plots do not delay the runs."""
+    """Renders the pictures of one search at a time in a child process, so that slow plots do not delay the writing of
+    runs.
+    """
 
     def __init__(self, database_url: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         # Pass the URL in the environment: it may hold a password, and every user can read the arguments of a process.
@@ -55,7 +57,7 @@ class RenderProcess:
     def poll(self, *, wait: bool) -> Path | None:
         """Return the folder of the rendered files, or None while the process is running.
 
-        Raises `RuntimeError` with the last line of its output if the process failed.
+        Raises `RuntimeError` with the last line of the process's output if the process failed.
         """
         assert self._process is not None
         assert self._folder is not None
@@ -149,7 +151,7 @@ class SearchPictures:
             self._log(f"cannot render the pictures of {tracked.search.name}: {describe_os_error(error)}")
 
     def _upload(self, *, wait: bool) -> bool:
-        """Upload the rendered files. Return False while they are being rendered."""
+        """Upload the rendered files. Return False while the files are being rendered."""
         assert self._renderer.search_id is not None
         tracked = self._tracked[self._renderer.search_id]
         try:

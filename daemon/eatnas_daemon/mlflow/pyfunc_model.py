@@ -1,6 +1,6 @@
-"""The model class that MLflow loads, which classifies encoded images with an exported module.
+"""The model class that MLflow loads to classify encoded images with an exported module.
 
-MLflow copies this file into its store and runs it there, so it imports nothing of this program.
+MLflow copies this file into its store and runs it there, so the file imports nothing of this program.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflo
         spec.loader.exec_module(self.module)
         self.network, self.classes = self.module.load(context.artifacts["weights"])
 
-    # No annotations, because MLflow would derive a signature from them.
+    # Do not annotate the parameters, because MLflow would derive a signature from the annotations.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return the class and the probability of each image in the column `image` of a data frame."""
         return [self._classify(content) for content in model_input["image"]]

@@ -42,7 +42,9 @@ def move_store_aside(engine: Engine, tracking_uri: str, *, home_uri: str, confir
 
 
 def _list_renamings(file: Path, artifacts: Path, number: int) -> list[tuple[Path, Path]]:
-    """Return the old and new paths of a store's files, including the journals, which SQLite finds by their names."""
+    """Return the old and new paths of a store's files, including SQLite's journals, which must keep the name of the
+    database.
+    """
     kept = file.with_name(f"{file.name}.old-{number}")
     journals = [(Path(f"{file}{ending}"), Path(f"{kept}{ending}")) for ending in JOURNAL_ENDINGS]
     return [*journals, (file, kept), (artifacts, artifacts.with_name(f"{artifacts.name}.old-{number}"))]

@@ -37,7 +37,7 @@ REVISION_TAG: Final = "eatnas.standing"
 
 @dataclass(slots=True)
 class SearchRun:
-    """A search's run, and the part of the search's data that it contains.
+    """A search's run, and the part of the search's data that the run contains.
 
     `revision` is the search's revision at the last write of the run; `steps` is the number of steps with metrics.
     """
@@ -49,7 +49,7 @@ class SearchRun:
 
 
 class SearchRuns:
-    """Writes the runs of a record's searches, and remembers their content."""
+    """Writes the runs of a record's searches, and remembers what each run contains."""
 
     def __init__(self, engine: Engine, client: MlflowClient, record_uuid: str, pictures: SearchPictures | None) -> None:
         self._engine, self._client, self._record_uuid, self._pictures = engine, client, record_uuid, pictures
@@ -77,7 +77,7 @@ class SearchRuns:
         *,
         has_daemon: bool,
     ) -> None:
-        """Bring the run of every search up to date. `has_daemon` is true if a supervisor works on the record."""
+        """Bring the run of every search up to date. `has_daemon` is true if a supervisor is working on the record."""
         for search in searches:
             revision, status = _revision(search, searches), _status(search, has_daemon=has_daemon)
             run = self._runs.get(search.id)
@@ -143,7 +143,7 @@ class SearchRuns:
 
 
 def _revision(search: SearchRecord, searches: Sequence[SearchRecord]) -> str:
-    """Return a text that changes whenever the search's run or pictures have to change."""
+    """Return a string that changes whenever the search's run or pictures have to change."""
     measured = sum(other.settled for other in searches if other.source_id == search.id)
     return f"{search.status}, {search.settled}+{measured}"
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 CANDIDATES_PER_QUERY: Final = 500
 MAX_TAG_CHARACTERS: Final = 5000
 SEARCH_ID_TAG: Final = "eatnas.search_id"
-"""The tag with a search's id. Names are ambiguous: a new search may have the name of a deleted search."""
+"""The tag with a search's id. A name is not enough, because a new search may have the name of a deleted search."""
 
 
 def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
@@ -95,10 +95,10 @@ def print_to_stderr(message: str) -> None:
 
 
 class MlflowSync:
-    """Writes missing data to MLflow. Remembers the written data, so that later calls process only changes.
+    """Writes missing data to MLflow. Remembers which data it has written, so that later calls process only changes.
 
-    Every write can be repeated: experiments and runs are found by their tags, and MLflow stores equal metrics once.
-    After an error, a new `MlflowSync` continues from the content of the store.
+    Every write can be repeated, because experiments and runs are found by their tags, and MLflow stores equal metrics
+    only once. After an error, a new `MlflowSync` continues from the content of the store.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class MlflowSync:
                     candidate,
                     self._experiments[candidate.search_id],
                     live_hosts,
-                    # In the first call this is not needed, because `_open_experiment` has just listed all runs.
+                    # The first call need not look up runs, because `_open_experiment` has just listed all of them.
                     look_up=self._synced_event is not None,
                 )
         return written
@@ -222,9 +222,10 @@ class MlflowSync:
 
 
 def _list_live_hosts(connection: Connection, stopping_pid: int | None) -> frozenset[int] | None:
-    """Return the ids of the hosts whose supervisor works on the record; None if every lease is live.
+    """Return the ids of the hosts whose supervisors are working on the record; None if every lease is live.
 
-    On SQLite there is at most one supervisor. If it runs, all leases are live; otherwise none is live.
+    On SQLite there is at most one supervisor. If this supervisor is running, all leases are live; otherwise, no lease
+    is live.
     """
     if is_postgresql(connection):
         return list_connected_hosts(connection)

@@ -11,7 +11,7 @@ from eatnas_db.domain.objective import VALIDATION_ACCURACY
 
 KIND_TAG: Final = "mlflow.experimentKind"
 TRAINING: Final = "custom_model_development"
-"""The kind of experiment whose page opens on the table of its runs."""
+"""The kind of experiment whose page in MLflow first shows the table of runs."""
 VIEW_TAG: Final = "mlflow.sharedViewState."
 
 

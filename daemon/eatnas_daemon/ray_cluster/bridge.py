@@ -2,7 +2,7 @@
 
 The bridge asks Ray for an actor for each worker that the daemon starts, and copies bytes between the pipes of the
 daemon and of the worker. When the bridge ends, Ray ends its actors. The bridge ends when the daemon ends, or when the
-cluster no longer knows it.
+cluster no longer knows the bridge.
 """
 
 from __future__ import annotations
@@ -76,10 +76,8 @@ class Bridge:
             self._refused_until[relay.refused_by] = time.monotonic() + REFUSAL_SECONDS
 
     def _new_actor(self) -> tuple[Any, float | None]:
-        """Request an actor from Ray. A pending actor makes Ray's autoscaler add nodes.
-
-        Return the actor, which is not placed on nodes that have refused workers, and the seconds after which to request
-        another actor.
+        """Request an actor from Ray. A pending actor makes Ray's autoscaler add nodes. The actor is not placed on nodes
+        that have refused workers. Return the actor, and the seconds after which to request another actor.
         """
         now = time.monotonic()
         refused = [node for node, until in self._refused_until.items() if until > now]
@@ -93,7 +91,7 @@ class Bridge:
     async def _watch_cluster(self) -> None:
         """Report the size of the cluster.
 
-        Return when this process's node no longer belongs to the cluster, because the cluster was replaced.
+        Return when another cluster has replaced the cluster, to which this process's node then no longer belongs.
         """
         own_node, gcs = self._context.get_node_id(), self._context.gcs_address
         silent_since: float | None = None
@@ -143,7 +141,7 @@ def _connect(control: socket.socket, address: str) -> bool:
     """Connect to the cluster. If this fails, report the problem to the daemon and return False."""
     try:
         if address != "auto":
-            # Check the address first, because Ray itself would try for minutes.
+            # Check the address first, because Ray itself would try to connect for minutes.
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False, namespace="eatnas-db")
@@ -177,12 +175,13 @@ def main() -> int:
     if not _connect(control, options.address):
         return 1
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Ignore signals to the process group: they also reach the daemon, which lets its workers checkpoint first.
+        # Ignore signals to the process group. They also reach the daemon, which ends the bridge after its workers have
+        # checkpointed.
         signal.signal(number, signal.SIG_IGN)
     ray.cloudpickle.register_pickle_by_value(remote_worker)
     bridge = Bridge(control, options.address, WorkerNeeds(options.cpus, options.gpus))
     asyncio.run(bridge.run())
-    # Exit even if the shutdown blocks: Ray ends the actors of an ended process.
+    # Exit even if the shutdown blocks. Ray then ends the actors of this process.
     threading.Timer(CLOSE_SECONDS, os._exit, [0]).start()
     ray.shutdown()
     os._exit(0)

@@ -22,10 +22,10 @@ MAX_RESTART_SECONDS: Final = 30.0
 SILENT_SECONDS: Final = 60.0
 """A bridge that has reported nothing for this time is killed, and its workers count as lost."""
 CONNECT_SECONDS: Final = 180.0
-"""The same limit while the bridge connects."""
+"""The limit that replaces `SILENT_SECONDS` while the bridge connects."""
 CLOSE_SECONDS: Final = 8.0
 MAX_LOG_BYTES: Final = 10_000_000
-"""A larger log file is renamed when a bridge starts. The previous renamed file is removed."""
+"""When a bridge starts, a larger log file is renamed and replaces the file that was renamed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class ClusterNode:
 class BridgeProcess:
     """The process that talks to Ray. `problem` is the reason in one line why the cluster is not connected, or None.
 
-    `home` is the folder that all nodes must share. An actor looks for the file `marker` in it, to check that its node
-    sees the same folder.
+    `home` is the folder that all nodes must share. An actor looks for the file `marker` in `home`, to check that its
+    node sees the same folder.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class BridgeProcess:
 
     @property
     def pid(self) -> int | None:
-        """Return the id of the process, or None if none runs."""
+        """Return the id of the process, or None if no process is running."""
         return None if self._process is None else self._process.pid
 
     def poll(self) -> None:
         """Read the reports of the bridge, and restart the bridge if it has ended. Never waits."""
         now = self._monotonic()
-        # If this process was suspended, the silence is not the bridge's fault.
+        # If this process was suspended, do not count the silence against the bridge.
         if now - self._polled_at > SILENT_SECONDS / 2:
             self._heard_at = now
         self._polled_at = now
@@ -88,7 +88,7 @@ class BridgeProcess:
             self._start(now)
 
     def launch(self, request: dict[str, Any], control: socket.socket, command_fd: int, report_fd: int) -> None:
-        """Let the bridge start a worker, with these ends of the worker's pipes.
+        """Make the bridge start a worker, and pass it these ends of the worker's pipes.
 
         Raises `OSError` if there is no bridge.
         """
@@ -158,7 +158,7 @@ class BridgeProcess:
         self._control, self._heard_at, self._silent = own, now, False
 
     def _end(self, now: float) -> None:
-        """Handle the end of the bridge, whose workers have all ended too."""
+        """Handle the end of the bridge. All its workers have ended too."""
         assert self._process is not None
         if self._control is not None:
             self._control.close()
@@ -180,7 +180,7 @@ class BridgeProcess:
 
 
 def _rotate(log_file: Path) -> None:
-    """Rename a log file that is too large, since a bridge that cannot connect is restarted repeatedly."""
+    """Rename a log file that is too large. It grows if a bridge that cannot connect is restarted again and again."""
     with contextlib.suppress(FileNotFoundError):
         if log_file.stat().st_size > MAX_LOG_BYTES:
             log_file.replace(log_file.with_name(f"{log_file.name}.1"))

@@ -1,4 +1,4 @@
-"""Decide the number of workers that a daemon requests from a Ray cluster, and explain why none of them trains."""
+"""Decide how many workers a daemon requests from a Ray cluster, and explain why none of them trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eatnas_daemon.workers.timeouts import Timeouts
 
 FREE: Final = Availability(True, "free")
 CONNECT_SECONDS: Final = 20.0
-"""A missing connection is reported as a problem only after this time, since connecting takes a while."""
+"""A missing connection is reported as a problem only after this time, because connecting takes a while."""
 CONNECTING: Final = (
     "connecting to the Ray cluster at {address}; if this lasts, check that --address has the port of its head, by "
     "default 6379"
@@ -25,7 +25,7 @@ CONNECTING: Final = (
 PENDING_SECONDS: Final = 60.0
 """A worker that is pending for longer than this time counts as waiting for room in the cluster."""
 IDLE_SECONDS: Final = 60.0
-"""An idle worker for which no candidate waits keeps its place on a node for this time."""
+"""An idle worker for which no candidate waits keeps its place on a node for this long."""
 NO_CANDIDATE_WAITS: Final = "no candidate waits for it"
 
 
@@ -94,8 +94,8 @@ class ClusterScheduler:
         """Return the number of slots that are needed now, including the slots of workers that became idle recently."""
         nodes, wanted = self._bridge.nodes, self._max_workers
         if wanted is None:
-            # Without a connection, the slots of lost workers stay. Without room, one pending slot makes the autoscaler
-            # add nodes.
+            # Without a connection, keep the slots of lost workers. If the cluster has no room, keep one pending slot,
+            # which makes the autoscaler add nodes.
             wanted = len(slots) if nodes is None else max(1, sum(node.workers for node in nodes))
         if self._demand is None:
             return wanted
@@ -129,7 +129,8 @@ class ClusterScheduler:
         workers = [slot.worker for slot in slots if slot.worker is not None]
         trains = any(worker.ready is not None for worker in workers)
         for slot in slots:
-            # A single worker may be lost while it starts. Two in a row are a problem even if other workers train.
+            # A single worker may be lost while it starts. Two failed starts in a row are a problem even if other
+            # workers train.
             if slot.start_error is not None and slot.failed_starts > trains:
                 return f"workers cannot be started: {slot.start_error}"
         if not workers or not all(worker.process.pending for worker in workers):
@@ -176,7 +177,7 @@ class ClusterScheduler:
 
 
 def _gpu_statuses(slots: Sequence[Slot], paused: Collection[str]) -> list[DeviceStatus]:
-    """Return the status of each GPU that a worker trains on, as last reported by the node of the GPU."""
+    """Return the status of each GPU on which a worker trains, as last reported by the GPU's node."""
     statuses: dict[str, DeviceStatus] = {}
     for slot in slots:
         if slot.worker is not None and slot.on_gpu and slot.device.uuid != UNPLACED_UUID:

@@ -16,7 +16,7 @@ def allow_many_files() -> None:
 
 
 async def readable(descriptor: int) -> None:
-    """Return when a descriptor is readable, or its other end is closed."""
+    """Return as soon as a descriptor is readable, or its other end is closed."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_reader(descriptor, event.set)
@@ -27,7 +27,7 @@ async def readable(descriptor: int) -> None:
 
 
 async def writable(descriptor: int) -> None:
-    """Return when a descriptor is writable, or its other end is closed."""
+    """Return as soon as a descriptor is writable, or its other end is closed."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_writer(descriptor, event.set)
@@ -38,7 +38,7 @@ async def writable(descriptor: int) -> None:
 
 
 async def write_all(descriptor: int, content: bytes) -> None:
-    """Write to a non-blocking descriptor. Raises `BrokenPipeError` if its other end is closed."""
+    """Write to a non-blocking descriptor. Raises `BrokenPipeError` if the other end is closed."""
     while content:
         try:
             content = content[os.write(descriptor, content) :]

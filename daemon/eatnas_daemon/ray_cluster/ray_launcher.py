@@ -17,7 +17,8 @@ from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_db.domain.arithmetic import NATIVE, recorded_settings
 
 FROM_DAEMON: tuple[str, ...] = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""The variables that workers take from the daemon's environment. All other variables come from their node."""
+"""The variables that workers take from the daemon's environment. All other variables come from the node of the worker.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class RayLauncher:
     environment: Mapping[str, str] | None = None
 
     def log_file(self, slot: int) -> Path:
-        """Return the log file for the output of a slot's workers outside trainings."""
+        """Return the log file for the output that a slot's workers write outside trainings."""
         return self.log_folder / f"worker-{slot}.log"
 
     def with_arithmetic(self, arithmetic: str) -> RayLauncher:

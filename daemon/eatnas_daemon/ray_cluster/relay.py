@@ -22,7 +22,7 @@ CHUNK_BYTES: Final = 1 << 16
 READ_SECONDS: Final = 1.0
 """The seconds for which the actor waits for output of the worker before it answers without output."""
 SILENT_SECONDS: Final = 10.0
-"""An actor that has not answered for this time is reported to the daemon."""
+"""An actor that has not answered for this long is reported to the daemon as silent."""
 KILL_SECONDS: Final = 2.0
 
 
@@ -57,7 +57,7 @@ class Relay:
         self._actor: Any = None
         self._node, self._started = "a node that is not known yet", False
         self.refused_by: str | None = None
-        """The id of the node that refused the worker."""
+        """The id of the node that refused the worker; None if no node has refused it."""
 
     async def run(self) -> None:
         """Start the worker in an actor, and copy bytes until either side ends."""
@@ -100,7 +100,7 @@ class Relay:
                 self._node = await asyncio.wait_for(_answer(self._actor.locate.remote()), seconds)
                 break
             await self._end_actor()
-        # From now on the worker is no longer pending, so a start that takes too long counts as a fault of the node.
+        # From now on, the worker is no longer pending, and a start that takes too long counts as a fault of the node.
         send_if_possible(self._control, {"node": self._node})
         return dict(await self._answer_or_report_silence(self._actor.start.remote(self._request)))
 
@@ -122,12 +122,12 @@ class Relay:
             if content == b"":
                 return
             if content is not None:
-                # The daemon closes its end only after it has killed the worker.
+                # Ignore a closed pipe: the daemon closes its end only after it has killed the worker.
                 with contextlib.suppress(BrokenPipeError):
                     await write_all(self._report_fd, content)
 
     async def _answer_or_report_silence(self, reference: Awaitable[Any]) -> Any:
-        """Return the answer of the actor. If it takes long, report the time to the daemon."""
+        """Return the answer of the actor. If the answer takes long, report the waiting time to the daemon."""
         answer, asked_at = asyncio.ensure_future(_answer(reference)), time.monotonic()
         try:
             while not (await asyncio.wait([answer], timeout=SILENT_SECONDS))[0]:
@@ -137,7 +137,7 @@ class Relay:
             answer.cancel()
 
     async def _wait_for_kill(self) -> None:
-        """Return when the daemon requests to kill the worker, or has closed its end of the socket."""
+        """Return as soon as the daemon asks to kill the worker, or has closed its end of the socket."""
         while True:
             await readable(self._control.fileno())
             with contextlib.suppress(BlockingIOError):
@@ -160,8 +160,8 @@ class Relay:
             await asyncio.wait_for(asyncio.to_thread(self._actors.kill, self._actor), KILL_SECONDS)
 
     async def _report_end(self, ended: dict[str, Any]) -> None:
-        # A later state replaces a lost state, but the end must arrive, even if the daemon has read nothing for a long
-        # time.
+        # A lost state is replaced by a later one. The report of the end, however, must arrive even if the daemon has
+        # read nothing for a long time.
         with contextlib.suppress(OSError):
             while True:
                 try:

@@ -34,7 +34,7 @@ class RemoteWorkerProcess(WorkerProcess):
 
     @property
     def pending(self) -> bool:
-        """Return whether the worker waits for room on a node."""
+        """Return whether the worker is waiting for room on a node."""
         return self._actor.node is None and not self._actor.ended
 
     @property
@@ -63,7 +63,9 @@ class RemoteWorkerProcess(WorkerProcess):
         return self._actor.reason
 
     def find_device(self, ready: Ready) -> DeviceSnapshot | None:
-        """Return the device that the worker reports. Raises `ValueError` if it should be on a GPU and reports none."""
+        """Return the device that the worker reports. Raises `ValueError` if the worker should be on a GPU but reports
+        no GPU.
+        """
         node, cores = self._actor.latest("node", "unknown"), int(self._actor.latest("cores", 1))
         if not self._on_gpu:
             return DeviceSnapshot(f"cpu:ray:{node}", CPU, f"processor of the Ray node {node}", cores=cores)
@@ -91,7 +93,7 @@ class RemoteWorkerProcess(WorkerProcess):
 
 
 class ActorState:
-    """The state of an actor as last reported by the bridge. It takes the place of a `subprocess.Popen`."""
+    """The state of an actor as last reported by the bridge. It takes the place of a `subprocess.Popen` object."""
 
     def __init__(self, control: socket.socket) -> None:
         self.pid = 0
@@ -103,7 +105,7 @@ class ActorState:
         self.reason: str | None = None
 
     def latest(self, key: str, default: Any) -> Any:
-        """Return a value of the last state."""
+        """Return the value of `key` in the last state."""
         self._update()
         return self._state.get(key, default)
 

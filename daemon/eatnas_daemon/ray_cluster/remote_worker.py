@@ -23,7 +23,7 @@ DIE_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
     "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
 )
-"""A program that replaces itself by a command. The kernel kills the command when the thread that started it ends."""
+"""A program that replaces itself with a command. The kernel kills the command when the thread that started it ends."""
 
 
 class RemoteWorker:
@@ -48,7 +48,8 @@ class RemoteWorker:
         """Start the process. Return the node's name and cores or, under `refused`, the reason for a refusal."""
         refused = self._find_obstacle(request)
         if refused is None:
-            # The kernel kills the worker when this thread ends, so the thread stays until the worker has ended.
+            # The thread lives until the worker has ended, because the kernel kills the worker when the thread that
+            # started it ends.
             threading.Thread(target=self._run, args=[request], name="worker", daemon=True).start()
             self._launched.wait()
             refused = self._error
@@ -97,7 +98,8 @@ class RemoteWorker:
         if not request["on_gpu"]:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif gpus := _own_gpus():
-            # Ray also sets this variable, unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set on the node.
+            # Set this variable here, because Ray does not set it if RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set
+            # on the node.
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         worker_in, self._command_fd = os.pipe()
         self._report_fd, worker_out = os.pipe()
@@ -128,7 +130,7 @@ class RemoteWorker:
         return DeviceMonitor(nvml.read_gpus)
 
     def write(self, content: bytes) -> None:
-        """Write to the worker's pipe, and wait while it is full. Empty content closes the pipe."""
+        """Write to the worker's pipe, and wait while the pipe is full. Empty content closes the pipe."""
         if not content:
             os.close(self._command_fd)
         with contextlib.suppress(BrokenPipeError):
@@ -201,7 +203,7 @@ def _own_gpus() -> list[str]:
 
 
 def _installed_version(name: str) -> str | None:
-    """Return the installed version without the local part after the plus sign, which names the build for a device."""
+    """Return the installed version without the part that names a build, such as `+cu128`."""
     try:
         return importlib.metadata.version(name).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:

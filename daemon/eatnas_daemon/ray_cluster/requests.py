@@ -24,7 +24,7 @@ class WorkerNeeds:
 
     def count_workers(self, cpus: float, gpus: float) -> int:
         """Return the number of workers for which a node with these resources has room."""
-        # A worker's share is a part of one GPU, so the remainders of two GPUs cannot be combined.
+        # A worker needs its share on a single GPU, so the remainders of two GPUs cannot be combined.
         by_gpus = int(gpus + 1e-6) * int((1 + 1e-6) / self.gpus) if self.gpus else None
         by_cpus = int((cpus + 1e-6) / self.cpus) if self.cpus else None
         counts = [count for count in (by_gpus, by_cpus) if count is not None]
@@ -32,7 +32,9 @@ class WorkerNeeds:
 
 
 def new_socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected sockets that preserve packet boundaries and notice when the other is closed. Linux only."""
+    """Return two connected sockets that preserve packet boundaries and notice when the other socket is closed. Linux
+    only.
+    """
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
@@ -44,7 +46,7 @@ def send_packet(end: socket.socket, content: dict[str, Any], fds: tuple[int, ...
 def receive_packet(end: socket.socket, fds: int = 0) -> tuple[dict[str, Any], list[int]]:
     """Return the next object with up to `fds` file descriptors.
 
-    Raises `BlockingIOError` if there is none, and `EOFError` if the other end is closed.
+    Raises `BlockingIOError` if no object has arrived, and `EOFError` if the other end is closed.
     """
     try:
         content, received, _, _ = socket.recv_fds(end, PACKET_BYTES, fds)
@@ -57,6 +59,6 @@ def receive_packet(end: socket.socket, fds: int = 0) -> tuple[dict[str, Any], li
 
 
 def send_if_possible(end: socket.socket, content: dict[str, Any]) -> None:
-    """Send an object, unless the other end is closed or reads nothing."""
+    """Send an object. Drop the object if the other end is closed or reads nothing."""
     with suppress(OSError):
         send_packet(end, content)

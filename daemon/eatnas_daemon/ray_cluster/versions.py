@@ -14,7 +14,7 @@ from eatnas_db.errors import ConflictError, EatnasError
 from eatnas_db.worker_settings import ADDRESS, require_head_address
 
 COMPARED: Final = ("torch", "numpy")
-"""The packages, besides eatnas-db itself, that decide the bits of a score."""
+"""The packages, besides eatnas-db itself, whose versions change the exact value of a score."""
 
 
 def require_ray() -> None:
@@ -25,7 +25,9 @@ def require_ray() -> None:
 
 
 def find_address(environment: Mapping[str, str]) -> str:
-    """Return the default address of the head: Ray's own `RAY_ADDRESS`, else `auto`. Raises `EatnasError`."""
+    """Return the default address of the head: the value of Ray's own variable `RAY_ADDRESS`, or else `auto`. Raises
+    `EatnasError`.
+    """
     address = environment.get("RAY_ADDRESS") or "auto"
     try:
         require_head_address(address)
@@ -36,7 +38,7 @@ def find_address(environment: Mapping[str, str]) -> str:
 
 
 def compared_versions() -> dict[str, str]:
-    """Return the versions that each node must have, without the parts that name the build for a device."""
+    """Return the versions that each node must have, without the local parts that name a build."""
     versions = installed_versions()
     for name in COMPARED:
         try:

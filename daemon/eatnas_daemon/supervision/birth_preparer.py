@@ -1,4 +1,6 @@
-"""Use a thread to decide births that need the model, so that neither the transaction nor the workers wait."""
+"""Use a thread to decide births that need the model, so that neither the transaction nor the workers wait for the
+decision.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from eatnas_db.searches.prepared_births import PreparedBirth, prepare_births
 
 
 class BirthPreparer:
-    """Prepares births that a transaction has requested but that were not decided yet. Then wakes the supervisor.
+    """Prepares births that a transaction has requested but that were not decided yet, and then wakes the supervisor.
 
     `prepare` decides the next births of a search. `executor` runs `prepare` for one search at a time.
     """
@@ -61,7 +63,7 @@ class BirthPreparer:
         self._wanted.add(search_id)
 
     def start(self) -> None:
-        """Start to decide the births that the last transaction requested and did not find."""
+        """Start to decide the births that the last transaction requested and did not get."""
         asked, self._asked = self._asked, set()
         self._running = {
             search_id: future for search_id, future in self._running.items() if search_id in asked or not future.done()
@@ -86,5 +88,5 @@ class BirthPreparer:
         os.close(self._write_fd)
 
     def _wake(self, _: object) -> None:
-        with suppress(BlockingIOError):  # The pipe is full, so the supervisor wakes anyway.
+        with suppress(BlockingIOError):  # A full pipe wakes the supervisor anyway.
             os.write(self._write_fd, b"\0")

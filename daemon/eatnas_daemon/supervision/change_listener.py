@@ -1,4 +1,4 @@
-"""Notice changes to the database by other programs."""
+"""Notice changes that other programs make to the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""While searches run, remove the checkpoint files of this host that the record no longer names."""
+"""Remove this host's checkpoint files that the record no longer names, while searches are running."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eatnas_db.unchanged_files import UnchangedFiles
 
 
 class CheckpointCollector:
-    """Cleans the artifacts folder of a host every `interval_seconds`, the first time at once.
+    """Cleans the artifacts folder of a host at once, and then every `interval_seconds`.
 
     The folder contains few files besides needed checkpoints, so a collection stays cheap.
     """

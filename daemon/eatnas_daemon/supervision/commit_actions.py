@@ -24,7 +24,7 @@ class CommitActions:
     assigned: list[tuple[Slot, Assignment]]
     """The assignments to send to workers."""
     stale: list[Slot]
-    """The slots whose trainings must stop, because they have lost their leases."""
+    """The slots whose trainings must stop, because the trainings have lost their leases."""
     obsolete_files: list[str]
     """The checkpoint files to remove, relative to the artifacts folder."""
     finished: bool
@@ -34,7 +34,7 @@ class CommitActions:
 def run_commit_actions(
     actions: CommitActions, slots: list[Slot], artifacts: Path, timeouts: Timeouts, now: float
 ) -> None:
-    """Drop the reports that the transaction has recorded. Then stop trainings, send assignments and remove files."""
+    """Drop the reports that the transaction has recorded. Then stop trainings, send assignments, and remove files."""
     for slot in slots:
         if slot.worker is not None:
             _forget_recorded(slot, slot.worker, timeouts, now)

@@ -18,7 +18,7 @@ class DeviceReporter:
         self._written_causes: dict[str, Cause] = {}
 
     def write(self, connection: Connection, now: float, *, heartbeat: bool) -> None:
-        """Write the statuses if they changed or a heartbeat is due."""
+        """Write the statuses if they have changed or if `heartbeat` is true."""
         statuses = self._gpu_scheduler.statuses
         causes = {status.device.uuid: status.availability.cause for status in statuses}
         if statuses and (heartbeat or causes != self._written_causes):

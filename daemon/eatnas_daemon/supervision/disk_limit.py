@@ -14,7 +14,7 @@ from eatnas_db.unchanged_files import UnchangedFiles
 
 
 class DiskLimit:
-    """When the home folder exceeds `max_bytes`, removes files that no training needs. None means no limit.
+    """Removes files that no training needs when the home folder exceeds `max_bytes` (None: no limit).
 
     Checks rarely, because a check reads the size of every file, and the supervisor serves no worker meanwhile.
     """

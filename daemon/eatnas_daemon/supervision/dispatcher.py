@@ -34,7 +34,7 @@ from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
 
 PAGE: Final = 16
-"""The number of searches that are read at a time, to lease candidates from."""
+"""The number of searches that are read at a time, when candidates are leased."""
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Dispatcher:
         self._locked: frozenset[int] | None = frozenset()
 
     def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
-        """Lock the searches that this transaction works on or, with `everything`, all open searches."""
+        """Lock the searches that this transaction is going to change or, with `everything`, all open searches."""
         workers = [slot.worker for slot in self._slots if slot.worker is not None]
         may_lease = sum(worker.idle or bool(worker.reports) for worker in workers)
         self._locked = lock_active_searches(
@@ -89,12 +89,13 @@ class Dispatcher:
         )
 
     def before_repetition(self) -> None:
-        """Forget the data that a rolled-back transaction has read."""
+        """Forget the data that the rolled-back transaction has read, before it is repeated."""
         self._retention.forget()
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
         """Advance searches, and lease candidates for idle workers unless the supervisor drains."""
-        # The end of a search may start its re-evaluation, so only the next transaction knows whether all is done.
+        # Check this before searches advance: the end of a search may start its re-evaluation, so only the next
+        # transaction knows whether all is done.
         only_ended = self._only is not None and not has_running_search(connection, self._only)
         dispatch = Dispatch(finished=only_ended)
         self._now = now
@@ -142,8 +143,8 @@ class Dispatcher:
     def _lease_to_able(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
-        """Lease candidates of a search for workers of its arithmetic. Replace a worker if too few workers have this
-        arithmetic.
+        """Lease candidates of a search for workers that use its arithmetic. If there are too few such workers, replace
+        a worker.
 
         Return the slots that stay idle.
         """
@@ -168,7 +169,7 @@ class Dispatcher:
     ) -> list[Slot]:
         """Lease candidates of a search that trains with a user's own program. Use only slots without lanes.
 
-        Return the slots that stay idle. A program occupies its process until the program ends, so other lanes of the
+        Return the slots that stay idle. A program occupies its process until it ends. Meanwhile, other lanes of the
         process could neither train nor stop. A daemon that has only lanes sets the search aside.
         """
         if all(_trains_in_lane(slot) for slot in self._slots) and self._holds.max_leases(row.id, wall) != 0:
@@ -184,8 +185,8 @@ class Dispatcher:
     ) -> list[Slot]:
         """Lease candidates of a search whose trainings take several slots each. Return the slots that stay idle.
 
-        A daemon that uses only GPUs sets the search aside. Slots of the search's arithmetic come first in `idle`: the
-        worker needs this arithmetic, and its ranks inherit it.
+        A daemon that uses only GPUs sets the search aside. Slots with the search's arithmetic come first in `idle`: the
+        first worker needs this arithmetic, and its ranks inherit the arithmetic.
         """
         if all(slot.on_gpu for slot in self._slots):
             if self._holds.max_leases(row.id, wall) != 0:
@@ -214,7 +215,7 @@ class Dispatcher:
     ) -> list[Slot]:
         """Replace the worker of an idle slot if candidates wait for this arithmetic. Return the slots that stay idle.
 
-        Workers that are starting for this arithmetic count too, so that no more workers than needed are replaced.
+        Workers that are starting with this arithmetic count too, so that no more workers than needed are replaced.
         """
         slot, *rest = idle
         alone = not any(other.busy for other in self._slots if other.device.uuid == slot.device.uuid)
@@ -233,7 +234,7 @@ class Dispatcher:
         return [slot.training.assignment.leased.search_id for slot in self._slots if slot.training is not None]
 
     def _request_stops(self, row: SearchRecord, now: float) -> None:
-        """Stop the trainings of a search that is paused or cancelled."""
+        """Ask the trainings of a paused or cancelled search to stop."""
         request = Cancel if row.wish == DesiredState.CANCELLED else Release
         for slot in self._slots:
             trains_for_it = slot.training is not None and slot.training.assignment.leased.search_id == row.id
@@ -273,7 +274,8 @@ class Dispatcher:
         return still_idle
 
     def _lease_filter(self, slot: Slot, row: SearchRecord, assigned: Sequence[Assignment]) -> LeaseFilter | None:
-        """Return a filter for candidates that fit on a slot's device next to its other trainings; None if none fits.
+        """Return a filter for candidates that fit on a slot's device in addition to its other trainings; None if no
+        candidate fits.
 
         `assigned` are the new assignments on the same device.
         """

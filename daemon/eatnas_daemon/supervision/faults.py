@@ -1,4 +1,4 @@
-"""Attribute an unexpected exception to a search or a worker, so that all others continue."""
+"""Attribute an unexpected exception to a search or a worker, so that all other searches and workers continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eatnas_db.errors import EatnasError, RecordError, StaleLeaseError, Unstorab
 
 
 class SearchError(Exception):
-    """The transaction failed at one search. Without that search it may succeed."""
+    """The transaction failed at one search. Without this search, it may succeed."""
 
     def __init__(self, search_id: int, error: Exception) -> None:
         super().__init__(describe_fault(error))
@@ -23,7 +23,7 @@ class SearchError(Exception):
 
 
 class WorkerError(Exception):
-    """The transaction failed at the reports of one worker. Without these reports it may succeed."""
+    """The transaction failed at the reports of one worker. Without these reports, it may succeed."""
 
     def __init__(self, slot: Slot, error: Exception) -> None:
         super().__init__(describe_fault(error))

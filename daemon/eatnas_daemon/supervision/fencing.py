@@ -21,13 +21,13 @@ class LeaseFencing:
     def __init__(self, host_id: int, slots: list[Slot], lease_seconds: float, now: float) -> None:
         self._host_id, self._slots, self._lease_seconds = host_id, slots, lease_seconds
         self._silent: dict[LeaseToken, tuple[int, float]] = {}
-        """For each lease of another host, the counter and the seconds for which the counter has not changed."""
+        """For each lease of another host: its counter, and the seconds for which the counter has not changed."""
         self._observed_at = now
 
     def stale_slots(self, connection: Connection, wall: float) -> list[Slot]:
         """Return the slots that train without a lease: the candidate was cancelled, or this host was presumed dead.
 
-        Also releases leases without a slot. They exist if the answer to the commit that created them was lost.
+        Also releases leases without a slot. Such leases exist if the answer to the commit that created them was lost.
         """
         leased = list_own_leases(connection, self._host_id)
         trainings = [(slot, slot.training.token) for slot in self._slots if slot.training is not None]
@@ -36,9 +36,8 @@ class LeaseFencing:
         return [slot for slot, token in trainings if token not in leased]
 
     def find_dead_leases(self, connection: Connection, now: float) -> list[ForeignLease]:
-        """Return the leases of other hosts whose counters have not changed for the length of a lease.
-
-        Of the time since the last call, at most half this length counts, because this host may have been suspended.
+        """Return the leases of other hosts whose counters have not changed for the duration of a lease. At most half
+        this duration counts between two calls, because this host may have been suspended.
         """
         observed = min(now - self._observed_at, self._lease_seconds / 2)
         self._observed_at = now
@@ -56,7 +55,7 @@ class LeaseFencing:
         return dead
 
     def expire_leases(self, connection: Connection, dead: Sequence[ForeignLease], wall: float) -> bool:
-        """End the dead leases whose counters still have not changed. Return whether there were any."""
+        """End the dead leases whose counters still have not changed. Return whether there were any such leases."""
         lost: set[int] = set()
         for lease in dead:
             reason = f"host {lease.host_name} sends no heartbeats"

@@ -26,7 +26,7 @@ class SupervisedHost:
     owner: str
     """The token of this supervisor. On a server, every write checks it."""
     processor: str
-    """The UUID of the processor in the database."""
+    """The UUID of this host's CPU in the database."""
     paused: frozenset[str]
     """The UUIDs of the devices that are paused when the supervisor starts."""
 
@@ -71,7 +71,7 @@ def start_host_session(
 def end_host_session(engine: Engine, host: SupervisedHost, now: float) -> None:
     """Mark the workers of the host as ended.
 
-    Raises `RecordError`, and `OwnershipError` if another daemon owns the host.
+    Raises `RecordError` on failure, and `OwnershipError` if another daemon owns the host.
     """
 
     def end(connection: Connection) -> None:

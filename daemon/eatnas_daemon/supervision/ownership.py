@@ -30,10 +30,11 @@ class Ownership:
             file.require_unchanged()
 
     def require_host(self, connection: Connection) -> None:
-        """Raise `OwnershipError` if another daemon has the host. Until the transaction ends, no daemon can take it.
+        """Raise `OwnershipError` if another daemon owns the host. Until the transaction ends, no daemon can take the
+        host.
 
-        Raises `RecordError` if the lock of the host was lost with its connection: without the lock, other programs do
-        not notice this supervisor. The listener acquires the lock again.
+        Raises `RecordError` if the lock of the host was lost with the connection, because without the lock other
+        programs do not notice this supervisor. The listener acquires the lock again.
         """
         hosts.require_owner(connection, self._host.id, self._host.owner)
         if not self._changes.holds_host:

@@ -1,4 +1,4 @@
-"""Write to the database, in one transaction per tick, all reports and decisions of a supervisor."""
+"""Write all reports and decisions of a supervisor to the database, in one transaction per tick."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Recorder:
         self._holds.after_commit()
 
     def set_aside(self, fault: SearchError) -> None:
-        """Set a search aside. The next transaction records this."""
+        """Set a search aside. The next transaction records that the search is set aside."""
         self._holds.add_failure(fault.search_id, HoldCause.ERROR, str(fault))
 
     def after_failure(self, reason: str) -> None:
@@ -139,14 +139,14 @@ class Recorder:
 
 
 def list_lease_progress(slots: Sequence[Slot]) -> dict[LeaseToken, LeaseProgress]:
-    """Return the progress of all trainings that have reported any."""
+    """Return the progress of each training that has reported its progress."""
     progress: dict[LeaseToken, LeaseProgress] = {}
     sharing = Counter(slot.worker.process_key for slot in slots if slot.worker is not None and slot.busy)
     for slot in slots:
         training = slot.training
         if slot.worker is not None and training is not None and training.progress is not None:
             time, speed = training.time, training.images_per_second
-            if speed is not None:  # a lane counts only the seconds of its own turns
+            if speed is not None:  # to wall time: a lane counts only the seconds of its own turns
                 speed /= max(1, sharing[slot.worker.process_key])
             progress[training.token] = LeaseProgress(speed, time.share, time.step_seconds)
     return progress

@@ -78,8 +78,8 @@ class ReportWriter:
         self, connection: Connection, worker: WorkerState, training: RunningTraining, report: Failed, now: float
     ) -> None:
         if report.kind in (FailureKind.UNREADABLE_DATA, FailureKind.MISSING_PLUGIN):
-            # The machine, its images or its packages are at fault, and not the candidate. `SearchHolds` tries again
-            # later.
+            # The candidate is not at fault: the machine, its images or its packages are. `SearchHolds` tries the search
+            # again later.
             time = training.time
             transitions.release(connection, training.token, time.device_seconds, now, step_seconds=time.step_seconds)
             return

@@ -34,16 +34,17 @@ class _Lifted(NamedTuple):
 
 
 class SearchHolds:
-    """Keeps a copy of the holds of one host in memory, so that a transaction without changes reads none."""
+    """Keeps a copy of one host's holds in memory, so that a transaction without changes need not read the holds."""
 
     def __init__(self, host_id: int, slots: list[Slot]) -> None:
         self._host_id, self._slots = host_id, slots
         self._holds: dict[int, SearchHold] = {}
         self._failures: dict[int, _Failure] = {}
-        """The failures that are not recorded yet, by search."""
+        """The failures that are not recorded yet, by the id of the search."""
         self._lifted: dict[int, _Lifted] = {}
         self._tries: dict[int, LeaseToken] = {}
-        """For each search, the training that tests whether the data and the plug-ins are available again."""
+        """For each search, the lease of the training that tests whether the data and the plug-ins are available again.
+        """
 
     def add_failure(self, search_id: int, cause: HoldCause, reason: str) -> None:
         """Set a search aside in the next transaction that commits."""
@@ -90,8 +91,8 @@ class SearchHolds:
         return held is None or held.cause != HoldCause.ERROR or held.is_due(now)
 
     def max_leases(self, search_id: int, now: float) -> int | None:
-        """Return how many candidates of a search may be leased now: with a hold, 1 if a try is due, else 0; otherwise
-        None.
+        """Return the maximum number of candidates of a search to lease now. None without a hold; with a hold, 1 if a
+        try is due, else 0.
         """
         held = self._holds.get(search_id)
         if held is None:
@@ -104,7 +105,7 @@ class SearchHolds:
         return 0 if trains else 1
 
     def limit_leases(self, connection: Connection, search: SearchRecord, count: int, now: float) -> int:
-        """Return how many of `count` candidates the budget and the hold of a search allow to lease now."""
+        """Return how many of `count` candidates may be leased now, given the budget and the hold of the search."""
         limits = [count]
         if (slots := search.spec["budget"].get("slots")) is not None:
             limits.append(slots - count_leased(connection, search.id))

@@ -1,4 +1,6 @@
-"""Stop on signals: the first signal drains. The second signal ends this process even if it is blocked."""
+"""Stop on signals. The first signal lets the supervisor drain, and the second signal ends this process even if it is
+blocked.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ def stop_on_signals(
 ) -> Iterator[None]:
     """Call `stop` on each signal. If the block has not ended soon after the second signal, call `kill` and exit.
 
-    A thread counts the signals, because Python runs a signal handler only when the main thread returns from a blocking
-    call, for example a statement on the database. `kill` is called in that thread.
+    A thread counts the signals and calls `kill`. A Python signal handler would run too late: it must wait until the
+    main thread returns from a blocking call, for example a statement on the database.
     """
     ended = threading.Event()
     with _signals() as receiver:
@@ -42,7 +44,9 @@ def stop_on_signals(
 
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
-    """Yield a socket from which the number of each signal can be read. Its other end is closed when the block ends."""
+    """Yield a socket from which the number of each signal can be read. When the block ends, the other end of the socket
+    is closed.
+    """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)

@@ -41,7 +41,8 @@ from eatnas_db.searches.open_searches import list_leasable_searches
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
-"""The maximum number of transactions of one tick. Each transaction skips the searches and workers that failed before.
+"""The maximum number of transactions of one tick. Each transaction skips the searches and workers at which an earlier
+one failed.
 """
 MAX_ERRORS: Final = 20
 
@@ -50,8 +51,8 @@ class Supervisor:
     """Keeps every slot training until `stop()` is called, or until the search `only` is finished.
 
     `engine` should wait only briefly for a locked database, because the supervisor serves no worker meanwhile. `slots`
-    is the number of slots on the processor; the GPU scheduler adds and removes slots on GPUs. `cores` is the number of
-    cores for trainings, by default all cores that this process may use. `max_bytes` limits the size of the home folder.
+    is the number of slots on the CPU; the GPU scheduler adds and removes slots on GPUs. `cores` is the number of cores
+    for trainings, by default all cores that this process may use. `max_bytes` limits the size of the home folder.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Supervisor:
         self.finished = False
         self.trouble: str | None = None
         self.errors: list[str] = []
-        """The tracebacks of unexpected exceptions, for the log. The reader empties the list."""
+        """The tracebacks of unexpected exceptions. The log writes them and empties the list."""
 
     def _new_recorder(self, only: str | None, launcher: WorkerLauncher) -> Recorder:
         host, slots, gpus, timeouts = self._host, self.slots, self._gpu_scheduler, self._timeouts
@@ -124,7 +125,9 @@ class Supervisor:
         return self._pool.slots
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
-        """Tick until the work is done. The first SIGTERM or SIGINT drains, and the second kills the workers."""
+        """Tick until the work is done. The first SIGTERM or SIGINT makes the supervisor drain, and the second kills the
+        workers.
+        """
         with stop_on_signals(self.stop, self._pool.kill):
             try:
                 while not self._is_over():
@@ -195,7 +198,7 @@ class Supervisor:
         except OwnershipError:
             raise
         except Exception as error:
-            # If only the answer was lost, the transaction has been committed, so compare with the database again.
+            # The transaction may have been committed although its answer was lost, so compare with the database again.
             self._changes.changed = True
             is_expected = isinstance(error, RecordError)
             reason = str(error) if is_expected else f"unexpected error: {describe_fault(error)}"
@@ -221,8 +224,8 @@ class Supervisor:
     def _commit(self, now: float) -> CommitActions:
         """Write in one transaction.
 
-        Repeat the transaction once after a conflict. If it fails at one search or worker, repeat it without that search
-        or worker.
+        Repeat the transaction once after a conflict. If the transaction fails at one search or worker, repeat it
+        without that search or worker.
         """
         conflicts = 0
         for _ in range(MAX_FAULTS):
@@ -251,7 +254,7 @@ class Supervisor:
         self.errors = [*self.errors, format_fault(error)][-MAX_ERRORS:]
 
     def _is_over(self) -> bool:
-        if self._killing:  # The next daemon ends the leases that are still recorded.
+        if self._killing:  # Do not wait for the record: the next daemon ends the leases.
             return all(worker.ended for worker in self._pool.workers)
         if self._draining:
             return not self._pool.workers

@@ -28,19 +28,19 @@ def record_result(
 ) -> None:
     """Record the score of a training.
 
-    Raises `StaleLeaseError`, and `MetricError` if the training has no usable score.
+    Raises `StaleLeaseError` if the lease was lost, and `MetricError` if the training has no usable score.
     """
     assignment = training.assignment
     message = assignment.message
     recipe = {**without_timing(message.training), **class_weights_of(message.data), "precision": report.precision}
-    if message.split_batches:  # split batches deviate from the recipe, so the recorded recipe names them
+    if message.split_batches:  # the recorded recipe names this deviation from the recipe
         recipe["micro_batch"] = images_per_pass(message)
     if message.stop_after is not None:
         recipe["stopped_after"] = message.stop_after
     leased, objective, values = assignment.leased, assignment.objective, None
     metrics = _metrics(report, final=message.final_model)
     if message.final_model:
-        value = metrics[TEST_ACCURACY]  # The cost does not enter the fitness of a final model.
+        value = metrics[TEST_ACCURACY]  # The fitness of a final model ignores the cost.
     else:
         if objective.metric not in metrics:
             raise MetricError(f"the training has not measured {objective.metric}")
@@ -70,7 +70,7 @@ def record_result(
 
 
 def _metrics(report: Finished, *, final: bool) -> dict[str, float]:
-    """Return the scores of a training. Raises `MetricError` if it has none."""
+    """Return the scores of a training. Raises `MetricError` if the training has no score."""
     if report.metrics is not None:
         return report.metrics
     if report.accuracy is None or report.loss is None:
@@ -105,7 +105,7 @@ def _measurements(message: Assign, report: Finished) -> list[Measurement]:
 
 
 def _memory_share(assignment: Assignment, report: Finished) -> float | None:
-    """Return the measured memory as a multiple of the estimate, or None on the processor."""
+    """Return the measured memory as a multiple of the estimate, or None on the CPU."""
     if report.peak_bytes is None:
         return None
     leased, images = assignment.leased, images_per_pass(assignment.message)

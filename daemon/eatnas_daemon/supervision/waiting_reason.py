@@ -21,7 +21,7 @@ from eatnas_protocol.messages import DISK_FULL
 class WaitingReason:
     """Writes the reason to the database whenever it changes.
 
-    `text` is the reason in the last transaction, or the error of the last transaction if it failed.
+    `text` is the reason that the last transaction has written or, if it failed, its error.
     """
 
     def __init__(
@@ -74,9 +74,8 @@ class WaitingReason:
         return self._no_free_device()
 
     def _no_free_device(self) -> str | None:
-        """Return the reason why no device is free.
-
-        The text changes only if the causes change, and not with every figure in it.
+        """Return the reason why no device is free. The text changes only if the causes change, even if figures in it
+        are outdated.
         """
         statuses = list(self._gpu_scheduler.statuses)
         if self._placement.processor_paused and any(not slot.on_gpu for slot in self._slots):

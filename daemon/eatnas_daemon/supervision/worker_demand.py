@@ -16,11 +16,11 @@ from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.searches.open_searches import read_leasable_searches
 
 MAX_SEARCHES: Final = 16
-"""The maximum number of searches whose waiting candidates are counted, the highest priority first."""
+"""The maximum number of searches whose waiting candidates are counted. Searches of higher priority come first."""
 
 
 class WorkerDemand:
-    """Counts the trainings that run on this host, and the candidates that wait for a worker.
+    """Counts the trainings that are running on this host, and the candidates that are waiting for a worker.
 
     If the scheduler does not follow the demand, nothing is read from the database.
     """
@@ -39,7 +39,7 @@ class WorkerDemand:
         self._update_at = 0.0
 
     def update(self, connection: Connection, now: float, wall: float) -> None:
-        """Pass the current demand to the scheduler if an update is due. `now` is monotonic, `wall` is Unix time."""
+        """Pass the current demand to the scheduler if an update is due. `now` is monotonic; `wall` is Unix time."""
         if not self._scheduler.follows_demand or now < self._update_at:
             return
         self._update_at = now + self._interval_seconds

@@ -1,4 +1,4 @@
-"""Decide on which devices workers may start, and which devices workers must leave."""
+"""Decide on which devices workers may start, and which devices they must leave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eatnas_daemon.workers.timeouts import Timeouts
 
 
 class WorkerPlacement:
-    """Applies to the slots the pauses that users have set and the decisions of the GPU scheduler."""
+    """Applies users' pauses and the decisions of the GPU scheduler to the slots."""
 
     def __init__(
         self, host: SupervisedHost, slots: list[Slot], gpu_scheduler: WorkerScheduler, timeouts: Timeouts
@@ -25,7 +25,7 @@ class WorkerPlacement:
 
     @property
     def processor_paused(self) -> bool:
-        """Return whether a user has paused the processor."""
+        """Return whether a user has paused the CPU."""
         return self._processor in self._paused
 
     def set_paused(self, paused: frozenset[str]) -> None:

@@ -22,9 +22,9 @@ from eatnas_protocol.messages import EpochDone, Failed, FinalReport, Heartbeat, 
 class WorkerPool:
     """The slots of a supervisor and the processes in them.
 
-    `slots` contains the slots on the processor from the start; the GPU scheduler adds and removes slots on GPUs.
-    `cores` is the number of cores for trainings. `arithmetic` is the default arithmetic of workers. `accepts_starts` is
-    False while the supervisor drains; a signal handler may change it at any moment.
+    `slots` initially contains the slots on the CPU; the GPU scheduler adds and removes slots on GPUs. `cores` is the
+    number of cores for trainings. `arithmetic` is the default arithmetic of workers. `accepts_starts` is False while
+    the supervisor drains; a signal handler may change it at any moment.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WorkerPool:
         self._cores, self._arithmetic = cores, arithmetic
         self._received_at = now
         self._blocked: set[int] = set()
-        """The descriptors of the pipes from which workers have not read all commands."""
+        """The descriptors of the full pipes: their workers have not read all commands."""
 
     @property
     def workers(self) -> list[WorkerState]:
@@ -178,9 +178,7 @@ class WorkerPool:
             worker.process.send(Heartbeat(self._timeouts.lease))
 
     def flush(self) -> None:
-        """Send the commands that are left from when a pipe was full. The selector reports when a pipe is writable
-        again.
-        """
+        """Send the commands that did not fit into a full pipe. The selector reports when a pipe is writable again."""
         blocked = set()
         for worker in self.workers:
             if not worker.process.has_closed_pipe:

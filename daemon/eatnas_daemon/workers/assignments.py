@@ -34,7 +34,7 @@ class Assignment:
     message: Assign
     objective: Objective
     objectives: tuple[OptimizedMetric, ...]
-    """The objectives of a search with several objectives; empty in a search with one."""
+    """The objectives of a search with several objectives; empty for a search with one objective."""
     lineage_epochs: int
     """The epochs behind the candidate's score: its own, and the epochs of ancestors whose weights it inherits."""
     remaining_device_seconds: float | None
@@ -44,7 +44,7 @@ class Assignment:
     expected_bytes: int = 0
     """The expected GPU memory in bytes, without the CUDA context."""
     rung: Rung | None = None
-    """The rung that the candidate is trained to, if its search has rungs."""
+    """The rung to which the candidate is trained; None if its search has no rungs."""
 
     @property
     def needs_device_alone(self) -> bool:
@@ -98,7 +98,7 @@ def _expected_bytes(search: SearchRecord, leased: LeasedCandidate, message: Assi
 def _initial_weights(connection: Connection, settings: Settings, source: WeightSource) -> tuple[InitialWeights, int]:
     """Return the final model from whose weights a training starts, and the epochs behind these weights.
 
-    If the search of that model was deleted, its network is unknown, and the training fails with a message.
+    If the search of that model was deleted, the model's network is unknown, and the training fails with a message.
     """
     chain = list_inheritance_chain(connection, source.candidate, whole=False)
     if not chain:
@@ -120,7 +120,7 @@ def _initial_weights(connection: Connection, settings: Settings, source: WeightS
 def _train_to_next_rung(
     connection: Connection, rungs: Rungs, leased: LeasedCandidate, message: Assign
 ) -> tuple[Rung, Assign]:
-    """Return the next rung of a candidate, and the message, changed so that the training ends at this rung."""
+    """Return the next rung of a candidate, and a copy of the message with which the training ends at this rung."""
     reached = get_reached_rungs(connection, leased.token.candidate)
     rung = Rung(reached.rungs, rungs.epochs[reached.rungs], is_last=reached.rungs == rungs.last)
     if rungs.resumes:
@@ -130,12 +130,14 @@ def _train_to_next_rung(
 
 
 def images_per_pass(message: Assign) -> int:
-    """Return the number of images that a training computes in one pass: a whole batch, or half a batch."""
+    """Return the number of images that a training processes in one pass: a whole batch, or half a batch."""
     return int(message.training["batch_size"]) // (2 if message.split_batches else 1)
 
 
 def _ancestors(connection: Connection, search: SearchRecord, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
-    """Return the candidate's parent. If the parent's weights are missing, also return the ancestors to train again."""
+    """Return the candidate's parent. If the parent's weights are missing, also return the ancestors that must be
+    trained again.
+    """
     if leased.parent_id is None:
         return ()
     if not inherits_weights(search.spec, origin=leased.origin, parent_id=leased.parent_id):

@@ -16,12 +16,16 @@ STEP_PHASES: Final = frozenset({"training", "validating", "testing", "restoring"
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """A training, and the most units of its device that it can use: one GPU, or the threads of its recipe."""
+    """A training, and the maximum number of units of its device that it can use: 1 for a GPU, or the threads of its
+    recipe.
+    """
 
     training: RunningTraining
     units: int
     pid: int
-    """The process of the training. The trainings of one process take turns, and each counts only its own turns."""
+    """The process of the training. The trainings of one process take turns, and each training counts only its own
+    turns.
+    """
 
     @property
     def in_steps(self) -> bool:
@@ -31,8 +35,8 @@ class _Demand:
 def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None:
     """Give each training its share of the last `seconds` of its device.
 
-    Trainings that compute steps share a GPU equally, so that their device seconds add up to wall time. On a processor
-    with `cores` cores, each training uses as many cores as it has threads. Shares are below 1 only if there are more
+    Trainings that compute steps share a GPU equally, so that their device seconds add up to wall time. On a CPU with
+    `cores` cores, each training uses as many cores as it has threads. Its share is below 1 only if there are more
     threads than cores.
     """
     by_device: defaultdict[str, list[_Demand]] = defaultdict(list)
@@ -49,7 +53,7 @@ def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None
     for uuid, demands in by_device.items():
         used = {demand.pid: demand.units for demand in demands if demand.in_steps}
         for demand in demands:
-            # A training that computes no step now gets a share too, because it may compute some before the next call.
+            # A training that computes no step now gets a share too, because it may compute steps before the next call.
             total = sum({demand.pid: demand.units, **used}.values())
             share = min(1.0, capacity[uuid] / total)
             demand.training.time.observe(seconds if demand.in_steps else 0.0, share)

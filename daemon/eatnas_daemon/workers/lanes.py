@@ -1,4 +1,4 @@
-"""Workers that share a process: each has a lane of its own, and the process computes for the lanes in turn.
+"""Workers that share a process: each worker has a lane, and the process computes for the lanes in turn.
 
 The supervisor sees a `WorkerProcess` for each lane. Only a kill affects all lanes of a process: the training whose turn
 it was fails, and the trainings of the other lanes are lost.
@@ -20,7 +20,7 @@ from eatnas_protocol.messages import Command, Exit
 
 
 class LaneGroup:
-    """A process, the pipes of its lanes without a worker, and the file with the number of the current lane."""
+    """A process, the pipes of its unused lanes, and the file with the number of the current lane."""
 
     def __init__(self, launcher: Launcher, slot: int, device: DeviceSnapshot, lanes: int) -> None:
         turn_fd = create_turn_file()
@@ -63,7 +63,9 @@ class LaneGroup:
 
 
 def create_turn_file() -> int:
-    """Return a descriptor of a file without a name, in memory if possible, because a full disk must not end a turn."""
+    """Return a descriptor of an unnamed file. The file is in memory if possible, because a full disk must not end a
+    turn.
+    """
     if sys.platform == "linux":
         return os.memfd_create("turn")
     with tempfile.TemporaryFile() as file:
@@ -96,7 +98,7 @@ class LaneProcess(WorkerProcess):
 
     @property
     def loss_reason(self) -> str | None:
-        """Return why the process ended, if another lane is the cause."""
+        """Return the reason why the process ended if another lane is the cause, otherwise None."""
         return self._cause
 
     def send(self, command: Command) -> None:
@@ -106,7 +108,7 @@ class LaneProcess(WorkerProcess):
 
     def kill(self) -> None:
         """Kill the process with all of its lanes."""
-        if self._group.process.returncode is None:  # Another process may have the pid by now.
+        if self._group.process.returncode is None:  # After the reaping, another process may have the pid.
             super().kill()
 
     def reap(self, now: float) -> int | None:
@@ -128,18 +130,18 @@ class LaneProcess(WorkerProcess):
 class LaneLauncher:
     """Starts one process for several workers of a GPU.
 
-    If `on_processor` is true, workers on the processor share processes too. This gains no speed, because the lanes
-    compute one after another.
+    If `on_processor` is true, workers on the CPU share processes too. This is not faster, because the lanes compute one
+    after another.
     """
 
     launcher: Launcher
     lanes: int
     on_processor: bool = False
     groups: dict[tuple[str, str], LaneGroup] = field(default_factory=dict)
-    """The newest process of each device and arithmetic."""
+    """The newest process for each device and arithmetic."""
 
     def log_file(self, slot: int) -> Path:
-        """Return the log file for the output of a slot's workers outside trainings."""
+        """Return the log file for the output that a slot's workers write outside trainings."""
         return self.launcher.log_file(slot)
 
     def with_arithmetic(self, arithmetic: str) -> LaneLauncher:

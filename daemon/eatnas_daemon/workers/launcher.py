@@ -25,22 +25,22 @@ class WorkerLauncher(Protocol):
     """Starts the workers of a supervisor."""
 
     def log_file(self, slot: int) -> Path:
-        """Return the file that collects what a slot's workers print between trainings."""
+        """Return the log file for the output that a slot's workers write outside trainings."""
 
     def with_arithmetic(self, arithmetic: str) -> WorkerLauncher:
         """Return a copy of this launcher whose workers use another arithmetic."""
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
-        """Start a worker, which sends `Ready` when it can train. Raises `OSError`."""
+        """Start a worker. The worker sends `Ready` when it can train. Raises `OSError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """Starts workers on this machine. Tests and benchmarks replace `program` with a simulated worker.
 
-    `program` holds the first arguments of the interpreter, and `launch` adds the others. `arithmetic` is the arithmetic
-    of the recipes that the workers train (`domain.arithmetic`). `environment` is the base of the workers' environment,
-    or None for the environment of this process.
+    `program` holds the first arguments of the interpreter, and `launch` appends the other arguments. `arithmetic` is
+    the arithmetic of the recipes with which the workers train (`domain.arithmetic`). `environment` is the base of the
+    workers' environment, or None for the environment of this process.
     """
 
     log_folder: Path
@@ -49,7 +49,7 @@ class Launcher:
     environment: Mapping[str, str] | None = None
 
     def log_file(self, slot: int) -> Path:
-        """Return the file that collects what a slot's workers print between trainings."""
+        """Return the log file for the output that a slot's workers write outside trainings."""
         return self.log_folder / f"worker-{slot}.log"
 
     def with_arithmetic(self, arithmetic: str) -> Launcher:
@@ -57,7 +57,7 @@ class Launcher:
         return replace(self, arithmetic=arithmetic)
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
-        """Start a worker that sees only its own device. It sends `Ready` when it can train. Raises `OSError`."""
+        """Start a worker that sees only its own device and sends `Ready` when it can train. Raises `OSError`."""
         process, [(command_fd, report_fd)] = self.start(slot, device)
         return WorkerProcess(process, command_fd, report_fd)
 
@@ -66,7 +66,7 @@ class Launcher:
     ) -> tuple[subprocess.Popen[bytes], list[Pipes]]:
         """Start a worker with a pair of pipes for each lane. Raises `OSError`.
 
-        `turn_fd` is described in `eatnas_protocol.lane_turns`. A worker with one lane does not need it.
+        `turn_fd` is described in `eatnas_protocol.lane_turns`. A worker with one lane does not need `turn_fd`.
         """
         environment = os.environ if self.environment is None else self.environment
         own, inherited = [], [] if turn_fd is None else [turn_fd]

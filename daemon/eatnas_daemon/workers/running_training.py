@@ -20,7 +20,7 @@ class CpuMeter:
     """The CPU seconds per second between the last two measurements; None before the second measurement."""
 
     def measure(self, now: float, cpu_seconds: float) -> None:
-        """Update the load. A second measurement at the same time does not change it."""
+        """Update the load. A second measurement at the same time does not change the load."""
         if now > self.measured_at:
             self.load = (cpu_seconds - self.cpu_seconds) / (now - self.measured_at)
             self.measured_at, self.cpu_seconds = now, cpu_seconds
@@ -28,16 +28,17 @@ class CpuMeter:
 
 @dataclass(slots=True)
 class GpuMemory:
-    """The GPU memory of a worker: the figure that it reports, and the part that the driver already shows."""
+    """The GPU memory of a worker: the number of bytes that the worker reports, and the part that the driver already
+    shows.
+    """
 
     reported_bytes: int = 0
     sampled_bytes: int = 0
     visible_bytes: int = 0
 
     def sample(self) -> None:
-        """Call this method at each probe of the driver.
-
-        What the worker had reported by the previous probe now counts as visible.
+        """Count the memory that the worker had reported by the previous probe as visible. Call this method at each
+        probe of the driver.
         """
         self.visible_bytes = min(self.sampled_bytes, self.reported_bytes)
         self.sampled_bytes = self.reported_bytes
@@ -47,8 +48,8 @@ class GpuMemory:
 class TrainingTime:
     """The time that a training spends in steps, and its share of the device during this time.
 
-    From time to time, the worker reports the seconds that it has spent in steps. `observe` collects the shares between
-    two such reports.
+    From time to time, the worker reports the seconds that it has spent in steps. `observe` collects the shares since
+    the last such report.
     """
 
     step_seconds: float = 0.0
@@ -102,7 +103,7 @@ class RunningTraining:
         return self.phase != "loading"
 
     def is_subject_of(self, message: Message) -> bool:
-        """Return whether a message is about this attempt, and not about an earlier one."""
+        """Return whether a message is about this attempt rather than an earlier one."""
         subject = getattr(message, "candidate", None), getattr(message, "attempt", None)
         return subject == (self.token.candidate, self.token.attempt)
 
@@ -114,7 +115,7 @@ class RunningTraining:
         self.progress, self.phase = progress, "training"
 
     def _rate(self, previous: Progress, current: Progress) -> float | None:
-        """Return how many images per second the training steps between two progress messages processed."""
+        """Return the number of images per second in the training steps between two progress messages."""
         batches = (current.epoch - previous.epoch) * current.batches + current.batch - previous.batch
         seconds = current.device_seconds - previous.device_seconds
         if batches <= 0 or seconds <= 0:

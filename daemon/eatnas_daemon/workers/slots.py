@@ -1,4 +1,4 @@
-"""Slots on the processor or on a GPU. A slot is a place for one worker."""
+"""Slots on the CPU or on a GPU. A slot is a place for one worker."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Slot:
 
     @property
     def busy(self) -> bool:
-        """Return whether a training runs or is about to start."""
+        """Return whether a training is running or about to start."""
         return self.worker is not None and self.worker.busy
 
     @property
     def needs_device_alone(self) -> bool:
-        """Return whether the running training must not share its device, because it ran out of memory before."""
+        """Return whether the training must not share its device, because an earlier attempt ran out of memory."""
         return self.busy and self.training is not None and self.training.assignment.needs_device_alone
 
     def start_worker(self, process: WorkerProcess, now: float, arithmetic: str = NATIVE) -> WorkerState:
@@ -88,7 +88,7 @@ class Slot:
             self.worker.request_exit(now, timeouts, f"replaced by a fresh worker: {reason}")
 
     def remove_worker(self, now: float, timeouts: Timeouts) -> None:
-        """Forget a worker whose end is recorded, and schedule the next start."""
+        """Forget a worker whose end is recorded, and schedule the start of the next worker."""
         if self.worker is not None and self.worker.ready is None and not self.worker.cancelled:
             self.record_failed_start(now, timeouts, self.worker.unavailable_reason)
         self.worker = None

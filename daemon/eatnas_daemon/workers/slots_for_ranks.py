@@ -1,4 +1,4 @@
-"""Find slots for trainings on several devices. Each process of such a training takes a slot on the processor."""
+"""Find slots for trainings on several devices. Each process of such a training takes a slot on the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from eatnas_daemon.workers.slots import Slot
 
 
 def without_taken(idle: Sequence[Slot], slots: Sequence[Slot]) -> list[Slot]:
-    """Return the idle slots that no process of a running training takes."""
+    """Return the idle slots that are not taken by a process of a running training."""
     taken = sum(_count_taken(slot, slots) - 1 for slot in slots if slot.busy and not slot.on_gpu)
     return _without(idle, taken)
 
@@ -26,8 +26,8 @@ def count_needed(devices: int, slots: Sequence[Slot]) -> int:
 def split_for_training(idle: Sequence[Slot], devices: int, slots: Sequence[Slot]) -> tuple[Slot | None, list[Slot]]:
     """Return the slot for a training on several devices, and the idle slots that are left for other trainings.
 
-    While too few slots are idle, return no slot, and leave no slot on the processor for other trainings. Otherwise, a
-    search with many short trainings could take every slot that becomes idle, and the training would never start.
+    While too few slots are idle, return None and leave no slot on the CPU for other trainings. Otherwise, a search with
+    many short trainings could take every slot that becomes idle, and the training would never start.
     """
     own = [slot for slot in idle if not slot.on_gpu]
     needed = count_needed(devices, slots)

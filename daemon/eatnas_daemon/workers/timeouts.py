@@ -17,17 +17,18 @@ class Timeouts:
     transaction.
     """
     lease: float = 30.0
-    """The length of a lease. A worker checkpoints and exits after this time without a heartbeat."""
+    """The duration of a lease. A worker checkpoints and exits after this time without a heartbeat."""
     silence: float = 120.0
     """A training counts as hung after this time without a message."""
     loading: float = 900.0
-    """The limit in place of `silence` while a worker starts, loads images, builds a network or runs a user's own
+    """The limit that replaces `silence` while a worker starts, loads images, builds a network or runs a user's own
     training function.
     """
     stop: float = 60.0
     """A worker is killed if it does not stop within this time after a request."""
     restart: float = 1.0
-    """The delay before the next start if a worker ends before it is ready. The delay doubles with each failure."""
+    """The delay before the next start after a worker ends before it is ready. The delay doubles with each such failure.
+    """
     max_restart: float = 60.0
     """The longest delay before the next start."""
     checkpoint_cleanup: float = 10.0
@@ -39,7 +40,7 @@ class Timeouts:
     device_check: float = 2.0
     """The time between two decisions about the devices to use."""
     suspension: float = 10.0
-    """After a longer time between two ticks, the daemon assumes that it was suspended, and extends its workers'
+    """If more time passes between two ticks, the daemon assumes that it was suspended, and extends its workers'
     deadlines.
     """
     trainings_per_worker: int = 500

@@ -19,11 +19,12 @@ from eatnas_protocol.messages import Command, Heartbeat, Message, Ready
 READ_BYTES: Final = 1 << 16
 MAX_CHUNKS: Final = 64
 EXIT_SECONDS: Final = 5.0
-"""The time for a worker to exit after it has closed its pipe."""
+"""The time within which a worker must exit after it has closed its pipe."""
 REAP_SECONDS: Final = 0.2
-"""The supervisor waits at most this long for an exit. Most workers exit within this time; `reap` polls the others."""
+"""The supervisor waits at most this long for an exit. Most workers exit within this time; `reap` polls for the others.
+"""
 KILL_SECONDS: Final = 1.0
-"""The time for a worker to exit after it was killed."""
+"""The time within which a killed worker must exit."""
 
 
 class ChildProcess(Protocol):
@@ -49,7 +50,7 @@ class WorkerProcess:
         self._decoder = Decoder()
         self._closed = False
         self._pipe_closed_at: float | None = None
-        # Make both ends non-blocking, because a frozen or damaged worker must never block the supervisor.
+        # Make both descriptors non-blocking, because a frozen or damaged worker must never block the supervisor.
         for descriptor in (command_fd, report_fd):
             os.set_blocking(descriptor, False)
 
@@ -60,7 +61,7 @@ class WorkerProcess:
 
     @property
     def pending(self) -> bool:
-        """Return whether the process waits for resources and has not started yet."""
+        """Return whether the process is waiting for resources and has not started yet."""
         return False
 
     @property
@@ -80,12 +81,12 @@ class WorkerProcess:
 
     @property
     def holds_turn(self) -> bool:
-        """Return whether the other trainings of the process wait for this worker."""
+        """Return whether the other trainings of the process are waiting for this worker's turn to end."""
         return False
 
     @property
     def loss_reason(self) -> str | None:
-        """Return how another machine or lane has ended the process; None if neither has, or if the cause is unknown."""
+        """Return the reason why another machine or another lane has ended the process; None without such a reason."""
         return None
 
     def find_device(self, ready: Ready) -> DeviceSnapshot | None:
@@ -105,14 +106,14 @@ class WorkerProcess:
 
     @property
     def memory_bytes(self) -> int:
-        """Return the resident memory of the process; 0 if it is gone."""
+        """Return the resident memory of the process in bytes; 0 if the process has ended."""
         with contextlib.suppress(psutil.Error):
             return int(psutil.Process(self._process.pid).memory_info().rss)
         return 0
 
     @property
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the process has used since its start; 0 if it is gone."""
+        """Return the CPU seconds that the process has used since its start; 0 if the process has ended."""
         with contextlib.suppress(psutil.Error):
             return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
         return 0.0
@@ -128,7 +129,7 @@ class WorkerProcess:
         Commands to a dead worker are dropped; `receive` reports its end. A worker that reads nothing gets no more
         heartbeats.
         """
-        if self._closed:  # Another file may have the number of the closed descriptor now.
+        if self._closed:  # Another file may have the number of the closed descriptor.
             return
         if isinstance(command, Heartbeat) and self._unsent:
             return
@@ -164,7 +165,7 @@ class WorkerProcess:
         return any(not chunk for chunk in self._read_chunks())
 
     def _read_chunks(self) -> Iterator[bytes]:
-        """Yield at most `MAX_CHUNKS` chunks, so that a worker that floods its pipe does not delay the others."""
+        """Yield at most `MAX_CHUNKS` chunks, so that a worker that floods its pipe does not delay the other workers."""
         for _ in range(MAX_CHUNKS):
             try:
                 chunk = os.read(self.report_fd, READ_BYTES)
@@ -176,15 +177,15 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill the process and its descendants."""
-        if not self._closed:  # After the process was reaped, another process may have its pid.
+        if not self._closed:  # After the process is reaped, another process may have its pid.
             kill_process_tree(self._process.pid)
 
     def reap(self, now: float) -> int | None:
         """Return the exit status of a worker that has closed its pipe, or None while the worker is still exiting.
 
-        The status is negative for a signal. A worker that does not exit in time is killed. It is reported as killed
-        even if it does not end soon, because a driver may block a killed process, for example after a GPU was lost.
-        `subprocess` reaps such a process when it starts another process.
+        The status is negative for a signal. A worker that does not exit in time is killed. Such a worker is reported as
+        killed even if it does not end soon, because a driver may block a killed process, for example after the loss of
+        a GPU. `subprocess` reaps a process that ends later, when it starts another process.
         """
         first = self._pipe_closed_at is None
         self._pipe_closed_at = now if self._pipe_closed_at is None else self._pipe_closed_at
@@ -202,7 +203,7 @@ class WorkerProcess:
 
     @property
     def has_closed_pipe(self) -> bool:
-        """Return whether the worker has closed its pipe, so that it only has to be reaped."""
+        """Return whether the worker has closed its pipe and only has to be reaped."""
         return self._pipe_closed_at is not None
 
     def close(self) -> int:

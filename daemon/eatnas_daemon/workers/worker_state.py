@@ -31,9 +31,11 @@ SLOW_PHASES: Final = frozenset({"loading", "building", "program"})
 SETTLING_TRAININGS: Final = 5
 """The number of trainings after which the memory of a worker process should no longer grow."""
 MAX_MEMORY_GROWTH: Final = 1.5
-"""A worker is replaced if its memory is more than this many times its memory after `SETTLING_TRAININGS` trainings."""
+"""A worker is replaced if its memory grows to more than this multiple of its memory after `SETTLING_TRAININGS`
+trainings.
+"""
 SILENCE_FACTOR: Final = 20
-"""A training counts as hung after a silence of this many times its longest silence so far."""
+"""A training counts as hung if its silence lasts more than this multiple of its longest silence so far."""
 
 
 class WorkerFailure(NamedTuple):
@@ -45,7 +47,7 @@ class WorkerFailure(NamedTuple):
 
 @dataclass(slots=True)
 class PlacementCheck:
-    """The check that the driver shows a worker on its own device. Workers on the processor need no check."""
+    """The check that the driver shows a worker on its own device. Workers on the CPU need no check."""
 
     verified: bool
     attempts: int = 0
@@ -61,7 +63,8 @@ class WorkerState:
     last_message_at: float
     placement: PlacementCheck
     arithmetic: str = NATIVE
-    """The arithmetic with which the worker's process started. The worker trains only recipes that use it."""
+    """The arithmetic with which the worker's process started. The worker trains only recipes that use this arithmetic.
+    """
     ready: Ready | None = None
     ready_at: float = 0.0
     worker_id: int | None = None
@@ -72,18 +75,18 @@ class WorkerState:
     memory: GpuMemory = field(default_factory=GpuMemory)
     trainings: int = 0
     settled_memory_bytes: int = 0
-    """The memory of the process in bytes after `SETTLING_TRAININGS` trainings."""
+    """The memory of the process, in bytes, after `SETTLING_TRAININGS` trainings."""
     stop_by: float | None = None
     """The time by which the worker must stop; None without a stop request."""
     exiting: bool = False
     exit_reason: str | None = None
-    """The reason for an exit request; None if the daemon itself stops."""
+    """The reason for an exit request; None if the daemon itself is stopping."""
     kill_reason: WorkerFailure | None = None
     unavailable_reason: str | None = None
     """The reason why the worker cannot train on its device, as the worker reported it."""
     exit_status: int | None = None
     rejected: bool = False
-    """Whether the worker has sent an unusable message. All later messages are ignored."""
+    """Whether the worker has sent an unusable message. Later messages are then ignored."""
 
     @property
     def on_gpu(self) -> bool:
@@ -100,12 +103,14 @@ class WorkerState:
 
     @property
     def ended(self) -> bool:
-        """Return whether the process has ended. Its end may not be recorded yet."""
+        """Return whether the process has ended, even if its end is not recorded yet."""
         return self.exit_status is not None
 
     @property
     def killed_by_another_lane(self) -> bool:
-        """Return whether a signal ended the process in the turn of another lane, whose candidate is then the cause."""
+        """Return whether a signal ended the process during another lane's turn. The candidate in that lane is then the
+        cause.
+        """
         reason, status = self.process.loss_reason, self.exit_status or 0
         return self.process.takes_turns and status < 0 and self.kill_reason == (FailureKind.LOST, reason)
 
@@ -126,12 +131,14 @@ class WorkerState:
 
     @property
     def idle(self) -> bool:
-        """Return whether the worker waits for an assignment."""
+        """Return whether the worker is waiting for an assignment."""
         available = self.worker_id is not None and self.placement.verified and not self.ended and not self.exiting
         return available and not self.busy
 
     def precision(self, requested: str) -> str:
-        """Return the precision of a recipe on the worker's device, `float32` or `bfloat16`."""
+        """Return the precision, `float32` or `bfloat16`, in which the worker's device trains a recipe that requests
+        `requested`.
+        """
         half = self.ready is not None and self.ready.half_precision
         if requested == "auto" or self.on_gpu:
             return "bfloat16" if half and requested != "float32" else "float32"
@@ -197,19 +204,19 @@ class WorkerState:
         """Send an assignment."""
         self.training = RunningTraining(assignment, CpuMeter(now, 0.0 if self.on_gpu else self.process.cpu_seconds))
         self.last_message_at, self.stop_by = now, None
-        # The memory of the previous training is free again, so it must not count as memory of this training.
+        # The memory of the previous training is free again. It must not count as memory of this training.
         self.memory = GpuMemory()
         self.process.send(assignment.message)
 
     def measure_epoch(self, epoch: int, now: float, gpu_load: float | None) -> None:
-        """Measure how an epoch that has just ended has used the device."""
+        """Measure the resources that the epoch that has just ended has used."""
         if self.training is None:
             return
         if self.on_gpu:
             self.training.resource_uses[epoch] = ResourceUse(self.memory.reported_bytes, gpu_load)
             return
         cpu_seconds, memory_bytes = self.process.cpu_seconds, self.process.memory_bytes
-        if not memory_bytes:  # The process has ended, and only its last messages are left.
+        if not memory_bytes:  # The process has already ended.
             return
         self.training.cpu.measure(now, cpu_seconds)
         self.training.resource_uses[epoch] = ResourceUse(memory_bytes, self.training.cpu.load)
@@ -239,7 +246,7 @@ class WorkerState:
         if self.exiting:
             return
         self.process.send(Exit())
-        if self.process.pending:  # No process exists that could read a command.
+        if self.process.pending:  # No process has started yet that could read a command.
             self.process.kill()
         self.exiting, self.exit_reason, self.stop_by = True, reason, now + timeouts.stop
 
@@ -266,8 +273,8 @@ class WorkerState:
     def overdue(self, now: float, timeouts: Timeouts) -> WorkerFailure | None:
         """Return the reason to kill the worker if it exceeds a time limit."""
         if self.process.unreachable_seconds > timeouts.silence:
-            # This applies even in a phase that may be silent for a long time, because the machine itself does not
-            # answer.
+            # This limit applies even in phases that may be silent for a long time, because here the machine itself does
+            # not answer.
             return WorkerFailure(FailureKind.LOST, f"the worker's node has not answered for {timeouts.silence:g} s")
         if self.stop_by is not None and now > self.stop_by:
             if self.exit_reason is not None:
