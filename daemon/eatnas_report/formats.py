@@ -18,6 +18,11 @@ def format_duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def format_number(value: float) -> str:
+    """Format an integer with all digits, and another number with six significant digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
 def format_size(size: int) -> str:
     """Format a number of bytes with a decimal unit, as in `1.5 kB`."""
     from rich.filesize import decimal  # imported here, because quick commands do not need rich

@@ -13,7 +13,7 @@ from eatnas_db.queries.rungs import describe_rungs
 from eatnas_protocol.long_texts import shorten_middle
 from eatnas_report.data import ReportData
 from eatnas_report.figures.lineage import HasLineage
-from eatnas_report.formats import flatten, format_duration, format_time
+from eatnas_report.formats import flatten, format_duration, format_number, format_time
 
 MAX_CAUSES: Final = 10
 MAX_FAILURES: Final = 20
@@ -162,7 +162,7 @@ def objective_front_table(data: ReportData) -> ReportTable:
         (
             str(candidate.id),
             str(candidate.birth),
-            *(f"{value:,.6g}" for value in candidate.values),
+            *map(format_number, candidate.by_metric(data.search.objectives).values()),
             candidate.origin,
             candidate.code.replace("/", "/\u200b"),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ from sqlalchemy import Connection, func, select
 
 from eatnas_db.database.batches import split_in_batches
 from eatnas_db.domain.dominance import Values, crowding_distances, rank_and_crowding
+from eatnas_db.domain.objective import MULT_ADDS, PARAMS
 from eatnas_db.domain.objectives import OptimizedMetric, list_objectives, orient_values
 from eatnas_db.queries.large_fronts import find_front_of_many
+from eatnas_db.queries.paging import EVERYTHING, Page, select_page
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 
@@ -28,6 +30,14 @@ class ObjectiveValues:
     origin: str
     code: str
     values: tuple[float, ...]
+
+    def by_metric(self, objectives: Sequence[OptimizedMetric]) -> dict[str, float]:
+        """Return the values by the names of their metrics. Parameters and mult-adds are integers."""
+        counts = {PARAMS: self.params, MULT_ADDS: self.mult_adds}
+        return {
+            objective.metric: counts.get(objective.metric, value)
+            for objective, value in zip(objectives, self.values, strict=True)
+        }
 
 
 _COLUMNS = (
@@ -47,15 +57,28 @@ def get_objectives(connection: Connection, search_id: int) -> tuple[OptimizedMet
     return list_objectives(connection.execute(select(search.c.spec).where(search.c.id == search_id)).scalar_one())
 
 
-def list_objective_front(connection: Connection, search_id: int) -> tuple[ObjectiveValues, ...]:
-    """Return the Pareto front of a search with several objectives, the fittest first.
+def list_objective_front(
+    connection: Connection, search_id: int, page: Page = EVERYTHING
+) -> tuple[ObjectiveValues, ...]:
+    """Return a page of the Pareto front of a search with several objectives, the fittest first.
 
     Of candidates with equal values, only the oldest belongs to the front. The front is empty in a search with one
-    objective.
+    objective. The conditions and the order of the page may name the objectives. Raises `ConflictError` for a column or
+    value that does not exist.
     """
     front = _find_front(connection, search_id)
-    rows = list_objective_values(connection, list(front))
-    return tuple(sorted(rows, key=lambda row: (-row.fitness, row.birth)))
+    rows = sorted(list_objective_values(connection, list(front)), key=lambda row: (-row.fitness, row.birth))
+    numbers = objective_numbers(get_objectives(connection, search_id))
+    return tuple(select_page(rows, page, row_type=ObjectiveValues, numbers=numbers))
+
+
+def objective_numbers(objectives: Sequence[OptimizedMetric]) -> dict[str, Callable[[ObjectiveValues], float]]:
+    """Return a function for each objective, which returns the value of a candidate."""
+
+    def value_of(metric: str) -> Callable[[ObjectiveValues], float]:
+        return lambda row: row.by_metric(objectives)[metric]
+
+    return {objective.metric: value_of(objective.metric) for objective in objectives}
 
 
 def list_front_ids(connection: Connection, search_id: int) -> list[int] | None:

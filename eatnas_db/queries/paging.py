@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, get_args, get_type_hints
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 from sqlalchemy import (
     Boolean,
@@ -152,38 +153,49 @@ def fetch_page(
     return [row_type(*row) for row in result]
 
 
-def select_page(rows: Iterable[_T], page: Page, *, row_type: type[_T]) -> list[_T]:
+def select_page(
+    rows: Iterable[_T],
+    page: Page,
+    *,
+    row_type: type[_T],
+    numbers: Mapping[str, Callable[[_T], float | None]] = MappingProxyType({}),
+) -> list[_T]:
     """Return the dataclass instances among `rows` that belong to a page.
 
-    Raises `ConflictError` for a condition that does not fit the fields of `row_type`, even if there are no rows.
+    The columns are the fields of `row_type` and the `numbers`, which functions compute from a row. Raises
+    `ConflictError` for a condition that does not fit the columns, even if there are no rows.
     """
-    _require_fitting(page, row_type)
+    _require_fitting(page, row_type, numbers)
+
+    def value_of(row: _T, column: str) -> Any:
+        return numbers[column](row) if column in numbers else getattr(row, column)
+
     selected = list(rows)
     for condition in page.conditions:
-        selected = [row for row in selected if _meets(row, condition)]
+        selected = [row for row in selected if _meets(value_of(row, condition.column), condition)]
     if page.sort_column is not None:
         name, descending = page.sort_column
-        known = [row for row in selected if _value(row, name) is not None]
-        missing = [row for row in selected if _value(row, name) is None]
-        selected = sorted(known, key=lambda row: _value(row, name), reverse=descending) + missing
+        known = [row for row in selected if value_of(row, name) is not None]
+        missing = [row for row in selected if value_of(row, name) is None]
+        selected = sorted(known, key=lambda row: value_of(row, name), reverse=descending) + missing
     return selected[page.offset : page.end]
 
 
-def _require_fitting(page: Page, row_type: Any) -> None:
+def _require_fitting(page: Page, row_type: Any, numbers: Iterable[str]) -> None:
     if not page.selects:
         return
     types = {name: hint for name, hint in get_type_hints(row_type).items() if name in row_type.__dataclass_fields__}
+    types.update(dict.fromkeys(numbers, float))
     for condition in page.conditions:
         _require_column(condition.column, types)
         hint = types[condition.column]
-        if {*get_args(hint), hint} & {int, float}:
+        if get_origin(hint) is not tuple and {*get_args(hint), hint} & {int, float}:
             condition.compare_number(0)
     if page.sort_column is not None:
         _require_column(page.sort_column[0], types)
 
 
-def _meets(row: Any, condition: Condition) -> bool:
-    value = _value(row, condition.column)
+def _meets(value: Any, condition: Condition) -> bool:
     if value is None:
         return condition.matches_missing
     if isinstance(value, bool):
@@ -194,11 +206,7 @@ def _meets(row: Any, condition: Condition) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    return "; ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _value(row: Any, column: str) -> Any:
-    return getattr(row, column)
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _meets_in_sql(connection: Connection, column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:

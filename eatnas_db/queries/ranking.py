@@ -8,7 +8,7 @@ affect the ranking. With several objectives, the ranking contains only the Paret
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,9 +16,18 @@ from sqlalchemy import Connection, Float, Integer, Select, String, case, cast, l
 
 from eatnas_db.database.dialects import select_ids
 from eatnas_db.domain.final_weights import FROM, WeightSource
+from eatnas_db.domain.objective import Objective
+from eatnas_db.domain.objectives import OptimizedMetric, list_objectives
 from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
 from eatnas_db.queries.final_models import FinalModel, group_tested_models
-from eatnas_db.queries.objective_front import list_front_ids, order_by_preference
+from eatnas_db.queries.metric_values import list_metric_values
+from eatnas_db.queries.objective_front import (
+    ObjectiveValues,
+    list_front_ids,
+    list_objective_values,
+    objective_numbers,
+    order_by_preference,
+)
 from eatnas_db.queries.paging import Page, fetch_page, select_page
 from eatnas_db.schema.candidates import FITTEST_FIRST, LIVING, candidate
 from eatnas_db.schema.searches import search
@@ -72,23 +81,44 @@ def get_best(connection: Connection, search_id: int) -> RankedCandidate | None:
 
 
 def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple[RankedCandidate, ...]:
-    """Return a page of the ranking. Raises `ConflictError` for an unknown column or value."""
+    """Return a page of the ranking. Its conditions and its order may name the metrics that the search optimizes.
+
+    Raises `ConflictError` for an unknown column or value.
+    """
+    spec = connection.execute(select(search.c.spec).where(search.c.id == search_id)).scalar_one()
+    if objectives := list_objectives(spec):
+        return _select_from_front(connection, search_id, objectives, page)
+    metric = Objective.from_spec(spec).column
     scored = _candidates().where(candidate.c.fitness.is_not(None))
-    front = list_front_ids(connection, search_id)
-    if front is not None:
-        scored = scored.where(candidate.c.id.in_(select_ids(connection, front)))
     retrained = _select_retrained(search_id)
     # Select by id alone: these candidates already belong to the search, and with a condition on the search, SQLite
     # would read all candidates of the search.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
     # The other candidates have neither re-evaluations nor tests. There may be a million of them, so the database
     # selects their page.
-    others = scored.add_columns(*_NO_MEASURES).where(
+    others = scored.add_columns(*_NO_MEASURES, candidate.c.accuracy.label(metric)).where(
         candidate.c.search_id == search_id, candidate.c.id.not_in(retrained)
     )
     until_end = replace(page, limit=page.end, offset=0)
-    many = fetch_page(connection, others, until_end, row_type=RankedCandidate, order=("-rung", "-fitness", "birth"))
-    return tuple(select_page(_sort_by_rank([*few, *many]), page, row_type=RankedCandidate))
+    order = ("-rung", "-fitness", "birth")
+    many = fetch_page(connection, others, until_end, row_type=lambda *row: RankedCandidate(*row[:-1]), order=order)
+    values = list_metric_values(connection, [row.id for row in (*few, *many)]) if page.selects else {}
+    numbers = {metric: lambda row: values.get(row.id)}
+    return tuple(select_page(_sort_by_rank([*few, *many]), page, row_type=RankedCandidate, numbers=numbers))
+
+
+def _select_from_front(
+    connection: Connection, search_id: int, objectives: Sequence[OptimizedMetric], page: Page
+) -> tuple[RankedCandidate, ...]:
+    front = list_front_ids(connection, search_id) or []
+    values = {row.id: row for row in list_objective_values(connection, front)}
+
+    def value_of(number: Callable[[ObjectiveValues], float]) -> Callable[[RankedCandidate], float]:
+        return lambda row: number(values[row.id])
+
+    numbers = {metric: value_of(number) for metric, number in objective_numbers(objectives).items()}
+    rows = rank_among(connection, select_ids(connection, front))
+    return tuple(select_page(rows, page, row_type=RankedCandidate, numbers=numbers))
 
 
 def list_to_reevaluate(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:

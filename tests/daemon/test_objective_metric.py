@@ -62,4 +62,8 @@ def test_search_minimizes_the_loss(tmp_path, home, supervise):
     assert [row["val_loss"] for row in rows] == sorted(losses[row.id] for row in front)
     (first, *_) = json.loads(run_command(query_app, settings, "best", "s", "--format", "json"))
     assert (first["val_loss"], first["fitness"]) == (-best.fitness, best.fitness)
+    lowest = sorted(losses.values())[:5]
+    low = ("--where", f"val_loss<={lowest[-1]}", "--sort", "-val_loss", "--top", 100, "--format", "json")
+    selected = [row["val_loss"] for row in json.loads(run_command(query_app, settings, "best", "s", *low))]
+    assert selected == lowest[::-1]
     assert "val_loss" in RunsView("val_loss").content

@@ -21,6 +21,7 @@ from eatnas_db.schema.trainings import measurement, score
 from eatnas_db.searches.basic_architecture import choose_basic_candidate
 from eatnas_report.data import load_report_data
 from eatnas_report.page import render_page
+from eatnas_report.tables import objective_front_table
 from support.commands import run_command
 from support.searches import fetch_rows
 
@@ -138,6 +139,40 @@ def test_queries_show_the_front_and_name_the_machine(finished):
     shown = json.loads(run_command(search_app, finished, "show", "s", "--format", "json"))
     assert shown["machine_dependent"] == "births depend on latency_ms, which is measured on cpu"
     assert "minimize latency_ms (cpu, batch 2, median of 5)" in shown["objectives"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query", ["pareto", "best"])
+def test_conditions_and_order_may_name_an_objective(finished, query):
+    def latencies(*options):
+        answer = run_command(query_app, finished, query, "s", *options, "--format", "json")
+        return [row["latency_ms"] for row in json.loads(answer)]
+
+    ascending = sorted(latencies())
+    assert latencies("--sort", "latency_ms") == ascending
+    assert latencies("--sort", "-latency_ms", "--where", f"latency_ms<={ascending[1]}") == ascending[1::-1]
+
+
+def test_values_of_all_objectives_are_compared_as_text(finished):
+    first, *_ = json.loads(run_command(query_app, finished, "pareto", "s", "--format", "json"))
+    condition = "values=" + "; ".join(map(str, first["values"]))
+    answer = json.loads(run_command(query_app, finished, "pareto", "s", "--where", condition, "--format", "json"))
+    assert [row["id"] for row in answer] == [first["id"]]
+
+
+@pytest.mark.slow
+def test_parameters_and_mult_adds_are_integers(tmp_path, home, supervise, fast):
+    settings = home(tmp_path / "home", objective=COSTS, budget__candidates=8)
+    supervise(settings, 2, fast)
+    counts = {row.id: row.mult_adds for row in fetch_rows(settings, select(candidate))}
+    for query in ("pareto", "best"):
+        for row in json.loads(run_command(query_app, settings, query, "s", "--format", "json")):
+            assert str(row["mult_adds"]) == str(counts[row["id"]])
+    with read_transaction(open_record(settings.database_url)) as connection:
+        table = objective_front_table(load_report_data(connection, "s", 0.0))
+    shown = {row[0]: row[3] for row in table.rows}
+    assert shown == {candidate_id: f"{counts[int(candidate_id)]:,}" for candidate_id in shown}
+    assert max(map(len, shown.values())) > len("999,999")
 
 
 @pytest.mark.slow

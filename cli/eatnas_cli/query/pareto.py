@@ -63,7 +63,7 @@ def pareto(
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         if cost is None and search.objectives:
-            front_rows = select_page(list_objective_front(connection, search.id), page, row_type=ObjectiveValues)
+            front_rows = list_objective_front(connection, search.id, page)
             cloud_rows = sample_objective_values(connection, search.id, MAX_CLOUD) if picture is not None else ()
             none = "" if front_rows else explain_empty(connection, search, "scored candidate", page)
             _show_objectives(search, front_rows, cloud_rows, picture, format, layout, none)
@@ -107,7 +107,7 @@ def _show_objectives(
         print_sentence(f"wrote {picture}")
         return
     metrics = [objective.metric for objective in search.objectives]
-    records = [{**asdict(row), **dict(zip(metrics, row.values, strict=True))} for row in front]
+    records = [{**asdict(row), **row.by_metric(search.objectives)} for row in front]
     others = [column for column in ("params", "mult_adds") if column not in metrics]
     columns = ("id", "birth", *metrics, "fitness", *others, "origin", "code")
     default = ("id", "birth", *metrics, "origin", "code")

@@ -69,7 +69,7 @@ def print_best(
         values = {} if metric == VALIDATION_ACCURACY else list_metric_values(connection, ids)
         objectives = [objective.metric for objective in search.objectives]
         several = {
-            row.id: dict(zip(objectives, row.values, strict=True))
+            row.id: row.by_metric(search.objectives)
             for row in (list_objective_values(connection, ids) if objectives else ())
         }
     for_table = format is Format.TABLE

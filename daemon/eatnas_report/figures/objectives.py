@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from eatnas_db.domain.objectives import OptimizedMetric
 from eatnas_db.queries.objective_front import ObjectiveValues
 from eatnas_report.data import ReportData
 from eatnas_report.figures.figure import ReportFigure, describe_sample, new_plot
+from eatnas_report.formats import format_number
 from eatnas_report.palette import BLUE, GREY
 
 
@@ -45,12 +47,12 @@ def _plot_objectives(data: ReportData, metrics: Sequence[str], number: int) -> A
             mode="markers",
             name=name,
             marker=marker,
-            hovertext=[_describe(row, metrics) for row in rows],
+            hovertext=[_describe(row, data.search.objectives) for row in rows],
             hoverinfo="text",
         )
     return plot
 
 
-def _describe(row: ObjectiveValues, metrics: Sequence[str]) -> str:
-    values = "<br>".join(f"{metric} {value:,.6g}" for metric, value in zip(metrics, row.values, strict=True))
+def _describe(row: ObjectiveValues, objectives: Sequence[OptimizedMetric]) -> str:
+    values = "<br>".join(f"{metric} {format_number(value)}" for metric, value in row.by_metric(objectives).items())
     return f"{row.id}: birth {row.birth}, {row.origin}<br>{values}"
