@@ -17,7 +17,7 @@ from eatnas_report.data import ReportData, ReportPart
 from eatnas_report.figures.learning import learning_figures
 from eatnas_report.figures.lineage import lineage_figures
 from eatnas_report.figures.objectives import objective_figures
-from eatnas_report.figures.population import front_figures, primitive_figures, quality_figures
+from eatnas_report.figures.population import explain_no_front, front_figures, primitive_figures, quality_figures
 from eatnas_report.figures.predictions import prediction_figures
 from eatnas_report.figures.training import failure_figures, utilisation_figures
 
@@ -42,7 +42,9 @@ PARTS: Final[Mapping[ReportPart, PartContent]] = {
     ReportPart.OVERVIEW: PartContent("Overview", lambda data: {"overview": tables.overview(data)}),
     ReportPart.QUALITY: PartContent("Population quality", lambda data: {"quality": quality_figures(data)}),
     ReportPart.CURVES: PartContent("Learning curves", lambda data: {"curves": learning_figures(data)}),
-    ReportPart.FRONT: PartContent("Accuracy and mult-adds", lambda data: {"front": front_figures(data)}),
+    ReportPart.FRONT: PartContent(
+        "Accuracy and mult-adds", lambda data: {"front": front_figures(data), "no_front": explain_no_front(data)}
+    ),
     ReportPart.OBJECTIVES: PartContent(
         "Objectives",
         lambda data: {

@@ -121,6 +121,7 @@ def top_table(data: ReportData) -> ReportTable:
     """Return the table of the best candidates.
 
     The table has a column for re-evaluation scores only if a candidate has such a score, and likewise for test scores.
+    It has a column for the last rung of each candidate only if a candidate has reached a second rung.
     """
     optional = [
         (title, values)
@@ -130,22 +131,25 @@ def top_table(data: ReportData) -> ReportTable:
         )
         if any(value is not None for value in values)
     ]
+    rung = ("rung",) if any(candidate.rung for candidate in data.top) else ()
     columns = (
         CANDIDATE,
-        *_numbers("birth", "fitness", *(title for title, _ in optional), "params", "mult-adds"),
+        *_numbers("birth", "fitness", *rung, *(title for title, _ in optional), "params", "mult-adds"),
         *_texts("origin", "code"),
     )
     rows = [
-        _top_row(candidate, [values[number] for _, values in optional]) for number, candidate in enumerate(data.top)
+        _top_row(candidate, [str(candidate.rung)] * len(rung), [values[number] for _, values in optional])
+        for number, candidate in enumerate(data.top)
     ]
     return ReportTable(columns, rows)
 
 
-def _top_row(candidate: RankedCandidate, optional: list[float | None]) -> Row:
+def _top_row(candidate: RankedCandidate, rung: list[str], optional: list[float | None]) -> Row:
     return (
         str(candidate.id),
         str(candidate.birth),
         f"{candidate.fitness:.4f}",
+        *rung,
         *("" if value is None else f"{value:.4f}" for value in optional),
         f"{candidate.params:,}",
         f"{candidate.mult_adds:,}",

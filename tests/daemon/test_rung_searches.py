@@ -5,6 +5,7 @@ import shutil
 import pytest
 from sqlalchemy import func, select, update
 
+from eatnas_cli.query.app import app as query_app
 from eatnas_db import transitions
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
@@ -19,6 +20,10 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import epoch, rung
 from eatnas_db.searches.control import set_desired_state
 from eatnas_db.settings import load_settings
+from eatnas_report.data import load_report_data
+from eatnas_report.page import render_page
+from eatnas_report.tables import top_table
+from support.commands import run_command
 from support.searches import fetch_rows
 
 RUNGS = {"rungs": [1, 3], "keep": 0.5}
@@ -52,6 +57,26 @@ def test_rungs_do_not_depend_on_slots_or_crashes(tmp_path, finished, home, super
     assert supervise(settings, 8, (*fast, "--crash-on", "7")) == finished[1]
     assert violations(settings) == []
     assert set(settled_rungs(settings)) == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_front_without_whole_trainings_is_explained(tmp_path, home, supervise, fast):
+    settings = home(
+        tmp_path / "home", **{**SMALL, "budget__candidates": 4, "evolution__fidelity": {**RUNGS, "keep": 0.1}}
+    )
+    supervise(settings, 2, fast)
+    answer = run_command(query_app, settings, "pareto", "s")
+    assert answer == "search 's' has no candidate that has reached the last rung\n"
+    with read_transaction(open_record(settings.database_url)) as connection:
+        assert "No candidate has reached the last rung yet." in render_page(load_report_data(connection, "s", 0.0))
+
+
+def test_report_shows_the_last_rung_of_each_candidate(finished):
+    with read_transaction(open_record(finished[0].database_url)) as connection:
+        data = load_report_data(connection, "s", 0.0)
+    table = top_table(data)
+    place = [column.title for column in table.columns].index("rung")
+    assert [row[place] for row in table.rows] == [str(best.rung) for best in data.top]
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def pareto(
         front = list_front(connection, search.id, cost.value, objective.direction)
         cloud = list_tradeoffs(connection, search.id) if picture is not None else ()
         rows = select_page(front, _with_column(page, objective.column), row_type=Tradeoff)
-        empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
+        empty = "" if rows else explain_empty(connection, search, _members(search), page)
     if picture is not None:
         from eatnas_report.plots import draw_front
 
@@ -87,6 +87,12 @@ def pareto(
         {objective.column if key == ACCURACY else key: value for key, value in asdict(row).items()} for row in rows
     ]
     show(records, columns, format, layout=layout, default=default, empty=empty)
+
+
+def _members(search: SearchRecord) -> str:
+    """Return the name of the candidates that may belong to the front."""
+    rungs = search.spec["evolution"].get("fidelity")
+    return "candidate that has reached the last rung" if rungs and search.scored else "scored candidate"
 
 
 def _show_objectives(

@@ -98,7 +98,7 @@ def _plot_quality(steps: Sequence[PopulationStep], x: list[float], x_title: str)
 
 
 def front_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the metric against mult-adds with the Pareto front. Return no figure before the first score."""
+    """Draw the metric against mult-adds with the Pareto front. Return no figure if the front is empty."""
     if not data.front:
         return []
     objective = data.search.objective
@@ -127,6 +127,13 @@ def front_figures(data: ReportData) -> list[ReportFigure]:
     caption = f"No candidate has both {metric} and fewer mult-adds than a candidate on the Pareto front."
     sample = describe_sample(len(data.tradeoffs), data.search.scored, "scored candidates")
     return [ReportFigure("front", plot, f"{caption} {sample}".strip())]
+
+
+def explain_no_front(data: ReportData) -> str:
+    """Return a sentence for a page without a front. Only candidates of the last rung belong to the front."""
+    if data.search.scored:
+        return "No candidate has reached the last rung yet."
+    return "No candidate has a score yet."
 
 
 def _describe_tradeoff(candidate: Tradeoff, metric: str) -> str:
