@@ -21,6 +21,7 @@ from eatnas_db.domain.spec_fidelity import FidelitySpec
 from eatnas_db.domain.spec_final import FinalSpec
 from eatnas_db.domain.spec_objective import MetricSpec, expand_objectives, require_metrics, require_population
 from eatnas_db.domain.spec_overrides import with_override
+from eatnas_db.domain.spec_patterns import NAME_PATTERN
 from eatnas_db.domain.spec_program import (
     ProgramOptions,
     ProgramSpec,
@@ -29,7 +30,7 @@ from eatnas_db.domain.spec_program import (
     require_metric_names,
 )
 from eatnas_db.domain.spec_section import SpecSection
-from eatnas_db.domain.spec_space import NAME_PATTERN, MacroSpec
+from eatnas_db.domain.spec_space import MacroSpec
 from eatnas_db.domain.spec_transfer import TransferSpec
 from eatnas_db.errors import InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from eatnas_db.domain.plain_scalars import plain_texts, plain_values
+from eatnas_db.domain.spec_patterns import DESCRIPTIONS
 from eatnas_db.domain.suggestions import did_you_mean
 
 
@@ -33,14 +34,26 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
         elif details["type"] == "tuple_type":
             lines.append(f"{path}: expected a list; write [{plain_texts(details['input'])}]")
         else:
-            message = details["msg"].removeprefix("Value error, ")
+            message = _describe_expectation(details)
             given = plain_values(details["input"])
-            if details["type"] == "model_type":
-                message = "expected a section of keys and values"
             shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
             key = f"{path}: " if path else ""  # the message of a rule about two sections names their keys
             lines.append(f"{key}{message[:1].lower()}{message[1:]}{shown}")
     return lines
+
+
+def _describe_expectation(details: ErrorDetails) -> str:
+    """Return in words what pydantic expected, instead of a class of Python or a regular expression."""
+    context = details.get("ctx", {})
+    if details["type"] == "model_type":
+        return "expected a section of keys and values"
+    if details["type"] == "string_pattern_mismatch" and context["pattern"] in DESCRIPTIONS:
+        return f"expected {DESCRIPTIONS[context['pattern']]}"
+    if details["type"] in ("too_short", "too_long"):
+        is_short = details["type"] == "too_short"
+        limit = context["min_length" if is_short else "max_length"]
+        return f"expected at {'least' if is_short else 'most'} {limit} value{'s' * (limit != 1)}"
+    return details["msg"].removeprefix("Value error, ")
 
 
 def describe_unknown(word: str, known: Collection[str], noun: str) -> str:
@@ -52,6 +65,8 @@ def _location(details: ErrorDetails) -> list[str]:
     location = list(map(str, details["loc"]))
     if location[:1] == ["space"] and len(location) > 1:
         del location[1]  # pydantic's name for the branch of the union (str, MacroSpec), which is not a key of the spec
+    if location[-2:] == ["program", "reference"]:
+        del location[-1]  # the record writes the program as a section; a user writes only the reference
     return location
 
 

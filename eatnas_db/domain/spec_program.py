@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_serializer, model_validator
 from eatnas_db.domain.objective import COST_METRICS, LATENCY, MULT_ADDS, PARAMS, require_metric_name
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.spec_objective import MetricSpec
+from eatnas_db.domain.spec_patterns import PROGRAM_PATTERN
 from eatnas_db.domain.spec_section import SpecSection
 
 MAX_DEPTH: Final = 20
@@ -47,7 +48,7 @@ class ProgramSpec(SpecSection):
     spec that already contains them is accepted only if exactly this source is installed.
     """
 
-    reference: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+    reference: str = Field(pattern=PROGRAM_PATTERN)
     version: str | None = None
     source_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 

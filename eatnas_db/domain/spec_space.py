@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
 from eatnas_db.domain.cell_space import CELL_PRESETS
 from eatnas_db.domain.macro import PRESETS, Macro
 from eatnas_db.domain.operators import BUILT_IN_OPERATORS, Operator
+from eatnas_db.domain.spec_patterns import NAME_PATTERN
 from eatnas_db.domain.spec_section import SpecSection
-
-NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class MacroSpec(SpecSection):
@@ -41,7 +40,8 @@ class MacroSpec(SpecSection):
     def _check_blocks(self) -> MacroSpec:
         if len(self.strides) != len(self.base):
             raise ValueError(
-                f"strides has {len(self.strides)} entries and base has {len(self.base)}; both need one entry per block"
+                f"both strides and base need one entry per block, but strides has {len(self.strides)} and base has "
+                f"{len(self.base)}"
             )
         if not all(1 <= stride <= 4 for stride in self.strides):
             raise ValueError("every number in strides must be from 1 to 4")

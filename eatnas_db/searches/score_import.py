@@ -31,7 +31,7 @@ from eatnas_db.domain.objective import (
 from eatnas_db.domain.objectives import DIRECTIONS
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import ObjectiveSpec, SearchSpec, parse_spec
-from eatnas_db.domain.spec_space import NAME_PATTERN
+from eatnas_db.domain.spec_patterns import NAME_PATTERN
 from eatnas_db.domain.states import Origin, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event

@@ -153,6 +153,24 @@ def test_overrides_create_missing_sections():
     assert tree == {**MINIMAL, "training": {"epochs": 3}}
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "a/b"}, "name: expected 1 to 64 ASCII letters, digits, `_`, `.` and `-` that begin with a letter"),
+        ({"space": {**CUSTOM_MACRO, "name": ""}}, "space.name: expected 1 to 64 ASCII letters"),
+        ({"objective__metric": "a b"}, "objective.metric: expected 1 to 32 ASCII letters"),
+        (
+            {"training__program": "train"},
+            "training.program: expected module:function, for example my_package.train:train (given: 'train')",
+        ),
+        ({"transfer__primitives": []}, "transfer.primitives: expected at least 1 value (given: [])"),
+        ({"transfer__sources": list("abcdefgh")}, "transfer.sources: expected at most 7 values (given: ["),
+    ],
+)
+def test_errors_describe_names_and_lists_in_words(change, message):
+    assert message in error_message(**change)
+
+
 def test_override_inside_a_plain_value_is_refused():
     assert "name is 'first', not a section" in error_message(name__first=1)
     assert "empty key" in error_message(**{"training.": 1})
@@ -175,7 +193,7 @@ def test_custom_macro():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base": [8, 16]}, "strides has 3 entries and base has 2"),
+        ({"base": [8, 16]}, "strides has 3 and base has 2"),
         ({"strides": [1, 2, 5]}, "every number in strides must be from 1 to 4"),
         ({"base": [8, 16, 0]}, "every number of channels in base must be from 1 to 16384"),
         ({"strides": [1, 2, "a"]}, "space.strides.2: "),
