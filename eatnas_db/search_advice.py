@@ -81,7 +81,10 @@ class SourceAdvice:
 
 @dataclass(frozen=True, slots=True)
 class SearchAdvice:
-    """The facts about a planned search, and sentences about the facts that the record does not contain (`missing`)."""
+    """The facts about a planned search, and sentences about the facts that the record does not contain (`missing`).
+
+    `reevaluation_seeds` is 0 if the search will have no re-evaluation.
+    """
 
     noise: ScoreNoise | None
     spread: PopulationSpread | None
@@ -140,7 +143,7 @@ def advise(
         noise=noise,
         spread=spread,
         resolution=None if noise is None or spread is None else compute_resolution(noise, spread),
-        reevaluation_seeds=spec.reevaluation.seeds,
+        reevaluation_seeds=spec.reevaluation.seeds if spec.reevaluation.top else 0,
         smaller=_plan_smaller_task(spec, space, train_images),
         sources=tuple(sources),
         missing=tuple(_list_missing(plan, spec, known, sources, _pilot_command(spec, known, file, changes))),

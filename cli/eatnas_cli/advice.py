@@ -95,11 +95,12 @@ def _describe_scores(advice: SearchAdvice) -> list[str]:
             "that scores can tell networks apart"
         )
     if (found := advice.resolution) is not None:
-        enough = "enough" if advice.reevaluation_seeds >= found.seeds else "too few"
+        planned = "the spec re-evaluates no candidate"
+        if seeds := advice.reevaluation_seeds:
+            planned = f"the spec has {seeds}: {'enough' if seeds >= found.seeds else 'too few'}"
         lines.append(
             f"the noise of one score is {found.ratio:.2g} times the spread; to rank two networks whose scores differ "
-            f"by one spread, the re-evaluation needs {_count(found.seeds, 'seed')} (the spec has "
-            f"{advice.reevaluation_seeds}: {enough})"
+            f"by one spread, the re-evaluation needs {_count(found.seeds, 'seed')} ({planned})"
         )
         if found.ratio > 1:
             lines.append(

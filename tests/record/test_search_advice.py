@@ -135,6 +135,11 @@ def test_smaller_task_is_priced_by_its_mult_adds(ask):
     assert ask(train_images=0).smaller is None
 
 
+def test_search_without_a_reevaluation_plans_no_seeds(ask):
+    assert ask({"reevaluation.seeds": 2}).reevaluation_seeds == 2
+    assert ask({"reevaluation.seeds": 2, "reevaluation.top": 0}).reevaluation_seeds == 0
+
+
 def test_equal_scores_tell_nothing(finished, ask):
     finished("flat", lambda code: 0.5)
     finished("other", seed=8)
