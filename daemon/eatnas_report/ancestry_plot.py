@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.queries.lineage import LineageEntry, ScoredBirth
+from eatnas_protocol.long_texts import shorten_middle
 from eatnas_report.palette import BLACK, GREY, LIGHT_GREY, SERIES
 from eatnas_report.plots import saved_figure
 from eatnas_report.sampling import sample_evenly
@@ -28,8 +29,12 @@ SCATTER_HEIGHT: Final = 3.9
 ROW_HEIGHT: Final = 0.26
 COLUMNS: Final = (("candidate", 0.0), ("search", 0.11), ("fitness", 0.36), ("gain", 0.46), ("mutations", 0.55))
 """The columns of the table with their positions, as shares of the width."""
-CHARACTERS_OF_MUTATIONS: Final = 64
+CHARACTERS_OF_MUTATIONS: Final = 60
+"""The characters of a line of mutations; more mutations continue on the next line."""
 CHARACTERS_OF_SEARCH: Final = 28
+CHARACTERS_OF_TITLES: Final = 100
+"""The characters of the names of all searches above the plot, for which its width suffices."""
+NO_BREAK_SPACE: Final = "\xa0"
 MAX_POINTS: Final = 2000
 
 
@@ -46,14 +51,15 @@ class _Panel(NamedTuple):
 def draw_ancestry(file: Path, line: Sequence[LineageEntry], births: Sequence[ScoredBirth]) -> None:
     """Draw `line` (a candidate and its ancestors, oldest first) over the scored candidates of their searches."""
     panels = _arrange_searches(line, births)
-    table_height = ROW_HEIGHT * (len(line) + 1.5)
+    mutations = [_wrap_mutations(relative) for relative in line]
+    table_height = ROW_HEIGHT * (sum(map(len, mutations)) + 1.5)
     with saved_figure(file, (WIDTH, SCATTER_HEIGHT + table_height)) as figure:
         scatter, table = figure.subplots(2, 1, height_ratios=[SCATTER_HEIGHT, table_height])
         figure.suptitle(_summarize(line), x=0.01, ha="left", fontsize=11, fontweight="bold")
         _draw_candidates(scatter, panels, births)
         _draw_line(scatter, panels, line)
         _label_searches(scatter, panels)
-        _write_table(table, panels, line)
+        _write_table(table, panels, line, mutations)
 
 
 def _arrange_searches(line: Sequence[LineageEntry], births: Sequence[ScoredBirth]) -> list[_Panel]:
@@ -144,36 +150,49 @@ def _draw_line(axes: Axes, panels: Sequence[_Panel], line: Sequence[LineageEntry
 def _label_searches(axes: Axes, panels: Sequence[_Panel]) -> None:
     """Write the name of each search above its part of the axis, and number the births within the search."""
     ticks: list[tuple[int, str]] = []
+    births = sum(panel.births for panel in panels)
     for panel in panels:
         middle = panel.offset + (panel.births - 1) / 2
-        axes.text(middle, 1.01, panel.search, transform=axes.get_xaxis_transform(), ha="center", color=panel.colour)
+        name = shorten_middle(panel.search, max(8, CHARACTERS_OF_TITLES * panel.births // births))
+        axes.text(middle, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", color=panel.colour)
         ticks += [(panel.offset + birth, str(birth)) for birth in sorted({0, panel.births // 2, panel.births - 1})]
     for panel in panels[1:]:
         axes.axvline(panel.offset - 1, color=LIGHT_GREY, linewidth=0.8, linestyle=":")
     axes.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
 
 
-def _write_table(axes: Axes, panels: Sequence[_Panel], line: Sequence[LineageEntry]) -> None:
-    """Write a row for each ancestor: id, search, fitness, gain over its parent, mutations."""
+def _write_table(
+    axes: Axes, panels: Sequence[_Panel], line: Sequence[LineageEntry], mutations: Sequence[Sequence[str]]
+) -> None:
+    """Write a row for each ancestor: id, search, fitness, gain over its parent, and the lines of its mutations."""
     colours = {panel.search: panel.colour for panel in panels}
-    axes.set(xlim=(0, 1), ylim=(len(line) + 0.5, -0.5))
+    axes.set(xlim=(0, 1), ylim=(sum(map(len, mutations)) + 0.5, -0.5))
     axes.axis("off")
     for title, x in COLUMNS:
         axes.text(x, 0, title, fontsize=8, color=GREY, va="center")
     axes.axhline(0.5, color=LIGHT_GREY, linewidth=0.8)
-    for row, relative in enumerate(line, 1):
+    row = 1
+    for relative, lines in zip(line, mutations, strict=True):
         cells = (
             str(relative.id),
-            textwrap.shorten(relative.search, CHARACTERS_OF_SEARCH, placeholder="…"),
+            shorten_middle(relative.search, CHARACTERS_OF_SEARCH),
             "" if relative.fitness is None else f"{relative.fitness:.4f}",
             "" if relative.gain is None else f"{relative.gain:+.4f}",
-            textwrap.shorten(_describe_mutations(relative), CHARACTERS_OF_MUTATIONS, placeholder=" …"),
+            lines[0],
         )
         for (title, x), cell in zip(COLUMNS, cells, strict=True):
             colour = colours[relative.search] if title == "search" else BLACK
             axes.text(x, row, cell, fontsize=9, va="center", color=colour)
+        for number, text in enumerate(lines[1:], row + 1):
+            axes.text(COLUMNS[-1][1], number, text, fontsize=9, va="center", color=BLACK)
+        row += len(lines)
 
 
-def _describe_mutations(relative: LineageEntry) -> str:
-    mutations = ", ".join(relative.changes) or MUTATIONS_OF_ORIGIN.get(relative.origin, "none")
-    return mutations if relative.state == CandidateState.SCORED else f"{mutations} ({relative.state})"
+def _wrap_mutations(relative: LineageEntry) -> list[str]:
+    """Return the mutations of an ancestor in lines that break only between mutations."""
+    unbroken = [change.replace(" ", NO_BREAK_SPACE) for change in relative.changes]
+    mutations = ", ".join(unbroken) or MUTATIONS_OF_ORIGIN.get(relative.origin, "none")
+    if relative.state != CandidateState.SCORED:
+        mutations = f"{mutations} ({relative.state})"
+    lines = textwrap.wrap(mutations, CHARACTERS_OF_MUTATIONS)
+    return [line.replace(NO_BREAK_SPACE, " ") for line in lines]

@@ -88,6 +88,20 @@ def test_line_of_descent_shows_mutations_and_gains(tmp_path):
         assert f"<!-- {text} -->" in svg
 
 
+def test_long_names_and_many_mutations_stay_readable(tmp_path):
+    changes = ("block 4 op sep → mb6", "block 4 kernel 3 → 7", "block 4 skip no → yes")
+    name = "fashion-mnist-with-larger-images-and-wider-networks"
+    line = [
+        LineageEntry(2, name, 1, 0, 3, "mutation", "scored", 0.75, 0.05, changes, "c"),
+        LineageEntry(1, f"{name}-small", None, 1, 3, "random", "scored", 0.7, None, (), "c"),
+    ]
+    lineage_plot.draw_lineage(tmp_path / "line.svg", line)
+    svg = (tmp_path / "line.svg").read_text()
+    for text in ("block 4 op sep → mb6, block 4 kernel 3 → 7,", "block 4 skip no → yes"):
+        assert f"<!-- {text} -->" in svg
+    assert "<!-- fashion-mnist-…ider-networks -->" in svg
+
+
 def test_plot_of_an_empty_population_is_valid(tmp_path):
     plots.draw_quality(tmp_path / "q.svg", "digits", [EMPTY], over_compute=False)
     assert (tmp_path / "q.svg").read_text().rstrip().endswith("</svg>")
