@@ -59,7 +59,9 @@ def _decide_births(connection: Connection, state: AdvanceState, prepared: Prepar
     decided: set[str] = set()
     while state.can_breed and (state.born < record.initial_births) == is_initial and state.born - first < MAX_BIRTHS:
         if state.needs_model:
-            # Decide one birth at a time, because the next birth reads this birth from the record.
+            # Decide one birth at a time, because the model reads all earlier births from the record.
+            if state.born > first:
+                return
             yield from _decide_guided_birth(connection, state, space, is_stored, prepared)
             return
         birth = _decide_birth(connection, state, space, lambda digest: digest in decided or is_stored(digest), initial)

@@ -75,6 +75,25 @@ def settle_only(engine, search_id):
     assert advance(engine, search_id, Prepared([])) == []
 
 
+def test_first_guided_birth_reads_births_of_the_same_transaction(engine, search_factory, lease_factory, score_factory):
+    sizes = {"evolution__population": 2, "evolution__lag": 2}
+
+    def list_births(name, *, at_once):
+        search_id = search_factory(name, **{**GUIDED, **sizes})
+        for number in range(4):
+            score_factory(lease_factory(search_id), number / 10)
+            if number == 1 or not at_once:
+                advance(engine, search_id)
+        advance(engine, search_id)
+        with read_transaction(engine) as connection:
+            query = select(candidate.c.birth, candidate.c.code, prediction.c.improvement).join(prediction)
+            return connection.execute(query.where(candidate.c.search_id == search_id)).all()
+
+    one_by_one, at_once = list_births("one-by-one", at_once=False), list_births("at-once", at_once=True)
+    assert [birth.birth for birth in one_by_one] == [5]
+    assert at_once == one_by_one
+
+
 def test_prepared_births_are_those_of_the_transaction(engine, make_search):
     search_id, other_id = make_search("prepared"), make_search("decided")
     settle_only(engine, search_id)
