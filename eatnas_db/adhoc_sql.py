@@ -24,7 +24,7 @@ from eatnas_db.sql_guard import REFUSED, Dialect, check_query, to_sql
 DEFAULT_LIMIT: Final = 10_000
 DEFAULT_SECONDS: Final = 30.0
 MAX_VALUE_BYTES: Final = 10_000_000
-"""The size in bytes of the largest string or blob on SQLite; a larger one could exhaust the memory."""
+"""The size in bytes of the largest string or blob on SQLite; a larger value could exhaust the memory."""
 
 _TIMED_OUT: Final = "the query took longer than {:g} seconds; narrow it down, or raise --timeout"
 _UNKNOWN_TABLE: Final = f"{{}}; the views are {', '.join(VIEWS)}"
@@ -32,7 +32,7 @@ _OPERATIONS_PER_CHECK: Final = 10_000
 """SQLite checks the deadline after this many operations of its virtual machine."""
 _ALLOWED_ACTIONS: Final = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE])
 _FORBIDDEN_FUNCTIONS: Final = frozenset(["load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"])
-"""Functions that load code or access files. `sql_guard` already refuses them; this is a second check."""
+"""Functions that load code or access files. `sql_guard` already refuses these functions; this set is a second check."""
 _FORBIDDEN_TABLES: Final = ("sqlite_", "pragma_", "dbstat")
 
 

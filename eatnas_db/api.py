@@ -78,7 +78,7 @@ class Search:
             return Rows.of(RankedCandidate, list_best(connection, search_id, top))
 
     def lineage(self, candidate: int | None = None) -> Rows[LineageEntry]:
-        """Return the ancestors of a candidate, by default of the best one.
+        """Return the ancestors of a candidate, by default of the best candidate.
 
         Raises `ConflictError` if no candidate is scored.
         """
@@ -132,7 +132,7 @@ class Search:
             return Rows.of(RecordedEvent, list_events(connection, search_id, limit=limit))
 
     def utilisation(self) -> Utilisation:
-        """Return the device time that the search used, and the shares of time in which its slots were busy."""
+        """Return the device time that the search used, and the share of time in which each slot was busy."""
         with self._connect() as (connection, search_id):
             return get_utilisation(connection, search_id, time.time())
 
@@ -210,7 +210,7 @@ class Record:
         return Rows(result.rows, result.columns)
 
     def create(self, spec: Spec) -> Search:
-        """Create a search from a YAML file, or from a mapping of the same shape. Raises `EatnasError`."""
+        """Create a search from a YAML file, or from a mapping with the same keys. Raises `EatnasError`."""
         return self._create(spec)
 
     def transfer(self, source: str, spec: Spec, candidate: int | None = None) -> Search:

@@ -1,7 +1,7 @@
 """Check that the paths in the record are relative to the artifacts folder and stay below it.
 
 Other programs can write to a database on a server, and a backup may come from another machine. So every path is checked
-here before its file is read or deleted. Standard library only.
+here before its file is read or deleted. This module imports only the standard library.
 """
 
 from __future__ import annotations

@@ -203,11 +203,11 @@ def has_progressed(connection: Connection, token: LeaseToken) -> bool:
 
 
 def count_known_seconds(connection: Connection, token: LeaseToken, reported: float) -> float:
-    """Return the seconds that an attempt has spent in steps, if its daemon can no longer report them.
+    """Return the seconds in steps of an attempt whose daemon can no longer report them.
 
-    Return the larger of two sums: the seconds of all epochs that the attempt recorded, and `reported`, the seconds at
-    the last heartbeat, which include an unfinished epoch. The first epoch of a later attempt does not count: an earlier
-    attempt may have trained the beginning of this epoch, and the recorded seconds include that beginning.
+    The result is the larger of two sums: the seconds of all epochs that the attempt recorded, and `reported`, the
+    seconds at the last heartbeat, which include an unfinished epoch. The first epoch of a later attempt does not count:
+    an earlier attempt may have trained the beginning of this epoch, and the recorded seconds include that beginning.
     """
     of_attempt = (epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt)
     seconds = connection.execute(select(epoch.c.seconds).where(*of_attempt).order_by(epoch.c.number)).scalars().all()

@@ -70,7 +70,7 @@ def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = E
     """Replace a record with a backup, and keep the previous record under another name.
 
     The leases in the backup are released, because no daemon holds them any longer. The caller must hold the daemon's
-    lock. If this raises `NotFoundError`, `RecordError` or `ConflictError`, the record is unchanged.
+    lock. If the function raises `NotFoundError`, `RecordError` or `ConflictError`, the record is unchanged.
     """
     if not backup.is_file():
         raise NotFoundError(f"there is no backup file {backup}; `eatnas-db db backup` creates one")
@@ -118,7 +118,7 @@ def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
             old.backup(new)
             if isinstance(old, ReadingConnection):
                 old.require_unchanged()
-            # A file in WAL mode cannot be read without permission to write.
+            # Leave WAL mode, because a file in WAL mode cannot be read without permission to write.
             new.execute("PRAGMA journal_mode = DELETE")
         yield copy
     finally:
@@ -172,7 +172,7 @@ def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
         return
     with closing(sqlite3.connect(database, timeout=busy_seconds, isolation_level=None)) as connection:
         try:
-            # SQLite can leave WAL mode only if no other connection is open.
+            # Leaving WAL mode fails while another connection is open.
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
@@ -193,7 +193,7 @@ def _keep_previous(database: Path, now: float) -> Path | None:
     if database.exists():
         try:
             os.link(database, previous)
-        except OSError:  # a file system without hard links
+        except OSError:  # the file system has no hard links
             shutil.copyfile(database, previous)
     for file, name in zip(_auxiliary_files(database), _auxiliary_files(previous), strict=True):
         with suppress(FileNotFoundError):

@@ -20,7 +20,7 @@ from eatnas_db.schema.candidates import architecture, block, candidate, mutation
 from eatnas_db.schema.searches import search
 
 MAX_BIRTHS: Final = 1000
-"""The maximum number of births that one statement inserts, because databases limit the parameters of a statement."""
+"""The maximum number of births that one statement inserts; databases limit the parameters of a statement."""
 
 _BIRTH_AND_ID: Final = (candidate.c.birth, candidate.c.id)
 _COUNT_BIRTHS: Final = (

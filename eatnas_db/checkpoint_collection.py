@@ -98,7 +98,7 @@ def _read_record(connection: Connection, ids: Sequence[int]) -> tuple[dict[int, 
 
 
 def _has_ended(file: _CheckpointFile, states: dict[int, str]) -> bool:
-    """Return whether no worker still writes a file and no training will resume from it."""
+    """Return whether all writes to a file have ended and no training will resume from the file."""
     state = states.get(file.candidate_id)
     if state is None or file.attempt is None:
         # The file may belong to another record that shares the folder, or a worker may be training an ancestor again.

@@ -34,7 +34,9 @@ class TableContents:
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""A function that is called with a table's name, the number of rows copied so far, and the number of its rows."""
+"""A function that is called with a table's name, the number of rows copied so far, and the number of all rows of the
+table.
+"""
 
 
 def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = lambda *_: None) -> list[TableContents]:
@@ -56,7 +58,7 @@ def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = 
 def require_empty(connection: Connection, place: str) -> None:
     """Raise `ConflictError` if a record holds any row, or if daemons are working on it."""
     if list_connected_hosts(connection):
-        raise ConflictError(f"daemons work on {place}; stop them, then try again")
+        raise ConflictError(f"daemons are working on {place}; stop them, then try again")
     for table in metadata.sorted_tables:
         if table is not record and connection.execute(select(1).select_from(table).limit(1)).first() is not None:
             raise ConflictError(f"{place} holds a record that is not empty; copy into a new database")

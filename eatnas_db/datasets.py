@@ -19,7 +19,8 @@ class ImageDataset:
       and its label, from 0 to `classes - 1`. An image is a Pillow image, or a tensor or an array with the shape
       `[channels, height, width]` or `[height, width]`, of uint8, or of floats from 0 (black) to 1
       (white). An item must depend on its index alone.
-    - `classes` has the names of the classes or their number. If it is None, the number is the largest label plus 1.
+    - `classes` has the names of the classes or their number. If `classes` is None, the number is the largest label plus
+      1.
     - `channels` is 1 (grey) or 3 (RGB), or None for the number of channels of the first image.
     - `resolution` is the side of all images in pixels, or None if their sizes may differ.
     - `digest` is a string that also identifies the content, for example a version. It becomes part of the data digest.

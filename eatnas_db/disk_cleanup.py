@@ -26,9 +26,9 @@ def free_disk_space(
 ) -> int:
     """Remove files until the home uses at most `limit` bytes. Return the number of bytes that still exceed the limit.
 
-    Only the supervisor of the home may call this function: no other program inserts rows of checkpoints, so none is
-    added meanwhile. The row of a checkpoint is deleted before its file. `unchanged` remembers the files from one call
-    to the next.
+    Only the supervisor of the home may call this function: no other program inserts rows of checkpoints, so no row is
+    added during the call. The row of a checkpoint is deleted before its file. `unchanged` remembers the files from one
+    call to the next.
     """
     usage = measure_disk_usage(engine, settings, unchanged, monotonic)
     excess = usage.bytes - limit

@@ -30,7 +30,9 @@ class OwnershipError(ConflictError):
 
 
 class RecordError(EatnasError):
-    """The database cannot be used: it is unreachable, damaged or read-only, holds no record, or has another version."""
+    """The database cannot be used: it is unreachable, damaged or read-only, holds no record, or holds a record of
+    another version.
+    """
 
 
 class DamagedRecordError(EatnasError):
@@ -70,7 +72,9 @@ class StaleLeaseError(EatnasError):
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return one line for an error of the operating system: the file, if it names one, and what happened to it."""
+    """Return one line for an error of the operating system: the file, if the error names one, and what happened to the
+    file.
+    """
     reason = error.strerror or str(error) or type(error).__name__
     files = " -> ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
     return f"{files}: {reason}" if files else reason

@@ -96,7 +96,7 @@ def read_inputs(
 
 
 def births_of_model(visible: int) -> int:
-    """Return how many of the first births the model is fitted to, or 0 if it is fitted to the sources alone."""
+    """Return how many of the first births the model is fitted to, or 0 if the model is fitted to the sources alone."""
     return count_fitted_births(visible) if visible >= GUIDED_MIN_SCORES else 0
 
 
@@ -146,7 +146,7 @@ class GuidedChoice:
         self.seconds = self._predict_seconds if maximizes_per_second(record.spec) else None
 
     def accepts(self, code: Code) -> bool:
-        """Return whether a code is within the limits, and no earlier birth has its network."""
+        """Return whether a code is within the limits, and no earlier birth has the same network."""
         proposal = self._propose(code)
         return self._space.limits.allow(proposal.cost) and not self._is_held(proposal.digest)
 

@@ -17,7 +17,7 @@ from eatnas_db.schema.hosts import MAX_DEVICE_NAME, device, host, worker
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
     """The state of a device as its host's daemon reports it; `waits` is the reason why no worker may start on the
-    device, or None.
+    device; None if a worker may start.
     """
 
     uuid: str

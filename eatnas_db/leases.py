@@ -19,7 +19,7 @@ from eatnas_db.schema.trainings import lease
 
 @dataclass(frozen=True, slots=True)
 class LeaseToken:
-    """The fencing token of an attempt: every write of the attempt repeats it."""
+    """The fencing token of an attempt: every write of the attempt includes the token."""
 
     candidate: int
     attempt: int
@@ -27,7 +27,7 @@ class LeaseToken:
 
 @dataclass(frozen=True, slots=True)
 class LeasedCandidate:
-    """A candidate that is leased for training. Its earlier attempts took `spent_seconds` of device time.
+    """A candidate that is leased for training. The candidate's earlier attempts took `spent_seconds` of device time.
 
     The training must not resume from checkpoints of attempts up to `begins_after`.
     """
@@ -84,7 +84,9 @@ NEXT_PENDING: Final = (
     .with_for_update(skip_locked=True, key_share=True)
     .scalar_subquery()
 )
-"""A query for the oldest pending candidate that fits. `next_pending_parameters` returns its parameters."""
+"""A query for the oldest pending candidate that meets a `LeaseFilter`. `next_pending_parameters` returns its
+parameters.
+"""
 
 
 def next_pending_parameters(search_id: int, lease_filter: LeaseFilter, now: float) -> dict[str, float]:
@@ -180,7 +182,7 @@ _COUNT_PENDING: Final = (
 def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
     """Count a search's pending candidates that may be leased now.
 
-    This is quick, because only a few candidates are pending.
+    The query is quick, because only a few candidates are pending.
 
     `alone` is true if no other training uses the device. Some candidates can be leased only if `alone` is true.
     """
@@ -203,7 +205,7 @@ _SET_PROGRESS: Final = (
 def record_heartbeat(
     connection: Connection, host_id: int, progress: Mapping[LeaseToken, LeaseProgress] | None = None
 ) -> None:
-    """Increment the counter of every lease of a host, and record the progress of its trainings."""
+    """Increment the counter of every lease of a host, and record the progress of the host's trainings."""
     connection.execute(update(lease).where(lease.c.host_id == host_id).values(counter=lease.c.counter + 1))
     for token, (rate, share, seconds) in (progress or {}).items():
         parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt}

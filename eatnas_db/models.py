@@ -16,7 +16,7 @@ from eatnas_db.queries.trained_models import TrainedModel, find_best_model, get_
 from eatnas_db.settings import Settings, load_settings
 
 LOADING_MODULE: Final = "eatnas_training.export.loading"
-"""This module is imported by name, because the record must not depend on torch."""
+"""The module that loads models; it is imported by name, because the record must not depend on torch."""
 
 
 def load_model(model: str | Path | int, *, home: str | Path | None = None, features_only: bool = False) -> Any:

@@ -38,7 +38,7 @@ DATASETS: Final = "eatnas_db.datasets"
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """An object of an installed package; `reference` is `module:name`."""
+    """An object of an installed package; `reference` has the form `module:name`."""
 
     name: str
     reference: str
@@ -203,14 +203,14 @@ def find_distribution(package: str) -> str | None:
 
 
 IMPORT_FACTOR: Final = 3
-"""An import may take this many times as long as a call, because it reads files."""
+"""An import may take this many times as long as a call, because an import reads files."""
 HANGING: Final[dict[tuple[str, str], str]] = {}
 """The errors of imports that exceeded the time limit, by reference and source digest.
 
 These imports are not tried again.
 """
 SOURCE_DIGESTS: Final[dict[str, str]] = {}
-"""The digests that this process has read, by top-level package."""
+"""The source digests that this process has computed, by top-level package."""
 
 
 def digest_source(package: str) -> str:

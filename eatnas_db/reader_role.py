@@ -20,7 +20,7 @@ _ROLE_EXISTS: Final = text("SELECT 1 FROM pg_roles WHERE rolname = :name").bindp
 
 
 def view_name(name: str) -> str:
-    """Return the name of a documented view in the database."""
+    """Return the name that a documented view has in the database."""
     return _VIEW_PREFIX + name
 
 

@@ -29,7 +29,7 @@ MIN_POPULATION: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
-    """The parts of a planned search that decide which finished searches are comparable to it."""
+    """The parts of a planned search that decide which finished searches are comparable to the plan."""
 
     primitives: Sequence[Mapping[str, Any]]
     """The primitives of each block with their values."""
@@ -60,7 +60,7 @@ class ScoreNoise:
     """The noise of one score, estimated from networks that were trained several times.
 
     `deviation` is the standard deviation of the scores of one network, pooled over `networks` networks that were
-    trained `trainings` times in total. `same_task` is true if the networks were trained on the planned task by the
+    trained `trainings` times in total. `same_task` is true if the networks were trained on the planned task with the
     planned recipe.
     """
 
@@ -96,7 +96,9 @@ class Resolution:
 
 
 def list_comparable(connection: Connection, plan: PlannedTask) -> list[SearchRecord]:
-    """Return the searches that decide their own births, have a score, and have the same primitives and objective."""
+    """Return the searches that decide their own births, have a score, and have the primitives and the metric of the
+    plan.
+    """
     return [
         record
         for record in list_searches(connection)

@@ -81,7 +81,7 @@ def insert_imported_scores(connection: Connection, metric: str, scores: Mapping[
 
 
 def insert_measurements(connection: Connection, token: LeaseToken, measurements: Sequence[Measurement]) -> None:
-    """Insert a row for each measurement. If there are none, execute no statement."""
+    """Insert a row for each measurement. Without measurements, execute no statement."""
     if measurements:
         key = {"candidate_id": token.candidate, "attempt": token.attempt}
         rows = [

@@ -1,4 +1,6 @@
-"""Advise about a planned search from its spec and the record: resolvable differences of scores, and useful sources."""
+"""Advise about a planned search from its spec and the record: which differences of scores are meaningful, and which
+sources are useful.
+"""
 
 from __future__ import annotations
 

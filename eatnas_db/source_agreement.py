@@ -1,4 +1,6 @@
-"""Measure how well finished searches, the possible sources of another search, agree with that search. Loads SciPy."""
+"""Measure how well finished searches, the possible sources of another search, agree with that search. This module loads
+SciPy.
+"""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def _alias(node: exp.Expr) -> str | None:
 
 
 def _normalize(identifier: exp.Expr) -> str:
-    """Return the name as PostgreSQL compares it: lower-case in ASCII unless it is quoted."""
+    """Return the name as PostgreSQL compares it: with ASCII letters in lower case unless the name is quoted."""
     if identifier.args.get("quoted"):
         return identifier.name
     return "".join(letter.lower() if letter.isascii() else letter for letter in identifier.name)

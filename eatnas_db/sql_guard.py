@@ -102,7 +102,7 @@ _DIALECTS: Final[dict[Dialect, DialectType]] = {"sqlite": "sqlite", "postgres": 
 
 
 def check_query(query: str, dialect: Dialect) -> exp.Query:
-    """Return the parsed query. Raises `ConflictError` if it is not a single permitted SELECT."""
+    """Return the parsed query. Raises `ConflictError` if the query is not a single permitted SELECT."""
     statement = _parse(query, dialect)
     ctes = {cte.alias.lower() for cte in statement.find_all(exp.CTE)}
     for name in ctes:

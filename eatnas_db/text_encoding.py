@@ -75,8 +75,8 @@ def _storable_tree(value: Any) -> Any:
 
 
 def find_unstorable(tree: Any) -> str | None:
-    """Return the first string of a tree of mappings and lists that cannot be stored, with its characters escaped, or
-    None.
+    """Return the first string of a tree of mappings and lists that cannot be stored, with escapes; None if every string
+    can be stored.
     """
     if isinstance(tree, str):
         return None if is_storable(tree) else escape_unstorable(tree)

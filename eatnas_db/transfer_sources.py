@@ -1,6 +1,6 @@
 """Store and read the sources of a search with `transfer.start: model`: their scores and models.
 
-A source is fixed when the search is created, because its settled births never change. Loads SciPy.
+A source is fixed when the search is created, because its settled births never change. This module loads SciPy.
 """
 
 from __future__ import annotations

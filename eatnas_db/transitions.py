@@ -196,7 +196,7 @@ def promote(connection: Connection, waiting: WaitingRung, *, to_epochs: int, res
 
 
 def stop_at_rung(connection: Connection, waiting: WaitingRung, now: float) -> None:
-    """Stop a candidate at a rung, with its score at this rung."""
+    """Stop a candidate at a rung; its score at this rung becomes final."""
     detail = {"rung": waiting.number, "epochs": waiting.epochs}
     columns = {"fitness": waiting.fitness, "rung": waiting.number, "ended_at": now}
     search_id = _move(connection, Transition.STOP, waiting.token, now, detail, **columns)
@@ -310,7 +310,7 @@ def _columns_after(decision: FailureDecision, now: float) -> dict[str, Any]:
 def release(
     connection: Connection, token: LeaseToken, device_seconds: float, now: float, *, step_seconds: float | None = None
 ) -> None:
-    """Return an unfinished candidate to pending; its checkpoints are kept. Raises `StaleLeaseError`."""
+    """Return an unfinished candidate to the state `pending`; its checkpoints are kept. Raises `StaleLeaseError`."""
     search_id = _move(connection, Transition.RELEASE, token, now)
     end_attempt(
         connection,

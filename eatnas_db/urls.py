@@ -24,7 +24,7 @@ _HOST: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5})
 _URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 _SECRET_OPTION: Final = re.compile(r"(?i)(\w*(?:password|passwd|pwd|secret|token)\w*\s*=\s*)('[^']*'|\"[^\"]*\"|\S+)")
 _AFTER_URL: Final = ".,:;!)]}>'\"`"
-"""Punctuation after a URL in a sentence, which is not part of the URL."""
+"""Punctuation that may follow a URL in a sentence, and is not part of the URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def printable_url(url: str) -> str:
 
 
 def hide_passwords(text: str, *known: str) -> str:
-    """Return a text without the passwords and options of the URLs in it.
+    """Return a string without the passwords and options of the URLs in it.
 
     `known` are URLs that the text may contain. These URLs are found whole even if they contain a space.
     """
@@ -132,7 +132,7 @@ def sqlite_url(file: Path) -> str:
 def mlflow_store_url(file: Path) -> str:
     """Return the URL of an SQLite file for MLflow, which creates the folder of the URL's path without decoding it.
 
-    A path that has to be encoded is written without slashes, so that MLflow finds no folder to create.
+    If the path has to be encoded, its slashes are encoded too, so that MLflow finds no folder to create.
     """
     url = sqlite_url(file)
     return url if url == SQLITE_PREFIX + str(file) else SQLITE_PREFIX + quote(str(file), safe=" ")

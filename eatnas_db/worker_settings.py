@@ -1,4 +1,6 @@
-"""Check the settings that say where workers run, for the command line, the environment and `config.yaml`."""
+"""Check the settings that say where workers run; the command line, the environment and `config.yaml` can contain
+them.
+"""
 
 from __future__ import annotations
 

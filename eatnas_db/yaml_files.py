@@ -27,7 +27,7 @@ class YamlFormatError(EatnasError):
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the content of a YAML document, in which numbers and booleans are `PlainScalar`.
+    """Return the content of a YAML document, in which numbers and booleans are `PlainScalar` objects.
 
     Raises `YamlFormatError` with one line that names the place in the text.
     """

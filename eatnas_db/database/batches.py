@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 MAX_VALUES: Final = 5000
-"""SQLite accepts 32,766 parameters and PostgreSQL 65,535. A row needs one parameter for each column."""
+"""The default size of a batch. A statement may have 32,766 parameters on SQLite and 65,535 on PostgreSQL, and a row
+needs one parameter for each column.
+"""
 
 
 def split_in_batches(values: Sequence[T], size: int = MAX_VALUES) -> Iterator[Sequence[T]]:

@@ -48,7 +48,9 @@ def _statement(
 
 @cache
 def _driver_insert(table: Table, names: frozenset[str], dialect: Dialect) -> tuple[str, list[Column[Any]]]:
-    """Return an INSERT for the driver, and its columns. Executing it through SQLAlchemy would double its time."""
+    """Return the text of an INSERT for the driver, and its columns. SQLAlchemy would take twice as long to execute the
+    INSERT.
+    """
     columns = [column for column in table.columns if column.name in names]
     return str(insert(table).compile(dialect=dialect, column_keys=[column.name for column in columns])), columns
 

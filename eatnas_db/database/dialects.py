@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql import Insert
 
 _SQLITE_SEQUENCE: Final = sqlalchemy.table("sqlite_sequence", sqlalchemy.column("name"), sqlalchemy.column("seq"))
-"""SQLite's own table of the highest id that it has assigned in each table with AUTOINCREMENT."""
+"""SQLite's own table, which holds the highest id that SQLite has assigned in each table with AUTOINCREMENT."""
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:

@@ -78,7 +78,7 @@ def create_engine_for(
     if file.exists() and not may_write(file):
         return _create_reading_engine(file, busy_seconds)
     # Pass the file instead of the URL, because versions of SQLAlchemy decode the path of a URL differently. If the file
-    # exists now, open it with `rw`: if it is deleted later, new connections must fail instead of creating an empty
+    # exists now, open it with `rw`: once the file is deleted, new connections must fail instead of creating an empty
     # file.
     mode = "rw" if file.exists() else "rwc"
     address = f"{file.absolute().as_uri()}?mode={mode}"
@@ -97,7 +97,7 @@ def create_engine_for(
 def _create_reading_engine(file: Path, busy_seconds: float) -> Engine:
     """Create an engine for a file that this user may read but not write.
 
-    Each transaction opens a new connection, because how the file must be opened depends on whether a writer has it
+    Each transaction opens a new connection, because the way to open the file depends on whether a writer has the file
     open.
     """
     engine = create_engine(
@@ -170,7 +170,9 @@ def read_connection(url: str) -> Iterator[Connection]:
 
 
 def write_record(url: str, write: Callable[[Connection], T]) -> T:
-    """Open a record and call `write` in a transaction; after a conflict, call it once more. Raises `RecordError`."""
+    """Open a record and call `write` in a transaction; after a conflict, call `write` once more. Raises
+    `RecordError`.
+    """
     with opened_engine(url) as engine:
         return run_transaction(engine, write)
 
@@ -236,7 +238,7 @@ def kept_engines() -> Iterator[None]:
 
 
 def dispose_kept_engines() -> None:
-    """Dispose of the engines of `kept_engines`, in a process that never leaves their context."""
+    """Dispose of the engines of `kept_engines`, in a process that never leaves that context."""
     _KEPT_ENGINES.dispose()
 
 

@@ -1,4 +1,4 @@
-"""Find the largest event id below which no event can still appear."""
+"""Find the event id up to which every event is visible."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ class EventWatermark:
         """Return the watermark. A transaction that begins later can read every event up to the watermark."""
         with read_transaction(engine) as connection:
             newest = connection.execute(select(func.max(event.c.id))).scalar() or 0
-            # Read the open writers in a later snapshot than the ids, so that the writer of each id either is listed
-            # here or has ended.
+            # Read the writers after the ids, so that the writer of each id either is listed here or has ended.
             writers = (
                 frozenset(connection.execute(_EVENT_WRITERS).scalars()) if is_postgresql(connection) else frozenset()
             )

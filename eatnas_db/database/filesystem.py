@@ -20,7 +20,7 @@ SHARED_FILE_SYSTEMS: Final = frozenset(
         *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "pvfs2", "orangefs", "wekafs", "panfs", "quobyte"),
         # File systems on a disk that several machines share.
         *("gfs", "gfs2", "ocfs2", "acfs", "cvfs", "vxfs", "vmfs"),
-        # Folders of a host that a virtual machine or a container shares.
+        # Host folders that a virtual machine or a container shares.
         *("9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "hgfs", "drvfs", "fakeowner", "osxfs", "grpcfuse"),
         # File systems that a program serves without reporting the underlying file system.
         "fuse",

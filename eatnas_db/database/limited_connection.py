@@ -1,4 +1,4 @@
-"""Connections that limit the time to wait for the answer of a server.
+"""Connections that limit how long they wait for the answer of a server.
 
 If a server is frozen, the server's own time limits do not end the wait. TCP's time limits do not end it either, because
 the kernel of the server still acknowledges data.

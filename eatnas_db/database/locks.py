@@ -101,8 +101,8 @@ def task_lock(
 def require_no_daemons(connection: Connection) -> None:
     """Raise `ConflictError` if daemons are connected to the server. The caller must have locked the schema.
 
-    A daemon locks its host first, and then reads the revision under the lock of the schema. So either the caller sees
-    the daemon or the daemon sees the new revision.
+    A daemon locks its host first, and then reads the revision under the lock of the schema. Therefore, either the
+    caller sees the daemon or the daemon sees the new revision.
     """
     if connected := len(list_connected_hosts(connection)):
         raise ConflictError(

@@ -18,7 +18,7 @@ ATTEMPTS: Final = 3
 MAX_COPY_BYTES: Final = 64 * 2**20
 """A database file up to this size is copied to memory."""
 UNSHARED: Final = "mode=ro&immutable=1"
-"""The parameters for a file that no program writes: SQLite then takes no locks and notices no writer."""
+"""The URI parameters for a file that no program is writing: SQLite then takes no locks and notices no writer."""
 _FORMAT_BYTES: Final = slice(18, 20)
 """The bytes of a database file in which SQLite stores whether the database is in WAL mode."""
 
@@ -86,7 +86,7 @@ def connect_for_reading(file: Path, timeout: float) -> ReadingConnection:
 
 
 def _connect(file: Path, timeout: float) -> ReadingConnection:
-    """Open a file. Raises `FileChangedError` if a program begins to write it at the same time."""
+    """Open a file. Raises `FileChangedError` if a program begins to write the file at the same time."""
     parameters = _parameters(file)
     before = FileState.of(file)
     if parameters == UNSHARED and before.bytes <= MAX_COPY_BYTES:

@@ -92,7 +92,7 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 
 
 class _GcPaused:
-    """Pauses the cyclic garbage collector, which would otherwise take a third of the time that a large result needs.
+    """Pauses the cyclic garbage collector, which would otherwise take a third of the time of reading a large result.
 
     Reading rows creates no reference cycles.
     """
@@ -129,7 +129,7 @@ def mark_write(
 ) -> None:
     """Mark a transaction that changes searches or candidates, so that other hosts are notified.
 
-    This is an event listener of SQLAlchemy.
+    This function is an event listener of SQLAlchemy.
     """
     if (context.isinsert or context.isupdate or context.isdelete) and cursor.rowcount != 0:
         table = getattr(context.invoked_statement, "table", None)

@@ -60,7 +60,9 @@ class Block:
     @classmethod
     @cache
     def of(cls, op: str, kernel: int, skip: bool, depth: int, width: float) -> Block:
-        """Return the block with these values. There are only a few hundred different blocks; each is created once."""
+        """Return the block with these values. There are only a few hundred different blocks, and each block is created
+        only once.
+        """
         return cls(op=op, kernel=kernel, skip=skip, depth=depth, width=width)
 
     @property

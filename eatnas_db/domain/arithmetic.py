@@ -16,7 +16,9 @@ PORTABLE_SETTINGS: Final = {
     "MKL_CBWR": "COMPATIBLE",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
 }
-"""Instructions that x86-64 processors have had since 2013, and MKL's mode for equal results on Intel and AMD."""
+"""These variables limit the libraries to instructions that x86-64 processors have had since 2013, and set MKL's mode
+for equal results on Intel and AMD.
+"""
 
 FIXED_SETTINGS: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NVIDIA_TF32_OVERRIDE": "0"}
 """Environment variables that every worker starts with. The first makes cuBLAS deterministic; the second turns TF32 off.

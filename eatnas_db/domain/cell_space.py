@@ -24,7 +24,7 @@ OPERATIONS: Final = (NONE, "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_
 """The operations of an edge, in ascending order of cost."""
 KERNELS: Final = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 EDGES: Final = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-"""The nodes that each edge connects, in the order of the benchmark's strings."""
+"""The nodes that each edge connects; the edges are in the order of the benchmark's strings."""
 STAGES: Final = 3
 
 

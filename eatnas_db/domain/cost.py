@@ -1,8 +1,8 @@
 """Count the parameters and mult-adds of an architecture without building the network.
 
-The counts follow the authors' code. They include all trainable parameters, including gamma and beta of batch norm and
-the bias of the classifier. They include the mult-adds of convolutions and the classifier, but not of batch norm, bias
-and pooling.
+The counts follow the authors' code. They cover all trainable parameters, including gamma and beta of batch norm and the
+bias of the classifier. They cover the mult-adds of convolutions and the classifier, but not of batch norm, bias and
+pooling.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
     # This order puts each vector after all vectors that dominate it, and after the first vector that equals it.
     for position in sorted(range(len(vectors)), key=vectors.__getitem__, reverse=True):
         vector = vectors[position]
-        # With two objectives, the last vector of the front has the largest second value in the front, so the others
-        # need no check.
+        # With two objectives, the last vector of the front has the largest second value, so a comparison with this
+        # vector suffices.
         rivals = front[-1:] if len(vector) == 2 else front
         better = next((place for place, rival in enumerate(rivals) if all(map(operator.ge, rival, vector))), None)
         if better is None:
@@ -68,12 +68,13 @@ def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
     previous front.
     """
     fronts: list[list[int]] = []
-    # This order puts each vector after all vectors that dominate it, so its front is known when the loop reaches it.
+    # This order puts each vector after all vectors that dominate it, so the front of a vector is known when the loop
+    # reaches the vector.
     for position in sorted(range(len(vectors)), key=lambda number: vectors[number], reverse=True):
         vector = vectors[position]
         for front in fronts:
-            # With two objectives, the last vector of a front has the largest second value in the front, so the others
-            # need no check.
+            # With two objectives, the last vector of a front has the largest second value, so a comparison with this
+            # vector suffices.
             rivals = front[-1:] if len(vector) == 2 else reversed(front)
             if not any(dominates(vectors[rival], vector) for rival in rivals):
                 front.append(position)

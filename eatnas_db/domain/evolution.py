@@ -48,7 +48,7 @@ class InitialArchitecture:
 
     candidate_id: int | None
     """The id of the source search's candidate or, without a source, of birth 0 of this search; None while birth 0
-    itself is decided.
+    itself is being decided.
     """
     basic: Architecture
     before: Architecture
@@ -93,8 +93,8 @@ class PopulationSummary:
     """Statistics of a population's fitness; all but `size` are None for an empty population.
 
     `spread` is the population standard deviation. The paper does not state its formula for quality. This package uses
-    `mean - spread / sqrt(size)`, the mean minus its standard error: it rises when the members get better and when their
-    fitness values move closer together.
+    `mean - spread / sqrt(size)`, the mean minus its standard error. This quality rises when the members get better and
+    when their fitness values move closer together.
     """
 
     size: int
@@ -213,7 +213,7 @@ class Plateau:
 def update_plateau(before: Plateau | None, step: int, quality: float | None, flat_by: float) -> Plateau | None:
     """Return the plateau after a step. A quality that exceeds the mark by more than `flat_by` becomes the new mark.
 
-    The plateau depends only on the qualities of the steps from the first full population on.
+    Callers leave out the steps before the first full population.
     """
     if quality is not None and (before is None or quality > before.mark + flat_by):
         return Plateau(quality, step)

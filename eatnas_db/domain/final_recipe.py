@@ -40,7 +40,7 @@ FINAL_PRESETS: Final[dict[str, dict[str, Any]]] = {
     # The best of several recipes on validation images of Fashion-MNIST; docs/final-models.md has the table.
     "strong": {"batch_size": 32, "learning_rate": 0.1, "weight_decay": 5e-4, "ema_decay": 0.99},
 }
-"""The keys that `final.preset` sets, by the name of the preset."""
+"""Maps the name of each preset to the keys that the preset sets."""
 
 
 def final_recipe(training: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Macro(SpaceDefinition):
         return self._operators_by_name[name]
 
     def block_channels(self, position: int, width: float) -> int:
-        """Return the output channels of the block at `position` (from 0), at least `MIN_CHANNELS`."""
+        """Return the number of output channels of the block at `position` (from 0), at least `MIN_CHANNELS`."""
         return max(MIN_CHANNELS, int(self.base[position] * width * self.multiplier))
 
     def make_block(self, position: int, values: tuple[PrimitiveValue, ...]) -> Block:

@@ -5,7 +5,7 @@
 - CONTEXT: the memory of CUDA, cuDNN, cuBLAS's workspaces and a few kernels before the first tensor.
 - 16 bytes per parameter: the weight, its gradient, its momentum and one temporary copy.
 - Activations: the values per image that are kept for the backward pass, counted from the architecture
-  (`domain.activations`). A value has 4 bytes in float32 and 2 in bfloat16.
+  (`domain.activations`). A value takes 4 bytes in float32 and 2 in bfloat16.
 
 Once trainings of the search have finished, further estimates are multiplied by the largest ratio of measured to
 estimated memory and by a margin. The ratio leaves out memory that does not depend on the network, because such memory
@@ -19,7 +19,9 @@ from typing import Final
 CONTEXT_BYTES: Final = 1 << 30
 BYTES_PER_PARAMETER: Final = 16
 WORKSPACES_BYTES: Final = 128 << 20
-"""The bytes that cuBLAS and cuDNN hold in torch's allocator for any network. They are part of the context."""
+"""The bytes that cuBLAS and cuDNN hold in torch's allocator for any network. These bytes count as part of the
+context.
+"""
 MIN_MEASURED_SHARE: Final = 0.1
 MEASURED_SHARE_MARGIN: Final = 1.15
 """The factor by which the measured share is raised, because the next network may reuse memory less well."""

@@ -95,7 +95,7 @@ class Objective:
 
     @property
     def label(self) -> str:
-        """The name of the metric in a picture or a sentence."""
+        """The name of the metric for charts and sentences."""
         return "validation accuracy" if self.metric == VALIDATION_ACCURACY else self.metric
 
     @property
@@ -133,7 +133,7 @@ def fitness(
     """Return `value * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626).
 
     The sign of a metric to minimize is inverted, so that a larger fitness is always better. A negative value is divided
-    by the power instead of multiplied, so that a higher cost also lowers a negative fitness.
+    by the power instead of being multiplied by it, so that a higher cost also lowers a negative fitness.
     """
     signed = value if direction is Direction.MAXIMIZE else -value
     if target is None:

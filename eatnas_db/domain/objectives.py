@@ -49,7 +49,7 @@ class LatencySettings:
 class OptimizedMetric:
     """One of several metrics to optimize.
 
-    `reference` is its value in the hypervolume's reference point, if the spec sets it.
+    `reference` is the value of the metric in the hypervolume's reference point, if the spec sets it.
     """
 
     metric: str
@@ -83,7 +83,7 @@ def _read_objective(entry: Mapping[str, Any]) -> OptimizedMetric:
 
 
 def latency_settings(objectives: Iterable[OptimizedMetric]) -> LatencySettings | None:
-    """Return how latency is measured, or None if latency is no objective.
+    """Return how latency is measured, or None if latency is not an objective.
 
     If latency is an objective, births depend on the machine.
     """
@@ -112,8 +112,8 @@ def choose_reference(
 ) -> tuple[float, ...] | None:
     """Return the reference point of the hypervolume.
 
-    The coordinate of an objective is its reference in the spec. If the spec sets none, the coordinate is 0 for the
-    validation accuracy, and the worst value among the `initial` births for any other metric. Return None if a worst
+    The coordinate of an objective is its reference in the spec. If the spec sets no reference, the coordinate is 0 for
+    the validation accuracy, and the worst value among the `initial` births for any other metric. Return None if a worst
     value is needed and there are no initial births.
     """
     reference = []

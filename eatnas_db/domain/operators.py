@@ -76,7 +76,7 @@ class LayerCost(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operator:
-    """A named operator, the computation of the layers of a block.
+    """A named operator: the computation of a block's layers.
 
     `count` is a pure function without torch, which returns the parts of a layer in the order of their computation.
     `module` is the reference `module:name` of a function or class that returns the `torch.nn.Module` of a layer. Only

@@ -1,6 +1,6 @@
 """Estimate the duration of the EAT-NAS paper's search on a device from the measured speed of a training.
 
-The paper states 856 GPU hours on a TITAN X, but no number of images. Memory bandwidth limits the trainings of the
+The paper states 856 GPU hours on a TITAN X, but not the number of images. Memory bandwidth limits the trainings of the
 paper's networks, so the speed of a TITAN X follows from its bandwidth. Neither the model of the card nor the share of
 its bandwidth that the trainings reached is known, so the estimate is a range.
 """
@@ -11,11 +11,11 @@ from typing import Final
 
 PAPER_GPU_HOURS: Final = 856
 PAPER_SPACES: Final = ("eatnas-cifar", "eatnas-imagenet")
-"""The spaces with the networks of the paper."""
+"""The spaces that contain the networks of the paper."""
 MIN_RESOLUTION: Final = 32
-"""The estimate is not valid for smaller images, because memory bandwidth does not limit their steps."""
+"""The estimate is not valid for smaller images, because memory bandwidth does not limit training on such images."""
 TITAN_X_BYTES_PER_SECOND: Final = (0.2 * 336e9, 0.5 * 480e9)
-"""The assumed range of bandwidth in use: a fifth of 336 GB/s (TITAN X of 2015) to half of 480 GB/s (of 2016).
+"""The assumed range of bandwidth in use: a fifth of 336 GB/s (TITAN X of 2015) to half of 480 GB/s (TITAN X of 2016).
 """
 MOVES: Final = 7
 """The number of times that a training step moves each value that it keeps for the backward pass.

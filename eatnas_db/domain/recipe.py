@@ -1,6 +1,6 @@
 """Derive a candidate's recipe from a stored spec, and decide whether the candidate inherits weights.
 
-Without pydantic.
+This module does not import pydantic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | N
     """Return whether a candidate starts from its parent's weights; `spec` is the stored spec of its own search.
 
     Only a mutation has a parent in its own search. Any other parent is a candidate of the source search or an imported
-    architecture. An imported architecture has no weights, so it cannot be combined with `transfer.weights: inherited`.
+    architecture. An imported architecture has no weights and cannot be combined with `transfer.weights: inherited`.
     """
     if parent_id is None or origin in RETRAINED:
         return False
@@ -44,7 +44,7 @@ def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def class_weights_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys that a `data` section adds to the recipe: its class weights, if it uses any."""
+    """Return the keys that a `data` section adds to the recipe: the class weights, if the section asks for them."""
     weights = data.get("class_weights")
     return {"class_weights": BALANCED} if weights == BALANCED else {}
 

@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from eatnas_db.domain.states import RETRAINED
 
 COMPARED_BIRTHS: Final = 100
-"""The maximum number of earlier births that a candidate is compared with at a rung. This bounds the cost of a decision.
+"""The maximum number of earlier births that a candidate is compared with at a rung. This limit bounds the cost of a
+decision.
 """
 
 
@@ -52,12 +53,12 @@ class Rungs:
         return sum(self.keep**number for number in range(len(self.epochs)))
 
     def next_epochs(self, done: int) -> int:
-        """Return the epochs of the first rung with more epochs than `done`, or of the last rung if there is none."""
+        """Return the epochs of the first rung with more epochs than `done`, or of the last rung if no rung has more."""
         return next((epochs for epochs in self.epochs if epochs > done), self.epochs[-1])
 
 
 class RungResult(NamedTuple):
-    """The fitness of a birth at a rung, and whether it continued."""
+    """The fitness of a birth at a rung, and whether the birth continued."""
 
     fitness: float
     promoted: bool
@@ -81,7 +82,7 @@ _Member = TypeVar("_Member", bound=OnRung)
 
 
 def rungs_of(spec: Mapping[str, Any], origin: str | None = None) -> Rungs | None:
-    """Return the rungs of a stored spec, or None if it has none.
+    """Return the rungs of a stored spec, or None if the spec has none.
 
     A candidate of an origin in `RETRAINED` always gets the whole training.
     """
@@ -96,9 +97,9 @@ def rungs_of(spec: Mapping[str, Any], origin: str | None = None) -> Rungs | None
 def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> bool:
     """Return whether a candidate continues after a rung, given the results of earlier births at that rung.
 
-    At most the share `keep` of all results, including the candidate's own, rounded down, may continue. The candidate
-    continues if its result is among that many best results, and if fewer earlier candidates have continued. Ties go to
-    the earlier birth.
+    Of all results, including the candidate's own, at most the share `keep` (rounded down to a whole number) continues.
+    The candidate continues if its result is among that many best results, and if fewer earlier candidates have
+    continued. Ties go to the earlier birth.
     """
     allowed = math.floor(keep * (len(earlier) + 1))
     not_worse = sum(result.fitness >= fitness for result in earlier)
@@ -107,7 +108,9 @@ def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> b
 
 
 def on_highest_rung(members: Iterable[_Member]) -> list[_Member]:
-    """Return the members on the highest rung that any member has reached. Only their fitness values are comparable."""
+    """Return the members on the highest rung that any member has reached. Fitness values are comparable only on the
+    same rung.
+    """
     listed = list(members)
     highest = max((member.rung for member in listed), default=0)
     return [member for member in listed if member.rung == highest]

@@ -232,7 +232,7 @@ def random_change(
 
 
 def list_changes(before: Architecture, after: Architecture) -> tuple[Change, ...]:
-    """List the changes from one architecture to another with the same number of blocks."""
+    """List the changes from one architecture to another that has the same number of blocks."""
     return tuple(
         Change(number, primitive, old_block.value(primitive), new_block.value(primitive))
         for number, (old_block, new_block) in enumerate(zip(before.blocks, after.blocks, strict=True), 1)

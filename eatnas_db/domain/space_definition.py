@@ -49,7 +49,7 @@ class SpaceDefinition(ABC):
         return architecture
 
     def make_block(self, position: int, values: tuple[PrimitiveValue, ...]) -> Any:
-        """Return the block at `position` (from 0); `values` are in the order of its primitives."""
+        """Return the block at `position` (from 0); `values` are in the order of the block's primitives."""
         return ChoiceBlock(tuple(zip(self.blocks[position], values, strict=True)))
 
     def parse_block(self, position: int, text: str) -> Any:

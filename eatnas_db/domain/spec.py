@@ -375,7 +375,8 @@ def parse_spec(
 
     `plugin_spaces`: the names of the spaces of installed packages.
 
-    Raises `InvalidSpecError` with one line per error, which states the key, the allowed values, and the given value.
+    Raises `InvalidSpecError` with one line per error; each line states the key, the allowed values, and the given
+    value.
     """
     if not isinstance(tree, dict):
         raise InvalidSpecError(

@@ -42,9 +42,11 @@ class FinalSpec(SpecSection):
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="share of the classifier's inputs that are dropped")
     end_resolution: int | None = Field(
-        None, ge=4, le=1024, description="side of the images in pixels in the last epochs"
+        None, ge=4, le=1024, description="side of the images in pixels in the final epochs"
     )
-    end_epochs: int | None = Field(None, ge=0, le=100_000, description="number of last epochs with `end_resolution`")
+    end_epochs: int | None = Field(
+        None, ge=0, le=100_000, description="number of final epochs that use `end_resolution`"
+    )
     devices: int | None = Field(None, ge=1, le=64, description="number of processes that share each batch")
     from_: str | None = Field(
         None, alias="from", description="the final model whose weights the training starts from; `none`: random weights"

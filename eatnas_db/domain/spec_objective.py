@@ -19,7 +19,7 @@ from eatnas_db.domain.spec_errors import describe_unknown
 from eatnas_db.domain.spec_section import SpecSection
 
 REMOVAL_BY_RANK: Final = "worst"
-"""The default rule of removal in a search with several objectives."""
+"""The default removal rule in a search with several objectives."""
 DEFAULT_RUNS: Final = 30
 
 

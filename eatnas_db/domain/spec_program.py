@@ -65,7 +65,9 @@ class ProgramSpec(SpecSection):
 
 
 def known_to_program(metrics: Sequence[MetricSpec]) -> list[str]:
-    """Return the metrics that a search with a program may optimize: its own metrics, and the costs of networks."""
+    """Return the metrics that a search with a program may optimize: the metrics of the program, and the costs of
+    networks.
+    """
     return [*(entry.metric for entry in metrics if entry.metric != LATENCY), PARAMS, MULT_ADDS]
 
 
@@ -83,5 +85,5 @@ def require_metric_names(metric: str, metrics: Sequence[MetricSpec] | None) -> N
 
 
 def first_score(metrics: Sequence[MetricSpec]) -> MetricSpec | None:
-    """Return the first of several objectives that is not a cost; its metric decides fitness."""
+    """Return the first of several objectives that is not a cost; this objective decides fitness."""
     return next((entry for entry in metrics if entry.metric not in COST_METRICS), None)

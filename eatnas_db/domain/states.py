@@ -21,7 +21,7 @@ class CandidateState(StrEnum):
 class Transition(StrEnum):
     """A change of a candidate's state, made by `eatnas_db.transitions`.
 
-    Its value is the kind of the event that it records.
+    Its value is the kind of the recorded event.
     """
 
     LEASE = "leased"
@@ -149,6 +149,6 @@ class HoldCause(StrEnum):
     ERROR = "error"
     """Deciding or storing the next step of the search failed; the host leaves the whole search alone."""
     DATA = "data"
-    """The host cannot read the search's images; it trains no candidate of the search."""
+    """The host cannot read the search's images, and trains no candidate of the search."""
     PLUGIN = "plugin"
-    """The host lacks a plug-in of the search, or has another version; it trains no candidate of the search."""
+    """The host lacks a plug-in of the search, or has another version of it, and trains no candidate of the search."""

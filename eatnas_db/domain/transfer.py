@@ -1,4 +1,5 @@
-"""Elastic transfer: perturb and stretch a basic architecture for another task, or carry over a population. Pure.
+"""Elastic transfer: perturb and stretch a basic architecture for another task, or carry over a population. All
+functions are pure.
 
 In the paper, the initial population consists of small random perturbations of the basic architecture. No source gives
 the size of these perturbations. Here a perturbation changes one primitive in each of one to `max_blocks` blocks.
@@ -37,7 +38,7 @@ class PerturbationLimits:
 
 @dataclass(frozen=True, slots=True)
 class Survivor:
-    """An architecture that is carried over to another task; `place` is its index in the ranking."""
+    """An architecture that is carried over to another task; `place` is the index of the architecture in the ranking."""
 
     place: int
     proposal: Proposal

@@ -64,7 +64,9 @@ class BlockCodes:
         ]
 
     def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code:
-        """Return a code with `count` primitives changed to other values, or all that have several values if fewer."""
+        """Return a code with `count` primitives changed to other values. If fewer primitives have several values,
+        change all of these.
+        """
         mutant = list(code)
         for place in rng.sample(len(self._variable), min(count, len(self._variable))):
             position = self._variable[place]

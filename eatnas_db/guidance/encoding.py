@@ -38,7 +38,9 @@ class Encoding:
         return np.asarray(cdist(self._coordinates(left), self._coordinates(right), "cityblock")) / len(self.levels)
 
     def totals(self, codes: Codes) -> Reals:
-        """Return how often each primitive has each value, as a share of its positions, with shape (codes, values)."""
+        """Return how often each primitive has each value, as a share of the primitive's positions, with shape (codes,
+        values).
+        """
         columns = []
         for primitive, positions in self._positions.items():
             part = codes[:, positions]

@@ -56,8 +56,8 @@ NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
 class ProcessModel(NamedTuple):
     """A kernel, a noise variance and the slopes of the sources, fitted to the scores of the first `births` births.
 
-    The prior mean is the sum of the sources' predictions, each multiplied by its slope. Without sources, the prior mean
-    is 0.
+    The prior mean is the sum of the sources' predictions, each multiplied by the slope of its source. Without sources,
+    the prior mean is 0.
     """
 
     kernel: Kernel
@@ -188,7 +188,7 @@ class Posterior:
     scored: int
     """The number of scored points, which come first; the others are pending."""
     weights: Reals
-    """The mean of a point is the dot product of these weights and its covariances with the scored points."""
+    """The mean of a point is the dot product of these weights and the point's covariances with the scored points."""
     leverages: Reals
     """The diagonal of the inverse of the scored points' covariance matrix with noise."""
     factor: Reals

@@ -28,8 +28,7 @@ MUTANTS: Final = 12
 RANDOM_CODES: Final = 100
 MODEL_GROWTH: Final = 1.3
 WATCHED_SCORES: Final = 16
-"""The agreement of scores and predictions is considered from this number of scores on; with fewer scores, it would be a
-matter of chance.
+"""With fewer scores, the agreement of scores and predictions is ignored, because it would be a matter of chance.
 """
 MIN_AGREEMENT: Final = 0.1
 """The model decides births only if the correlation of scores and leave-one-out predictions is at least this large."""
@@ -145,7 +144,8 @@ def fit_source(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessMod
 def model_of_sources(sources: Sequence[SourceModel]) -> ProcessModel:
     """Return the model of a search without scores.
 
-    It has the kernel and noise of the first source, and its prior mean is half the mean of the sources' predictions.
+    This model has the kernel and noise of the first source, and its prior mean is half the mean of the sources'
+    predictions.
     """
     return sources[0].posterior.model._replace(births=0, slopes=(0.5 / len(sources),) * len(sources))
 

@@ -26,7 +26,7 @@ from eatnas_db.guidance.proposals import (
 from eatnas_db.guidance.sources import SourceModel, predict_all
 
 ROUNDING: Final = 1e-9
-"""Values that different processors compute differ by less than this."""
+"""The bound of the differences between values that different processors compute."""
 
 
 def may_choose_model(

@@ -248,7 +248,9 @@ class _Replay:
             self._offenders.fitness.append(birth.id)
 
     def _matches(self, birth: _ReplayedBirth) -> tuple[bool, bool]:
-        """Return whether a birth's architecture and origin match the replayed birth, and whether its parent does."""
+        """Return whether a birth's architecture and origin match the replay, and whether the birth's parent matches the
+        replay.
+        """
         record = self._record
         proposal = self._space.propose(self._space.parse(birth.code))
         same_network = (proposal.digest, proposal.cost.params, proposal.cost.mult_adds) == (

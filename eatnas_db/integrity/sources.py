@@ -18,7 +18,7 @@ from eatnas_db.spaces import read_space
 
 
 def check_sources(engine: Engine) -> Iterator[Violation]:
-    """Yield the transferred searches whose sources lack scores to which the stored model was fitted, or have others."""
+    """Yield the transferred searches whose sources no longer have the scores to which the stored model was fitted."""
     changed: list[str] = []
     with read_transaction(engine) as connection:
         searches = list_searches(connection)

@@ -67,7 +67,7 @@ class CandidateEpoch:
 
 @dataclass(frozen=True, slots=True)
 class CandidateScore:
-    """The value of a metric under a seed, with the device and the software versions of the measurement."""
+    """The value of a metric for a seed, with the device and the software versions of the measurement."""
 
     metric: str
     seed: int

@@ -35,11 +35,13 @@ class RemovalOrder(IntEnum):
     LEFTOVER = 1
     """Checkpoint files without a row, and logs of candidates that have ended."""
     OLDER = 2
-    """Checkpoints of candidates that have ended, except the newest of each."""
+    """Checkpoints of candidates that have ended, except the newest checkpoint of each candidate."""
     CACHE = 3
     """Caches of decoded image folders, which the next worker would decode again."""
     NEWEST = 4
-    """The newest checkpoints in finished searches. If a candidate's weights are needed again, it is trained again."""
+    """The newest checkpoints in finished searches. If a candidate's weights are needed again, the candidate is trained
+    again.
+    """
 
 
 @dataclass(frozen=True, slots=True)

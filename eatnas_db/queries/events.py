@@ -43,7 +43,8 @@ def list_events(
     """Return the newest `limit` events, the newest last, after skipping the newest `offset` events.
 
     Only events of the search, the candidate and the kind are returned, with ids above `after` and up to `until`. A
-    reader that follows events must set `until` to an `EventWatermark`, because later events may still be missing.
+    reader that follows events must set `until` to an `EventWatermark`, because an event with a smaller id may become
+    visible later.
     """
     query = (
         select(

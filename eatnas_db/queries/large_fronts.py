@@ -21,7 +21,7 @@ def find_front_of_many(vectors: Sequence[Values]) -> list[int]:
     if len(vectors) <= FEW_VECTORS or len(vectors[0]) == 2 or not all(map(_is_exact, vectors)):
         return find_front(vectors)
     try:
-        import numpy as np  # only here, because loading it takes time
+        import numpy as np  # import NumPy only here, because loading it takes time
     except ImportError:  # eatnas-db-core does not require NumPy
         return find_front(vectors)
 

@@ -23,8 +23,9 @@ from eatnas_db.schema.searches import search
 class LineageEntry:
     """An ancestor or a descendant; `generation` is its distance in generations from the queried candidate.
 
-    `gain` is its fitness minus its parent's fitness. `gain` is None if the candidate and its parent belong to different
-    searches, ended on different rungs, or have no fitness. `rung` is its last rung; 0 in a search without rungs.
+    `gain` is the candidate's fitness minus the fitness of its parent. `gain` is None if the candidate and its parent
+    belong to different searches, ended on different rungs, or have no fitness. `rung` is its last rung; 0 in a search
+    without rungs.
     """
 
     id: int

@@ -51,7 +51,8 @@ def list_front(
         .order_by(cost_column, best_first, candidate.c.birth)
         .limit(1)
     )
-    # Each statement continues along the index where the previous one stopped, so together they read the index once.
+    # Each statement continues along the index where the previous statement stopped, so all statements together read the
+    # index once.
     following = cheapest.where(cost_column > bindparam("cost"), better)
     front: list[Tradeoff] = []
     row = connection.execute(cheapest).first()

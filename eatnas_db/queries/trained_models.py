@@ -191,7 +191,9 @@ def _newest_checkpoint(candidate_id: int) -> Select[Any]:
 
 
 def _weights_missing(connection: Connection, candidate_id: int, parent_id: int | None, record: SearchRecord) -> str:
-    """Return the error message for a scored candidate without a checkpoint, with the command that trains it again."""
+    """Return the error message for a scored candidate without a checkpoint, with the command that trains the candidate
+    again.
+    """
     if record.kind == SearchKind.IMPORTED:
         return f"candidate {candidate_id} has no weights: its score was imported, and nothing was trained"
     name, trained, again = record.name, candidate_id, ""

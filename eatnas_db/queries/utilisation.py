@@ -46,7 +46,7 @@ class SlotUtilisation:
 
 @dataclass(frozen=True, slots=True)
 class IdleTime:
-    """The seconds that one cause kept a slot from the search's steps, and their share of the wall time."""
+    """The seconds for which one cause kept a slot from the search's steps, and their share of the wall time."""
 
     host: str
     slot: int

@@ -1,4 +1,4 @@
-"""Define tables by common rules: a name prefix, named constraints and one type of ids.
+"""Define tables according to common rules: a name prefix, named constraints and one type of ids.
 
 The prefix allows MLflow or Optuna to use the same database. Times are seconds since 1970 (UTC) on the clock of the host
 that writes them. No decision depends on times.

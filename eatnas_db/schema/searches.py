@@ -102,14 +102,14 @@ transfer_source = define_table(
 
 The source's model is fitted to the best and the latest scored births, `scores` in all, among the source's first
 `births` births. These births were settled when the search was created, so they never change. `digest` is the SHA-256 of
-their numbers, codes and scores. `kernel` and `noise` belong to the source's model. `device_seconds` are the device
-seconds that the source and its re-evaluations had used when the search was created.
+the numbers, codes and scores of these births. `kernel` and `noise` belong to the source's model. `device_seconds` are
+the device seconds that the source and its re-evaluations had used when the search was created.
 """
 
 Index("ix_eatnas_transfer_source_source", transfer_source.c.source_id)
 
 _OPEN = text("finished_at IS NULL")
-# The index has the order in which supervisors look for work.
+# The index is in the order in which supervisors look for work.
 define_partial_index("ix_eatnas_search_open", search.c.priority.desc(), search.c.id, where=_OPEN)
 
 

@@ -65,7 +65,7 @@ class AdvanceState:
 
     @property
     def visible_step(self) -> int:
-        """The step after which the population decides the next birth."""
+        """The step whose population decides the next birth."""
         return self.born - self.search.lag + 1
 
     @property

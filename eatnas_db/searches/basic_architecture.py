@@ -28,7 +28,9 @@ class BasicChoice(NamedTuple):
 
 
 def choose_basic_candidate(connection: Connection, source: SearchRecord, candidate_id: int | None) -> BasicChoice:
-    """Return a given candidate of a search, or the best candidate. Raises `NotFoundError` or `ConflictError`."""
+    """Return the candidate `candidate_id` of a search, by default the best candidate. Raises `NotFoundError` or
+    `ConflictError`.
+    """
     if candidate_id is not None:
         query = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
         code = connection.execute(query).scalar() if can_be_id(candidate_id) else None

@@ -100,8 +100,8 @@ def _decide_guided_birth(
 ) -> Iterator[Birth]:
     """Yield the next birth, which the model decides or leaves to evolution.
 
-    If `prepared` is given but lacks this birth, or the record has changed since it was prepared, yield nothing and set
-    `state.awaits_model`. If `prepared` is None, decide the birth here.
+    If `prepared` is given but lacks this birth, or the record has changed since the birth was prepared, yield nothing
+    and set `state.awaits_model`. If `prepared` is None, decide the birth here.
     """
     # Import the model only here, because it loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs

@@ -78,7 +78,7 @@ class _SearchState(NamedTuple):
 class CheckpointRetention:
     """Deletes the rows of unneeded checkpoints; the first cleanup reads all of them.
 
-    The caller calls `forget` if its transaction has failed.
+    The caller must call `forget` if its transaction fails.
     """
 
     def __init__(self) -> None:

@@ -124,8 +124,8 @@ def _count_initial_births(spec: SearchSpec, slots: int, *, from_scratch: bool) -
 def lag_of(spec: SearchSpec, slots: int) -> int:
     """Return the lag of the spec.
 
-    The default is twice the slots. The default is at least `MIN_DEFAULT_LAG`, and small enough that the first
-    tournament has all its members.
+    The default is twice the number of slots, but at least `MIN_DEFAULT_LAG`, and small enough that the first tournament
+    has all its members.
     """
     if spec.evolution.lag is not None:
         return spec.evolution.lag

@@ -15,7 +15,7 @@ from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.advance_state import AdvanceState
 
 DEFAULT_EQUAL_FAILURES: Final = 10
-"""The default for searches that were created before the spec had `budget.equal_failures`."""
+"""The number of equal failures that pauses searches that were created before the spec had `budget.equal_failures`."""
 MAX_REASON_LENGTH: Final = 500
 _NUMBER: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 

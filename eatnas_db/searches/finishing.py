@@ -18,7 +18,7 @@ from eatnas_db.searches.retrain import insert_reevaluation
 
 
 def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
-    """Mark a search finished if it has nothing left to train. Return whether it is finished.
+    """Mark a search finished if it has nothing left to train. Return whether the search is finished.
 
     A search without a scored candidate has failed.
     """

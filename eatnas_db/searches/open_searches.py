@@ -67,7 +67,8 @@ def lock_active_searches(
     everything: bool,
     now: float,
 ) -> frozenset[int] | None:
-    """Lock the searches to advance, the searches with leases of a host, and the first `to_lease` searches to lease.
+    """Lock the searches to advance, the searches with leases of a host, and the first `to_lease` searches with a
+    candidate to lease.
 
     Until the transaction ends, no other host changes these searches. Other open searches are locked only if
     `everything` is true, because a server writes each lock to disk. `held` are the ids of searches to lock as well.
@@ -92,8 +93,9 @@ def list_active_searches(
 ) -> tuple[SearchRecord, ...]:
     """Return the searches that can be advanced, sorted by priority.
 
-    `only` is the name of a search, and includes its re-evaluations and retries. `stopping` are ids of searches to add
-    if they no longer run, because their workers have to stop. `held` are ids of searches to add if they still run.
+    `only` limits the result to the search of this name, its re-evaluations and its retries. `stopping` are ids of
+    searches to add if they no longer run, because their workers have to stop. `held` are ids of searches to add if they
+    still run.
     """
     # Use subqueries, because query planners do not use the index of the open searches for an OR.
     advancing = select(search.c.id).where(_CAN_ADVANCE, _is_meant(only))

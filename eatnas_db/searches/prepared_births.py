@@ -40,7 +40,9 @@ class PreparedBirths(Protocol):
     """The births that were decided before a transaction."""
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth of a search, or None if it is not decided yet and a later transaction has to insert it."""
+        """Return a decided birth of a search, or None if the birth is not decided yet; a later transaction then inserts
+        it.
+        """
         ...
 
     def discard(self, search_id: int) -> None:

@@ -83,7 +83,7 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
 
 
 def stored_top(connection: Connection) -> ColumnElement[float]:
-    """Return the number of the fittest candidates of a search that keep their checkpoints, as its spec states it.
+    """Return the number of the fittest candidates of a search that keep their checkpoints, as the spec states it.
 
     The number is null if the spec is damaged, and at most `MAX_TOP`, because an error would stop all searches.
     """
@@ -100,7 +100,7 @@ def stored_metrics(connection: Connection) -> ColumnElement[str | None]:
 
 
 def is_outlived(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
-    """Return the condition that a candidate is settled, not live, and no parent of an undecided birth.
+    """Return the condition that a candidate is settled, not live, and cannot become the parent of an undecided birth.
 
     `columns` are the columns of the candidate; the query must join its search.
     """

@@ -161,7 +161,9 @@ def _record_retries(
 
 
 def _open_retry_search(connection: Connection, record: SearchRecord) -> SearchRecord | None:
-    """Return the search that retries candidates of a search, or None if no such search exists or it is cancelled."""
+    """Return the search that retries candidates of a search, or None if no such search exists or the search is
+    cancelled.
+    """
     query = (
         select(search)
         .where(

@@ -55,11 +55,11 @@ def create_transfer(
 ) -> int:
     """Insert a search whose initial population comes from another search, and return its id.
 
-    The population grows from `candidate_id` of the source or its best candidate; with `transfer.start: survivors` it
-    begins with the source's population. `force` permits a source that is not finished. `fitted` are the models of the
-    sources with `transfer.start: model` (`fitted_sources.write_with_sources`); if `fitted` is None, this transaction
-    fits the models. Raises `NotFoundError`, `ConflictError`, `SpaceExhaustedError`, `InvalidArchitectureError` or
-    `SourceChangedError`; the caller then rolls back.
+    The population grows from `candidate_id` of the source or its best candidate; with `transfer.start: survivors`, the
+    new population begins with the source's population. `force` permits a source that is not finished. `fitted` are the
+    models of the sources with `transfer.start: model` (`fitted_sources.write_with_sources`); if `fitted` is None, this
+    transaction fits the models. Raises `NotFoundError`, `ConflictError`, `SpaceExhaustedError`,
+    `InvalidArchitectureError` or `SourceChangedError`; the caller then rolls back.
     """
     _require_no_basic_architecture(spec, source_name)
     source = get_search(connection, source_name)
@@ -115,7 +115,8 @@ def _require_no_basic_architecture(spec: SearchSpec, source_name: str) -> None:
 
 
 def _require_weights(spec: SearchSpec, source: SearchRecord) -> None:
-    """Raise `ConflictError` if the new search cannot inherit weights: the source has none, or used another arithmetic.
+    """Raise `ConflictError` if the new search cannot inherit weights: the source has no weights, or used another
+    arithmetic.
 
     With another arithmetic, a parent whose weights are lost could not be trained again with a bit-identical result.
     """

@@ -134,7 +134,9 @@ def _require_same_primitives(source: SearchRecord, space: Space) -> None:
 
 
 def describe_difference(before: Mapping[str, Sequence[Any]], after: Mapping[str, Sequence[Any]]) -> str | None:
-    """Describe the first primitive whose values differ between the source and the new search, or return None."""
+    """Describe the first primitive whose values differ between the source and the new search; return None if all values
+    are equal.
+    """
     for primitive in dict.fromkeys([*before, *after]):
         theirs, ours = (list(blocks.get(primitive, ())) for blocks in (before, after))
         if theirs != ours:
