@@ -145,6 +145,16 @@ def test_command_receives_events_as_json_and_environment(settings, engine, new_n
     assert "received finished" in (settings.logs / "hooks.log").read_text()
 
 
+def test_waiting_of_a_damaged_search_is_delivered(settings, engine, new_notifier):
+    notifier = new_notifier()
+    with transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE eatnas_search SET spec = '{' WHERE id = 1")
+    wait_for(engine, "its spec is not JSON")
+    notifier.deliver()
+    (payload,) = payloads(settings)
+    assert (payload["words"], payload["best"]) == ("the search waits: its spec is not JSON", None)
+
+
 def test_only_configured_events_are_delivered(settings, engine, new_notifier):
     notifier = new_notifier(events=("finished",))
     desire(engine, DesiredState.PAUSED)

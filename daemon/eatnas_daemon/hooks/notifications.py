@@ -99,7 +99,8 @@ def _waiting_notifications(connection: Connection, state: DeliveryState) -> list
 def notification_payload(connection: Connection, notification: Notification, settings: Settings) -> dict[str, Any]:
     """Return the JSON object that the command receives."""
     row = get_search(connection, notification.search)
-    best = get_best(connection, row.id)
+    # If a manual change has damaged the search, it waits, and the notification gives the reason.
+    best = None if row.is_damaged else get_best(connection, row.id)
     events = notification.events
     newest = events[-1] if events else None
     return {
