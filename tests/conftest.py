@@ -1,4 +1,4 @@
-"""PostgreSQL servers, the settings of hypothesis, and working interrupts."""
+"""PostgreSQL servers, the settings of hypothesis, and the handling of interrupts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ budget: {candidates: 8}
 reevaluation: {top: 0}
 """
 
-# Do not ignore interrupts: a shell starts background jobs that ignore them, and child processes inherit this.
+# Do not ignore interrupts. A shell starts background jobs with interrupts ignored, and child processes inherit this
+# setting.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# Use the same examples each time, and no time limit, so that a busy machine never fails a property.
+# Use the same examples in each run. Set no time limit, so that a property never fails on a busy machine.
 settings.register_profile(
     "suite",
     derandomize=True,
@@ -71,9 +72,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection() -> Generator[None, object, object]:
     """Collect the tests faster than pytest does by default.
 
-    The garbage collector does not visit imported modules and collected tests, which live as long as the process.
+    Imported modules and collected tests live as long as the process, so the garbage collector need not visit them.
     Repeated visits would take a quarter of the time of the collection and a tenth of the time of the tests. Python
-    stores the bytecode even where `PYTHONDONTWRITEBYTECODE` is set. Otherwise each process of each run would parse all
+    stores the bytecode even where `PYTHONDONTWRITEBYTECODE` is set. Otherwise, each process of each run would parse all
     sources and rewrite the assertions of all tests.
     """
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, False
@@ -96,20 +97,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let daemons start no MLflow process. A start of MLflow takes ten seconds of processor time."""
+    """Keep daemons from starting an MLflow process. A start of MLflow takes ten seconds of CPU time."""
     monkeypatch.setenv("EATNAS_MLFLOW", "off")
 
 
 @pytest.fixture(scope="session")
 def command_server() -> Iterator[CommandServer]:
-    """Run commands without starting an interpreter for each one."""
+    """Yield a server that runs commands without starting an interpreter for each command."""
     with running_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def finished_digits(tmp_path_factory: pytest.TempPathFactory, command_server: CommandServer) -> Path:
-    """Return a home with a finished search `digits`, of which tests make copies."""
+    """Return a home with a finished search `digits`. Tests copy this home."""
 
     def make(folder: Path) -> None:
         (folder / "digits.yaml").write_text(DIGITS)

@@ -1,4 +1,4 @@
-"""The Python API for notebooks works, and so do the examples of its page."""
+"""The Python API for notebooks works, and so do the examples in its documentation."""
 
 import os
 import re
@@ -36,7 +36,7 @@ METHODS = ["best", "lineage", "population", "quality", "pareto", "primitives", "
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A home with one finished search; its scores are computed without training."""
+    """Return a home with one finished search, whose scores are computed without training."""
     folder = tmp_path_factory.mktemp("home")
     engine = create_engine_for(f"sqlite:///{folder / 'eatnas.db'}")
     commands.upgrade(engine)

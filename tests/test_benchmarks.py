@@ -12,12 +12,12 @@ PROGRAMS = sorted(
     file.relative_to(BENCHMARKS)
     for folder in ("", "experiments", "gpu")
     for file in (BENCHMARKS / folder).glob("*.py")
-    # Leave out programs that parse no options, because they would start to measure.
+    # Leave out programs that parse no options, because `--help` would start their measurements.
     if "parse_args" in (text := file.read_text()) and "__main__" in text
 )
 
 
-# Each program runs in a copy of a process that has loaded the slow libraries, and exits without tidying up.
+# Each program runs in a fork of a process that has already loaded the slow libraries, and exits without cleaning up.
 START_ALL = """
 import gc, os, runpy, sys
 import sqlalchemy, torch

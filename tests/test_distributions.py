@@ -21,7 +21,7 @@ from support.shared_folders import make_once
 
 ROOT = Path(__file__).parents[1]
 CORE_MEGABYTES = 100
-# The first of these tests builds the wheels and installs an environment.
+# The time limit is long, because the first of these tests builds the wheels and installs an environment.
 pytestmark = pytest.mark.timeout(900)
 QUERIES = [
     ["query", "best", "small"],
@@ -89,7 +89,7 @@ def test_missing_dependency_names_its_requirement(module: str, explained: bool) 
 
 
 def test_module_that_is_installed_is_accepted() -> None:
-    for module in INSTALLED_BY.keys() - {"ray"}:  # Ray is large, so the development tools do not include it
+    for module in INSTALLED_BY.keys() - {"ray"}:  # Ray is too large to be a development tool
         require_module(module)
 
 
@@ -145,7 +145,7 @@ def core(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
 
 
 def strip_ages(text: str) -> str:
-    """Remove the times and ages, which differ between two runs of a command."""
+    """Remove times and ages, because they differ between two runs of a command."""
     return re.sub(r'"[a-z_]*(seconds|at|age)": [0-9.e+-]+', "", text)
 
 
@@ -188,7 +188,7 @@ def test_whole_adds_the_training_to_core(core: Environment, tmp_path: Path) -> N
     whole = Environment(shutil.copytree(core.folder, tmp_path / "whole", symlinks=True), core.wheels)
     whole.pip("--no-deps", WHOLE)
     (site,) = (whole.folder / "lib").glob("python*/site-packages")
-    # The other dependencies come from this interpreter, because their installation takes minutes.
+    # Use this interpreter's other dependencies, because their installation would take minutes.
     (site / "others.pth").write_text("\n".join(entry for entry in sys.path if entry.endswith("site-packages")))
     done = whole.run(f"sqlite:///{tmp_path / 'eatnas.db'}", "data", "list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

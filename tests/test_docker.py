@@ -49,7 +49,7 @@ def test_the_image_runs_without_root_under_an_init() -> None:
     (user,) = arguments_of("USER")
     uid, group = user.split(":")
     assert min(int(uid), int(group)) >= 1000
-    # No instruction after USER may need root.
+    # No instruction after USER may require root.
     assert not {"RUN", "COPY"} & set(names[names.index("USER") :])
     (entry,) = arguments_of("ENTRYPOINT")
     assert entry == '["tini", "--", "eatnas-db"]'

@@ -1,5 +1,4 @@
-"""The fused batch norm and ReLU of the GPU benchmarks agree with torch. Triton's interpreter runs them on a processor.
-
+"""The fused batch norm and ReLU of the GPU benchmarks agree with torch. Triton's interpreter runs the kernels on a CPU.
 The interpreter must be chosen before Triton is imported, so another process computes all results.
 """
 
@@ -27,7 +26,9 @@ SHAPES = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 FAR_TOLERANCE = 2e-3
-"""The mean is a float32 number, so a mean of 1000 has an error of 3e-5. Sums of squares would have an error of 1e-2."""
+"""A mean of 1000 has an error of 3e-5, because it is stored as a float32 number. With sums of squares, the error would
+be 1e-2.
+"""
 SIZES = {
     "parts of several tiles": {"MAX_PARTS": 3},  # the last part has fewer tiles
     "many parts": {"FINISH_BLOCKS": {"block_parts": 8, "block_channels": 16}},
@@ -56,7 +57,7 @@ def make_norm(channels):
 
 
 def make_images(name, dtype):
-    """Return images that are not channels-last, and an expanded gradient, as the backward pass of `mean` gives."""
+    """Return images that are not channels-last, and an expanded gradient, as from the backward pass of `mean`."""
     draws = torch.Generator().manual_seed(1)
     shape = SHAPES[name]
     images = 2 * torch.randn(shape, generator=draws) + (1000 if name == "far from zero" else 0.5)
@@ -113,7 +114,7 @@ def compute_all(file):
 
 
 def make_model():
-    """Return two convolutions, of which the second has no ReLU."""
+    """Return a model of two convolutions. The second convolution has no ReLU."""
     convolutions = nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 2, 1, bias=False)
     for convolution in convolutions:
         nn.init.uniform_(convolution.weight, -1, 1, generator=torch.Generator().manual_seed(3))

@@ -1,4 +1,6 @@
-"""The run on a machine with a GPU: a step that fails or hangs stops no other step, and a kill loses no result."""
+"""The benchmark run on a machine with a GPU: a step that fails or hangs does not stop other steps, and a kill loses no
+results.
+"""
 
 import ast
 import json
@@ -64,7 +66,7 @@ except run.StoppedError:
 
 @pytest.fixture
 def gpu_run(monkeypatch):
-    """Import the modules of the run, which are in one folder."""
+    """Return the modules of the run, imported from their folder."""
     monkeypatch.syspath_prepend(str(FOLDER))
     import results
     import run
@@ -204,7 +206,7 @@ def test_second_signal_does_not_shorten_the_kill_of_the_step():
 
 
 def make_bundle(folder):
-    """Make a bundle of an empty wheel and a program with two steps, the second of which hangs."""
+    """Create a bundle of an empty wheel and a program with two steps. The second step hangs."""
     sources, wheels = folder / "benchmarks" / "gpu", folder / "wheels"
     sources.mkdir(parents=True)
     wheels.mkdir()
@@ -220,7 +222,7 @@ def make_bundle(folder):
 
 
 def is_running(pid):
-    """Return whether a process runs; a zombie does not."""
+    """Return whether a process is running. A zombie is not running."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

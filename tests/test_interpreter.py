@@ -31,7 +31,7 @@ reevaluation: {top: 0}
 
 @pytest.fixture
 def work(tmp_path):
-    """Return a working folder with files that are named like modules and leave a trace when they are imported."""
+    """Return a working folder with files that have the names of modules and leave a trace when they are imported."""
     folder = tmp_path / "work"
     folder.mkdir()
     for name in SHADOWED:
@@ -53,7 +53,8 @@ def test_pythonpath_still_counts(tmp_path):
 
 
 def test_every_child_is_started_by_the_same_command():
-    # `os.execv` with `sys.orig_argv` repeats the options of the running process.
+    # The second file calls `os.execv` with `sys.orig_argv`, which repeats the interpreter options of the running
+    # process.
     allowed = {"eatnas_db/interpreter.py", "daemon/eatnas_daemon/mlflow/__main__.py"}
     found = {str(source.relative_to(ROOT)) for source in SOURCES if re.search(r"sys\.executable", source.read_text())}
     assert found == allowed

@@ -1,4 +1,4 @@
-"""The sweep of layouts on a GPU covers the shapes that matter, and its page says which layout is slow."""
+"""The sweep of memory layouts on a GPU covers the shapes that matter, and its page says which layout is slow."""
 
 import json
 import sys

@@ -19,7 +19,7 @@ BLOCK = re.compile(r"(?:<!-- not run: (.+) -->\n\n)?```(\w*)\n(.*?)^```$", re.MU
 
 
 def commands_of(page):
-    """Return the blocks of commands in order, without blocks that a test cannot run."""
+    """Return the blocks of commands of a page in order, without the blocks that a test cannot run."""
     return [text for why, kind, text in BLOCK.findall(page.read_text()) if kind == "bash" and not why]
 
 
@@ -32,12 +32,12 @@ def test_command_reference_is_up_to_date():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_stand_in_blocks_that_tests_run(page):
     text = page.read_text()
-    # Tests run only the commands in fenced blocks, so no command may stand in an indented line.
+    # Commands must be in fenced blocks, because tests do not run commands in indented lines.
     outside = BLOCK.sub("", text)
     assert not re.findall(r"^    (?:\w+=\S+ )?(?:eatnas-db|python|pip) .*", outside, re.MULTILINE)
     fences = re.findall(r"^```(\w*)$", text, re.MULTILINE)
     assert set(fences[::2]) <= {"bash", "json", "python", "yaml", "text", "sql"}, "each block must name its language"
-    if page.name != "python-api.md":  # run by test_api.py
+    if page.name != "python-api.md":  # test_api.py runs the examples of this page
         assert "python" not in fences
 
 
@@ -59,7 +59,7 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     built = (tmp_path / "site/index.html").read_text()
-    # Links of the theme may lead to other sites, but scripts, styles and fonts must be part of the site.
+    # Links may lead to other sites, but scripts, styles and fonts must be part of the site.
     assert not re.findall(r'<(?:script|img)[^>]+src="https?:', built)
     assert not re.findall(r'<link[^>]+rel="stylesheet"[^>]+href="https?:', built)
 

@@ -1,4 +1,4 @@
-"""The structure of the code: packages, imports, sizes, names, and the links between the pages."""
+"""The structure of the code: packages, imports, sizes, names, and the links between pages."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_every_folder_with_modules_is_a_package():
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_nothing_by_itself(package):
     source = (folder_of(package) / "__init__.py").read_text()
-    # `eatnas_db.load_model` is imported on first use.
+    # Only two packages contain code. `eatnas_db`, for example, imports `load_model` on first use.
     assert source == "" or (
         package in ("eatnas_db", "eatnas_db.testing")
         and not re.search("^(import|from)(?! typing)", source, re.MULTILINE)
@@ -83,7 +83,7 @@ def test_the_domain_loads_nothing_heavy():
 
 
 def first_to_load(unwanted: set[str], modules: list[str]) -> dict[str, list[str]]:
-    """Return the unwanted modules that a fresh interpreter loads while it imports modules of the domain."""
+    """Return the unwanted modules that a fresh interpreter loads while it imports `modules`."""
     code = """
 import importlib, json, sys
 unwanted, modules = map(json.loads, sys.argv[1:])
@@ -125,7 +125,7 @@ def test_every_link_has_a_target(page):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Return the folder into which a wheel built from a copy of the sources is installed."""
+    """Return a folder with an installed wheel that was built from a copy of the sources."""
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"
     sources.mkdir()

@@ -33,7 +33,7 @@ reevaluation: {top: 0}
 
 @pytest.fixture(autouse=True)
 def no_gpus(monkeypatch):
-    """Hide GPUs, so that these tests train on the processor."""
+    """Hide GPUs, so that these tests train on the CPU."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
@@ -60,7 +60,8 @@ def record(home, fresh_home):
 def eatnas(tmp_path, home, command_server):
     """Return a function that runs a command to its end.
 
-    The function returns the output, or the line on stderr if the command is expected to fail, or both with `whole`.
+    The function returns the output or, if the command is expected to fail, the line on stderr. With `whole`, it returns
+    both.
     """
 
     def call(*arguments, expect=0, at=home, whole=False, **options):
@@ -74,7 +75,7 @@ def eatnas(tmp_path, home, command_server):
 
 @pytest.fixture
 def eatnas_within(tmp_path, home, capsys, monkeypatch):
-    """Return the same function as `eatnas`, but run commands in this process, for tests with many commands."""
+    """Return a function like `eatnas` that runs commands in this process, for tests with many commands."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, expect=0, at=home):

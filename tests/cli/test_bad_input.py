@@ -1,4 +1,6 @@
-"""A user's mistake or a fault of the system gives one clear line and exit status 1, and changes nothing."""
+"""After a user's mistake or a fault of the system, a command prints one clear line, exits with status 1 and changes
+nothing.
+"""
 
 import ctypes
 import gzip
@@ -27,7 +29,7 @@ KILOBYTES = 1000
 
 @pytest.fixture
 def eatnas(eatnas, eatnas_within):
-    """Run commands in this process, unless a test makes the system refuse an operation."""
+    """Return a function that runs a command: in this process, unless the test makes the system refuse an operation."""
     return lambda *arguments, **options: (eatnas if "preexec_fn" in options else eatnas_within)(*arguments, **options)
 
 
@@ -218,7 +220,7 @@ def test_record_of_another_version_is_reported(record, eatnas, home, version, wo
 
 
 def obey_permissions():
-    # Without this capability, even root needs permission to write.
+    # Drop this capability, so that even root needs permission to write.
     if os.geteuid() == 0 and ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS, 0, 0, 0) != 0:
         os._exit(99)
 

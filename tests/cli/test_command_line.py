@@ -1,4 +1,4 @@
-"""The installed command, as a user types it."""
+"""The installed command is run as a user types it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The commands about the daemon, with a real daemon where a command needs one."""
+"""The commands that control the daemon, with a real daemon for the commands that need one."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def daemon(endless, without_mlflow, eatnas):
 
 @pytest.fixture
 def in_training(eatnas_within, until):
-    """Wait until a candidate is in training. Return the work in the answer of `daemon status`."""
+    """Return a function that waits until a candidate is in training, and returns the trainings from `daemon status`."""
     return lambda: until(lambda: json.loads(eatnas_within("daemon", "status", "--format", "json"))["work"])
 
 
@@ -237,7 +237,8 @@ def test_daemon_logs_a_deleted_home_and_ends(tiny, eatnas, eatnas_started, in_tr
     missed += "while it was in use; start the program again to use the current one\n"
     assert re.fullmatch(missed, errors), errors
     until(lambda: not any(member.is_running() for member in family))
-    # If MLflow was starting when the home was deleted, MLflow creates the home folder again, with a store.
+    # The home folder may exist again: if MLflow was starting when the home was deleted, MLflow creates the folder and a
+    # store.
     assert not (home / "eatnas.db").exists()
     eatnas("init")
     without_mlflow = {"env": {**os.environ, "EATNAS_MLFLOW": "off"}}
@@ -260,7 +261,7 @@ def test_stopped_daemon_releases_its_candidates(daemon, eatnas, in_training, unt
 @pytest.mark.slow
 def test_immediate_stop_does_not_wait_for_checkpoints(daemon, eatnas, in_training, until):
     (work,) = in_training()
-    # The worker cannot answer, so a drain would wait for it.
+    # A suspended worker cannot answer, so a daemon that drains would wait for it.
     os.kill(work["worker_pid"], signal.SIGSTOP)
     assert "daemon stopped" in eatnas("daemon", "stop", "--now")
     until(lambda: not psutil.pid_exists(work["worker_pid"]))
@@ -274,7 +275,7 @@ def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, eatnas_within
     until(lambda: "the worker was killed by SIGKILL" in eatnas_within("daemon", "logs"))
     (again,) = in_training()
     assert again["worker_pid"] != work["worker_pid"]
-    # The restarted daemon has the slots of the first start.
+    # The restarted daemon has as many slots as the first start requested.
     assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
     until(lambda: eatnas_within("daemon", "logs").count("with 1 CPU slot") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")

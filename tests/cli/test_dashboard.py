@@ -48,7 +48,7 @@ def test_dashboard_of_a_running_search_is_complete():
     lines = drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER], WORK, pace(STEPS)))
     text = "\n".join(lines)
     candidates = next(line for line in lines if line.startswith("candidates"))
-    # 60 births are left, and one ends every 2 seconds.
+    # 60 births are left, and one birth settles every 2 seconds.
     assert candidates.split("━ ")[-1].split() == ["40/100", "30.0", "per", "minute", "0:02:00", "left"]
     # 5400 device seconds are left, and each birth takes 45 of them.
     hours = next(line for line in lines if line.startswith("device hours"))

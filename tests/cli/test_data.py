@@ -75,7 +75,7 @@ reevaluation: {top: 0}
 
 @pytest.fixture
 def search(record: None, tmp_path: Path, root: Path, eatnas: Any) -> str:
-    """Create a search over the images and return its digest."""
+    """Create a search on the images and return the digest of its data."""
     (tmp_path / "spec.yaml").write_text(SPEC.replace("ROOT", str(root)))
     created = eatnas("search", "create", "spec.yaml", whole=True)
     assert f"{root}/empty is skipped: holds no files, so it is not a class" in created.stderr

@@ -1,4 +1,4 @@
-"""The table that `daemon status --watch` draws."""
+"""`daemon status --watch` draws a table of devices."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`eatnas-db devices` on the machine that runs the tests, with any devices."""
+"""`eatnas-db devices` works on the machine that runs the tests, whatever its devices are."""
 
 import json
 import re

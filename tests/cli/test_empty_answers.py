@@ -1,4 +1,4 @@
-"""Answers without rows name the request, state that nothing was found, and give the reason."""
+"""Answers without rows repeat the request, state that nothing was found, and give the reason."""
 
 import json
 

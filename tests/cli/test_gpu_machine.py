@@ -1,4 +1,4 @@
-"""Commands on a machine with GPUs: the real pynvml calls a fake of NVIDIA's library."""
+"""Commands on a machine with GPUs. The real pynvml calls a fake of NVIDIA's library."""
 
 import json
 import os

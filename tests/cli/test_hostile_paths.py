@@ -1,4 +1,4 @@
-"""Commands in folders whose names have a meaning in a URL, in a shell or in SQLite."""
+"""Commands work in folders whose names have a special meaning in a URL, in a shell or in SQLite."""
 
 import json
 import os

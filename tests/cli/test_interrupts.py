@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("without_mlflow")
 
 @pytest.fixture
 def interrupt(until):
-    """Return a function that interrupts a command as a terminal does, by a signal to its process group.
+    """Return a function that interrupts a command as a terminal does: it sends a signal to the process group.
 
     The function waits for all processes of the command, and returns the exit status.
     """

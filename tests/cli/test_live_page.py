@@ -179,7 +179,7 @@ def test_readers_of_one_version_share_an_answer() -> None:
         "body newer",
         "body b",
     ]
-    build("c", "c"), build("a", "a")  # the cache has room for two
+    build("c", "c"), build("a", "a")  # the cache holds two answers
     assert built == ["a", "b", "b", "c", "a"]
 
 
@@ -314,7 +314,7 @@ def require_whole(page: Page) -> None:
 def show_figure(page: Page, figure: str, drawn: str = ".main-svg .trace") -> bool:
     """Scroll to a figure, and return whether it is drawn.
 
-    A figure is loaded when it is in view, and figures above it may move it out of view.
+    A figure is loaded when it is in view, and figures that are loaded above it may push it out of view.
     """
     page.locator(f"section:has(#{figure}), #part-{figure}").first.scroll_into_view_if_needed()
     return page.locator(f":is(#{figure}, #part-{figure}) {drawn}").count() > 0
@@ -347,7 +347,7 @@ def test_page_follows_a_running_search(browser: Browser, tmp_path: Path, width: 
             eventually(partial(show_figure, page, figure))
         eventually(partial(show_figure, page, "architectures", ".drawing:not(.reserved) svg"))
         require_whole(page)
-        # Only the number of lines of the captions may differ from what the page has reserved.
+        # The page has reserved the height of each figure, except for the number of lines of its caption.
         assert part_heights(page) == pytest.approx(empty, abs=80)
         assert page.locator("#problem").is_hidden()
         assert messages == []
@@ -363,7 +363,7 @@ def test_page_recovers_and_its_size_stays_bounded(browser: Browser, tmp_path: Pa
         page, messages = open_page(browser, f"{address}/search?name=small", 1200)
         require_whole(page)
         before = page.evaluate("document.querySelectorAll('*').length")
-        for births in (14, 19, 23):  # every refresh, even the thousandth, replaces the previous drawing
+        for births in (14, 19, 23):  # every refresh replaces the previous drawing
             made = sqlite_record(tmp_path / f"next{births}", births=births)
             made.engine.dispose()
             assert made.settings.database_file is not None

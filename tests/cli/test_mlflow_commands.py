@@ -99,7 +99,7 @@ def tear(file):
 
 
 def begin_to_create(file):
-    """Leave the files that MLflow leaves if it is killed before the end of its first migration."""
+    """Create the files that MLflow leaves behind if it is killed during its first migration."""
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY)")
         connection.commit()

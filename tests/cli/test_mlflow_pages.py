@@ -37,7 +37,7 @@ def page():
 
 @contextmanager
 def mlflow_ui(home):
-    """Run `eatnas-db mlflow ui`, and yield its URL once it answers."""
+    """Run `eatnas-db mlflow ui`, and yield its URL as soon as it answers."""
     port = free_port()
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "mlflow", "ui", "--port", str(port)]
     with (home / "ui.log").open("wb") as log:
@@ -85,15 +85,17 @@ def test_links_lead_to_the_best_run_its_parent_and_pictures(home, eatnas, spec, 
 def check_run_table(page, url, runs):
     page.goto(url)
     for run in runs:
-        # MLflow hides children below their parents.
+        # MLflow hides the runs of children until a reader expands their parent.
         if "mlflow.parentRunId" not in run.data.tags:
             page.get_by_role("link", name=run.info.run_name, exact=True).wait_for()
     page.get_by_text(f"{len(runs)} matching runs").wait_for()
 
 
 def follow_links_to_best(page, url, best):
-    """Follow the links from the experiment's description to the search's run, and on to the best candidate's run."""
-    # MLflow opens these links in another tab, so the test reads their targets.
+    """Follow the links from the experiment's description to the search's run, and from there to the best candidate's
+    run.
+    """
+    # MLflow opens these links in another tab, so the test opens their targets itself.
     page.goto(url + page.get_by_role("link", name="Summary of the search").get_attribute("href"))
     page.get_by_text("finished, 5 of 5 births settled").wait_for()
     birth = f"birth {best.data.tags['eatnas.birth']}"

@@ -1,4 +1,4 @@
-"""The view that `mlflow ui` links to, in a real browser."""
+"""The view to which `mlflow ui` links is shown in a real browser."""
 
 import os
 import re
@@ -17,7 +17,7 @@ CANDIDATES = 6
 
 
 def linked_view(process):
-    """Return the link to the runs of the search, once MLflow's server has started."""
+    """Wait until MLflow's server has started, and return the link to the runs of the search."""
     link = None
     for line in process.stdout:
         link = link or re.match(r"s by fitness, accuracy and cost: (http\S+)", line)

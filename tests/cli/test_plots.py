@@ -24,7 +24,7 @@ FRONT = [Tradeoff(1, 0, 0.7, 0.7, 100, 2000, "random", "c"), Tradeoff(2, 1, 0.9,
 
 
 def has_colours(file):
-    """Return whether an image has several colours, and so is not empty."""
+    """Return whether an image has several colours, which means that it is not empty."""
     from matplotlib.image import imread
 
     image = imread(file)
@@ -81,7 +81,7 @@ def test_line_of_descent_shows_mutations_and_gains(tmp_path):
         LineageEntry(1, "large", None, 1, 0, "random", "scored", 0.7, None, (), "c"),
     ]
     lineage_plot.draw_lineage(tmp_path / "line.svg", line)
-    # matplotlib draws letters as outlines, with the text in a comment above them.
+    # matplotlib draws letters as outlines, and writes the text in a comment above the outlines.
     svg = (tmp_path / "line.svg").read_text()
     title = "Ancestors of candidate 2 (fitness 0.7500): 1 mutation from a random network"
     for text in (", ".join(changes), "random sample", "0.7500", "+0.0500", title):

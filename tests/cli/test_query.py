@@ -136,7 +136,7 @@ def test_lists_are_paged_sorted_and_filtered(eatnas, small):
 def test_families_fronts_mutations_and_events_are_paged_too(eatnas, large):
     best = asked(eatnas, "lineage", "large", "--where", "search=large", "--sort", "birth", "--limit", "1")
     assert [row["search"] for row in best] == ["large"]
-    # Selected rows no longer form a tree.
+    # Selected rows do not form a tree, so the command prints a table.
     assert "generation" in eatnas("query", "descendants", "10", "--limit", "2")
     front = asked(eatnas, "pareto", "small")
     assert asked(eatnas, "pareto", "small", "--offset", "1") == front[1:]

@@ -1,4 +1,4 @@
-"""The reading commands: their three formats, their sentences, and their use of indexes."""
+"""The commands that only read: their three formats, their sentences, and their use of indexes."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def engine(tiny, home):
 def test_every_reading_command_has_three_formats(tiny, eatnas_within, spec, read):
     spec()
     lines = eatnas_within(*read, "--format", "json")
-    if read[0] != "space":  # one object per line, the input of `space cost`
+    if read[0] != "space":  # `space sample` prints one object per line, as input for `space cost`
         assert json.loads(lines)
     assert len(list(csv.reader(io.StringIO(eatnas_within(*read, "--format", "csv"))))) > 1
     assert "Error" not in eatnas_within(*read)
@@ -123,7 +123,7 @@ def test_candidate_history_excludes_other_candidates(engine):
 
 
 def give_work(connection, *workers, of=2):
-    """Insert workers, the first of which trains a candidate."""
+    """Insert workers. The first of them trains a candidate."""
     connection.execute(insert(host).values(id=1, name="h", seen_at=0))
     connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
     for number in workers:
@@ -176,5 +176,5 @@ def test_activity_and_status_are_read_by_index(engine):
     assert (work.slot, work.worker_pid, work.candidate_id, work.birth) == (4, 77, 2, 1)
     assert (work.attempt, work.epochs_done, work.epochs, work.started_at) == (3, 2, 1, 5.0)
     scans = {row[3] for plan in plans for row in plan if row[3].startswith("SCAN") and "INDEX" not in row[3]}
-    # The table of workers is small, because a worker trains hundreds of candidates.
+    # Scanning the table of workers is cheap: a worker trains hundreds of candidates, so the table is small.
     assert scans <= {"SCAN eatnas_lease", "SCAN eatnas_search", "SCAN eatnas_worker", "SCAN CONSTANT ROW"}

@@ -115,7 +115,7 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def load_data(settings):
-    """Read the data of a report."""
+    """Return a function that reads the data of a report."""
 
     def load(name=HOSTILE):
         engine = open_record(settings.database_url)
@@ -165,7 +165,7 @@ def test_page_has_every_figure_and_loads_nothing(load_data):
 def test_text_of_users_is_escaped(load_data):
     html = render_page(load_data())
     page = PageParser(html)
-    # The scripts are the data of each figure, plotly, and the code that draws the figures.
+    # The page has a script for the data of each figure, a script with plotly, and a script that draws the figures.
     scripts = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
     assert scripts == [*["application/json"] * len(FIGURES), None, None]
     assert HOSTILE not in html
@@ -297,7 +297,9 @@ def test_failed_command_leaves_no_file(eatnas, settings, tmp_path):
 
 @pytest.fixture
 def open_in_browser(tmp_path):
-    """Open HTML in Chromium. Return the page, its console messages and errors, and the URLs that it requested."""
+    """Return a function that opens HTML in Chromium, and returns the page, its console messages and errors, and the
+    URLs that it requested.
+    """
     with headless_browser() as browser:
 
         def open_page(html):
@@ -324,7 +326,7 @@ def test_browser_draws_every_figure_without_errors_or_requests(load_data, open_i
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     heights = [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
     page.set_viewport_size({"width": 390, "height": 844})
-    # `wait_for_function` evaluates text in the page, which the security policy of the page forbids.
+    # Do not use `wait_for_function`: it evaluates a string in the page, which the page's security policy forbids.
     eventually(lambda: page.locator("#front .main-svg").first.bounding_box()["width"] < 390)
     assert heights == [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

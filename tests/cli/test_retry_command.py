@@ -17,7 +17,7 @@ SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 
 
 @pytest.fixture
 def flaky(engine, small):
-    """Return a search with two candidates that diverged, one that hung, and one that waits."""
+    """Return a search with two candidates that diverged, one candidate that hung, and one candidate that is waiting."""
     with transaction(engine) as connection:
         spec = parse_spec(tree("flaky"), SIZES)
         search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)

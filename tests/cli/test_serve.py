@@ -1,4 +1,4 @@
-"""`serve` answers with the same JSON as the command line, and refuses requests that it must not answer."""
+"""`serve` answers with the same JSON as the command line, and refuses forbidden requests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PATHS = {tool.name: path_of(tool) for tool in list_tools()}
 
 @pytest.fixture(scope="module", autouse=True)
 def engines() -> Iterator[None]:
-    """Let the requests of this module share their engines, as in a server."""
+    """Make all requests of this module share their engines, as the requests to a server do."""
     with kept_engines():
         yield
 
@@ -285,7 +285,7 @@ def test_loopback_addresses_are_recognised(host: str, loopback: bool) -> None:
 
 @contextmanager
 def running(record: Record, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start the server by its command. Yield the process and the printed URL."""
+    """Start the server with the command `serve`. Yield the process and the URL that it prints."""
     where = ["--home", str(record.settings.home), "--db", record.settings.database_url]
     line = [sys.executable, "-m", "eatnas_cli", *where, "serve", "--port", "0", *options]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

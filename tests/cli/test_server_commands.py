@@ -1,4 +1,4 @@
-"""The command line on a record on a server."""
+"""Commands on a record that is on a database server."""
 
 import json
 import os
@@ -18,7 +18,7 @@ PASSWORD = "hush-hush"
 
 @pytest.fixture
 def on_server(postgres_url, eatnas, home):
-    """Run a command with the URL of the server, which contains a password, in the environment."""
+    """Return a function that runs a command with the server's URL in the environment. The URL contains a password."""
     url = postgres_url.replace("postgres:@", f"postgres:{PASSWORD}@")
     environment = {**os.environ, "EATNAS_DB_URL": url}
 
@@ -52,7 +52,7 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     other = ("--home", str(home.parent / "other"), "run", "tiny")
     refused = on_server(*other, expect=1, more={"EATNAS_HOST": "node/1"})
     assert "another daemon already works on this record as host 'node/1'" in refused
-    on_server("run", "tiny", more={"EATNAS_HOST": "node/1"})  # next to a daemon, the command only watches
+    on_server("run", "tiny", more={"EATNAS_HOST": "node/1"})  # a daemon is running, so this only watches
     on_server("daemon", "stop", more={"EATNAS_HOST": "node/1"})
     assert len(json.loads(on_server("query", "best", "tiny", "--format", "json"))) == 4
     output = "".join(file.read_text(errors="replace") for file in Path(home / "logs").iterdir())

@@ -12,7 +12,7 @@ from eatnas_db.settings import Settings, load_settings
 from support.commands import run_command
 
 MAX_SECONDS = 10
-"""The limit in seconds of processor time.
+"""The limit in seconds of CPU time.
 
 On a quiet machine, linear work takes a second, and quadratic work takes minutes.
 """

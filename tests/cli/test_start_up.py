@@ -25,7 +25,9 @@ TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
 
 
 def loaded_by(home, *arguments):
-    """Return the modules that a command loads. Require that it runs no full garbage collection, which would be slow."""
+    """Return the modules that a command loads. Require that the command runs no full garbage collection, which would be
+    slow.
+    """
     program = (
         "import gc, sys\nfrom eatnas_cli.__main__ import main\n"
         "gc.collect()\ncollections = gc.get_stats()[2]['collections']\n"
@@ -128,7 +130,7 @@ def test_query_loads_nothing_of_commands_that_change_searches(small_home, argume
 
 @pytest.mark.slow
 def test_module_of_each_command_imports_alone():
-    """The process that runs the commands of other tests has imported all modules, which hides a missing import."""
+    """Other tests run commands in a process that has imported all modules, where a missing import goes unnoticed."""
     program = (
         "import sys\nfrom importlib import import_module\n"
         "for module in sys.argv[1:]:\n"

@@ -1,4 +1,4 @@
-"""Tables on terminals of 80 and 120 columns. To draw the stored tables again, delete their file."""
+"""Tables on terminals of 80 and 120 columns. To replace the stored tables with new ones, delete their file."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ CHANGING = [
 
 
 class Terminal(io.StringIO):
-    """A standard output that claims to be a terminal."""
+    """A stdout that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -54,7 +54,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def typed(home, monkeypatch):
-    """Run a command at a terminal of this width and return its output."""
+    """Return a function that runs a command at a terminal of a given width and returns its output."""
 
     def run(command, width):
         monkeypatch.setenv("COLUMNS", str(width))

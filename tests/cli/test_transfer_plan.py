@@ -1,4 +1,4 @@
-"""`transfer --plan`: the start of a planned transfer, and the advice about sources."""
+"""`transfer --plan` shows the first networks of a planned transfer, and the advice about sources."""
 
 import json
 import shlex

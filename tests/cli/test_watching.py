@@ -1,4 +1,4 @@
-"""`run` and `search watch` next to a daemon. The test itself holds the daemon's lock."""
+"""`run` and `search watch` while a daemon is running. The test itself holds the daemon's lock."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ def settings(home):
 
 @pytest.fixture
 def change(settings):
-    """Change the record, as a daemon or another command does."""
+    """Return two functions that change the record, as a daemon or another command does."""
     engine = open_record(settings.database_url)
 
     def wish(wanted):
@@ -43,7 +43,9 @@ def change(settings):
 
 
 def watching(process):
-    """Wait for the first line on stderr and on stdout: the command has noticed the daemon and shown the search once."""
+    """Wait for the first line on stderr and on stdout. The command has then noticed the daemon and shown the search
+    once.
+    """
     return process.stderr.readline(), process.stdout.readline()
 
 

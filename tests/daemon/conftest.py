@@ -12,7 +12,7 @@ from support.searches import FAST_WORKER, create_home, supervise_search
 
 @pytest.fixture(scope="session")
 def fast() -> tuple[str, ...]:
-    """Return the program of a simulated worker with short epochs."""
+    """Return the command of a simulated worker with short epochs."""
     return FAST_WORKER
 
 

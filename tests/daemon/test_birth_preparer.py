@@ -1,4 +1,4 @@
-"""The births that a thread decides for a supervisor."""
+"""A thread decides births for a supervisor."""
 
 import selectors
 from concurrent.futures import Executor, Future
@@ -11,7 +11,7 @@ from eatnas_db.searches.prepared_births import PreparedBirth
 
 
 class Queue(Executor):
-    """Runs submitted calls when the test requests it."""
+    """Runs submitted calls only when the test asks for it."""
 
     def __init__(self):
         self.waiting = []
@@ -40,7 +40,7 @@ def queue():
 
 @pytest.fixture
 def make_preparer(queue):
-    """Return a function that makes a preparer whose births `prepare` decides."""
+    """Return a function that makes a preparer with a given function `prepare`."""
     made = []
 
     def make(prepare):
@@ -65,7 +65,8 @@ def test_wanted_births_are_decided_after_the_transaction(queue, make_preparer):
     queue.run()
     assert (preparer.poll(), preparer.poll()) == (True, False)
     assert preparer.take(1, 8) is birth
-    # The transaction may be rolled back, and the next attempt then requests the same birth again.
+    # A second call returns the same birth, because the transaction may be rolled back and then requests the birth
+    # again.
     assert preparer.take(1, 8) is birth
 
 

@@ -22,9 +22,9 @@ SMALL = {
 }
 PROGRAM = SIMULATED_WORKER
 SHARDS = 4
-"""The number of tests that share all crash points, so that each test stays within its time limit."""
+"""The number of tests among which all crash points are divided, so that each test stays within its time limit."""
 SAMPLED = 4
-"""The number of crash points in the everyday run."""
+"""The number of crash points in a run without slow tests."""
 CHILD = """
 import os, signal, sys
 from sqlalchemy import event
@@ -106,7 +106,9 @@ def expected(fresh, supervise):
 
 
 def supervise_until_killed(*crash_points):
-    """Supervise each home in a process that is killed at a write. Return the outputs of the processes that survive."""
+    """Supervise each home in a process that is killed at a write. Return the outputs of the processes that were not
+    killed.
+    """
     script = CHILD.replace("PROGRAM", repr(PROGRAM))
     arguments = [f"{settings.home}:{number}" for settings, number in crash_points]
     return subprocess.run(
@@ -134,7 +136,8 @@ def assert_same_result(settings, supervise, expected):
 
 
 def test_supervisor_killed_at_sampled_writes_loses_nothing(fresh, supervise, expected, writes):
-    # Leave out the last writes, because the number of writes depends on the speed of the supervisor.
+    # Leave out the last writes: the number of writes depends on the supervisor's speed, so another run may not reach
+    # them.
     numbers = range(3, writes * 3 // 4, writes // SAMPLED)
     crash_points = [(fresh(f"sample-{number}"), number) for number in numbers]
     assert supervise_until_killed(*crash_points) == []
@@ -166,7 +169,7 @@ def test_supervisor_killed_at_every_write_loses_nothing(fresh, supervise, expect
 
 
 def survives(settings, number, supervise, expected):
-    """Kill the worker of candidate 3 at one of its writes. Return whether the worker ended before this write."""
+    """Kill the worker of candidate 3 at its write `number`. Return whether the worker ended before this write."""
     assert supervise(settings, program=(*PROGRAM, "--kill-on", "3", "--kill-at-write", str(number))) == expected
     with read_transaction(open_record(settings.database_url)) as connection:
         query = select(attempt.c.outcome).where(attempt.c.candidate_id == 3).order_by(attempt.c.number)
@@ -186,6 +189,6 @@ def test_worker_killed_at_every_write_loses_nothing(fresh, supervise, expected):
     number = 1
     while not survives(fresh(f"worker-{number}"), number, supervise, expected):
         number += 1
-    # The writes are a phase, the writes of each epoch, and the end. The writes of an epoch are its result, its
-    # progress, and a checkpoint, which is created (two audit events), renamed, synced and reported.
+    # The worker writes a phase, 7 times in each of 2 epochs, and the end. In an epoch, it writes the result and the
+    # progress, and then a checkpoint: it creates the file (two audit events), renames it, syncs it, and reports it.
     assert number - 1 == 1 + 2 * 7 + 1

@@ -63,7 +63,7 @@ def test_training_outside_its_steps_takes_no_share():
         receive(train_in(slots), Phase, phase)
     share_device_time(slots, 4.0, cores=2)
     progress(slots[0], 4.0)
-    # The second training does all its steps before the next call.
+    # The second training does all its steps between two calls.
     receive(slots[1], Phase, "training")
     receive(slots[1], Finished, 0.5, 1.0, "digest", 1.0)
     assert seconds_of(slots) == pytest.approx([4.0, 0.5])
@@ -94,7 +94,7 @@ def test_trainings_share_time_if_threads_exceed_cores(threads, expected):
 
 
 def test_only_lanes_of_one_process_share_its_speed():
-    """Processes on two nodes may have the same pid."""
+    """Processes on two nodes may have the same pid, but do not share their speed."""
     slots = []
     for device in (GPU, GPU, replace(GPU, uuid="GPU-of-another-node")):
         slot = train_in(slots, device)

@@ -1,4 +1,4 @@
-"""Full disks: training waits with a clear message, continues when there is space, and damages no file.
+"""When a disk is full, training waits with a clear message, continues when there is space, and damages no file.
 
 If this machine permits mounts, the tests use small disks. Otherwise, they limit the size of files.
 """
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05)
 PACED = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
-"""The seconds that a disk stays full after the supervisor has reported the problem."""
+"""The time in seconds for which a disk stays full after the supervisor has reported the problem."""
 SECONDS = 200
 SUPERVISE = """
 import sys
@@ -216,7 +216,7 @@ def test_supervisor_over_file_size_limit_waits(tmp_path, home, supervise, expect
         assert process.stdout is not None
         output = process.stdout.readline()
         limit(process.pid, None)
-        # Workers that were started meanwhile have inherited the limit.
+        # Workers that were started while the limit was set have inherited it.
         for worker in psutil.Process(process.pid).children():
             limit(worker.pid, None)
         assert process.stdout.read() == "None\n"

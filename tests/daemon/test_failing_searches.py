@@ -39,7 +39,7 @@ def test_equal_failures_in_a_row_pause_a_search(tmp_path, home, supervise, fast)
     with transaction(open_record(settings.database_url)) as connection:
         set_desired_state(connection, "s", DesiredState.RUN, 0.0)
     assert record_of(settings).status == "running"
-    # The failures from before the pause do not count again.
+    # Failures before the pause no longer count.
     supervise(settings, program=program, timeouts=QUICK)
     assert record_of(settings).settled >= row.settled + 4
     with read_transaction(open_record(settings.database_url)) as connection:

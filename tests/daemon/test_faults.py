@@ -29,7 +29,7 @@ from support.simulated_worker import SIMULATED_WORKER
 from support.slots import candidate_of, is_training, progress_of, running_pid
 
 SLOW = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
-"""A program so slow that even a supervisor on a busy machine sees its first epochs."""
+"""A simulated worker so slow that even a supervisor on a busy machine sees its first epochs."""
 QUICK = Timeouts(tick=0.02, database=0.1, silence=3.0, stop=3.0, restart=0.05, checkpoint_cleanup=0.0)
 
 
@@ -84,7 +84,7 @@ def test_candidate_that_always_fails_does_not_stop_the_search(tmp_path, home, su
     wall = lambda: time.time() * 1000  # makes the back-off a thousand times shorter  # noqa: E731
     supervise(settings, program=(*fast, "--fail-on", "9"), timeouts=QUICK, wall=wall)
     tried = outcomes(settings, 9)
-    # The first attempt made progress and therefore does not count.
+    # Four attempts are made: the first one does not count, because it made progress.
     assert tried == [("failed", "exception")] * 4
     (state,) = fetch_rows(settings, select(candidate.c.state).where(candidate.c.id == 9))
     assert state.state == "failed"
@@ -328,7 +328,7 @@ def drain_during_training(settings, supervise):
     stopped = []
 
     def stop(supervisor):
-        # Stop only once: a second call kills the workers, after which files of other candidates may also lack a row.
+        # Stop only once. A second call kills the workers, and files of other candidates may then also lack a row.
         if not stopped and any(candidate_of(slot) == 7 and progress_of(slot) for slot in supervisor.slots):
             stopped.append(True)
             supervisor.stop()
@@ -378,7 +378,7 @@ def test_unneeded_checkpoints_are_removed(tmp_path, home, supervise):
     with read_transaction(open_record(settings.database_url)) as connection:
         best = get_best(connection, get_search(connection, "s").id)
     assert {int(name.split("-")[0][1:]) for name in files} >= living | {best.id}
-    # Other candidates may still become the parent of a later birth.
+    # All other candidates may still become parents of later births, so their checkpoints are kept.
     assert len(files) <= 2 * (6 + 5 + 1)
     known = {Path(row.path).name for row in fetch_rows(settings, select(checkpoint.c.path))}
     assert files == known

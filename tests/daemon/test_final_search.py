@@ -1,4 +1,4 @@
-"""Final models: a training that is killed and resumed gives the same scores."""
+"""A training of a final model that is killed and resumed gives the same scores."""
 
 import os
 import shutil
@@ -80,7 +80,7 @@ def test_killed_final_training_has_the_same_results(tmp_path, home, supervise, f
     calm, storm = searched_twice(tmp_path, home, supervise, fast)
     calm, outcomes = train_final_models(calm, supervise, 1, fast)
     assert outcomes == ["scored", "scored"]
-    # The search itself has the candidates 1 to 24.
+    # Candidates 1 to 24 belong to the search itself, so 25 is the first final model.
     stormy = train_final_models(storm, supervise, 2, (*fast, "--crash-on", "25"))
     assert stormy == (calm, ["lost", "scored", "scored"])
 

@@ -1,4 +1,4 @@
-"""The space of a package hangs in a running daemon, and only the search with this space waits."""
+"""If the space of a package hangs in a running daemon, only the search with this space waits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ QUICK = Timeouts(tick=0.02, database=0.05, restart=0.0, max_restart=0.0)
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """A function that installs a package with the space `stuck`, and returns the file that makes the space hang."""
+    """Return a function that installs a package with the space `stuck` and returns the file that makes it hang."""
     packages: list[str] = []
 
     def install(package: str) -> Path:
@@ -64,7 +64,7 @@ def install(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("births", ["mutation", "guided"])  # guided births are decided in a thread
 def test_daemon_sets_a_search_with_a_hanging_space_aside(tmp_path, home, supervise, install, births):
-    switch = install(f"stuck_{births}")  # this process caches the spaces of packages
+    switch = install(f"stuck_{births}")  # use a new name, because this process caches the spaces of packages
     settings = home(tmp_path / "home", budget__candidates=CANDIDATES)
     engine = open_record(settings.database_url)
     with transaction(engine) as connection:

@@ -1,4 +1,4 @@
-"""The hook command: each event is delivered, in time, and a failing command does no harm."""
+"""The hook command gets each event in time, and a failing command does no harm."""
 
 import json
 import logging
@@ -110,7 +110,7 @@ def test_events_after_a_restored_backup_are_delivered(settings, engine, new_noti
         notifier.deliver()
     with transaction(engine) as connection:
         connection.execute(delete(event).where(event.c.id > backed_up))
-    # New events get the ids of the lost events.
+    # After the restore, new events get the ids of the lost events.
     record_event(engine, "failed", candidate=2, at=200.0, failure="hang", message="silent")
     new_notifier(collection_seconds=0.0).deliver()
     assert [payload["candidate"] for payload in payloads(settings)] == [1, 1, 1, 2]
@@ -119,7 +119,7 @@ def test_events_after_a_restored_backup_are_delivered(settings, engine, new_noti
 def test_command_receives_events_as_json_and_environment(settings, engine, new_notifier):
     notifier = new_notifier(collection_seconds=0.0)
     notifier.deliver()
-    assert calls(settings) == []  # events from before the first start are not delivered
+    assert calls(settings) == []  # events before the first start are not delivered
     desire(engine, DesiredState.PAUSED)
     notifier.deliver()
     desire(engine, DesiredState.RUN)
@@ -209,7 +209,7 @@ def test_events_after_the_watermark_are_kept_one_by_one(settings, engine, new_no
     notifier.deliver()
     with read_transaction(engine) as connection:
         state = DeliveryState.read(settings.home / "hooks.json", get_record_uuid(connection))
-    # On a server, an event with a smaller id may become visible later.
+    # Do not advance to the last id, because on a server an event with a smaller id may become visible later.
     assert state.delivered_until < min(state.delivered)
 
 

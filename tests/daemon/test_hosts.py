@@ -1,4 +1,4 @@
-"""Several hosts on one PostgreSQL server: hosts and connections fail, and the search stays the same."""
+"""Several hosts share one PostgreSQL server. Hosts and connections fail, and the search's history stays the same."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def hosts(tmp_path):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """Return the fingerprint of the search on SQLite with one slot and without faults."""
+    """Return the fingerprint of the search when it runs on SQLite with one slot and without faults."""
     folder = tmp_path_factory.mktemp("calm")
     settings = Settings(folder, f"sqlite:///{folder / 'eatnas.db'}")
     engine = make_search(settings.database_url)
@@ -141,7 +141,7 @@ def assert_nothing_lost_or_doubled(engine):
 
 def test_two_hosts_reproduce_the_history_of_one_slot(url, hosts, expected):
     engine = make_search(url)
-    # The first host trains so slowly that the second one always gets candidates, however late it starts.
+    # The first host trains so slowly that the second host gets candidates, however late it starts.
     both = [hosts(url, "a", 1.0), hosts(url, "b")]
     for process in both:
         assert process.wait(WAIT_SECONDS) == 0
@@ -227,7 +227,7 @@ def test_lost_connections_change_nothing(url, tmp_path, expected):
         count["statements"] += 1
         if count["statements"] == count["next"]:
             cut(connection)
-            # Fail less and less often, because otherwise no transaction with many statements could succeed.
+            # Fail less and less often. Otherwise, no transaction with many statements could succeed.
             count["next"] += 23 + 7 * count["lost"]
 
     def commit(connection):
@@ -247,7 +247,7 @@ def test_lost_connections_change_nothing(url, tmp_path, expected):
     event.remove(engine, "before_cursor_execute", execute)
     event.remove(engine, "commit", commit)
     assert count["lost"] > 20
-    engine = open_record(url)  # the last connection may also be lost
+    engine = open_record(url)  # open it again, because the last connection may be lost too
     assert fingerprint(engine) == expected
     assert_nothing_lost_or_doubled(engine)
 

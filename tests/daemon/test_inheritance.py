@@ -34,7 +34,7 @@ def candidates(settings):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, home, supervise):
-    """Return the settings of a home whose search one worker has finished, and the fingerprint."""
+    """Return the settings of a home whose search one worker has finished, and the fingerprint of the search."""
 
     def make(folder):
         settings = home(folder / "home", **INHERITING)
@@ -66,7 +66,7 @@ def test_damaged_parent_is_retrained_before_its_child(tmp_path, home, supervise,
     damaged = set()
 
     def damage(supervisor):
-        # Damage the checkpoints of all older candidates while one trains.
+        # While candidate 8 trains, damage the checkpoints of all candidates up to it.
         for slot in supervisor.slots:
             if progress_of(slot) and slot.training.assignment.leased.birth == 8 and not damaged:
                 for file in storm.artifacts.glob("checkpoints/*/c[1-8]-*"):

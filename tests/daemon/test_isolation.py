@@ -109,7 +109,7 @@ class Stage:
             os.write(self.launcher.output, content if isinstance(content, bytes) else encode(content))
 
     def start_training(self):
-        """Give a worker its first assignment, and return the fields of a message that name the attempt."""
+        """Give a worker its first assignment. Return the fields that name the attempt in its messages."""
         while self.slot.training is None:
             if self.slot.worker is None or self.slot.worker.ended:
                 self.tick()
@@ -254,7 +254,7 @@ REPORTS = (
 
 @st.composite
 def reports(draw):
-    """Return a report about the current training with valid or arbitrary values, as bytes."""
+    """Return a report about the current training, with valid or arbitrary values, encoded as bytes."""
     kind = draw(st.sampled_from(REPORTS))
     values = {}
     for field in fields(kind):
@@ -268,7 +268,7 @@ def reports(draw):
 
 
 def check_hostile_reports(stage, sent, tail):
-    """Send reports, then require that the supervisor works and that another worker can train."""
+    """Send reports. Then require that the supervisor still works and that another worker can train."""
     token = stage.start_training()
     for name, values in sent:
         filled = {key: token.get(value, value) if isinstance(value, str) else value for key, value in values.items()}

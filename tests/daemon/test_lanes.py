@@ -1,4 +1,4 @@
-"""Lanes: several trainings of one process, each of which looks like a worker to the supervisor."""
+"""Lanes: several trainings share a process, and each of them looks like a worker to the supervisor."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ QUICK = Timeouts(tick=0.02, database=0.1, silence=2.0, stop=3.0, restart=0.05)
 
 
 def supervise_lanes(settings, program=FAST_WORKER, *, slots=LANES, on_tick=lambda _: None, **options):
-    """Supervise the search with one process for all slots; return the search's fingerprint."""
+    """Supervise the search with one process for all slots, and return the search's fingerprint."""
     engine = open_record(settings.database_url)
     launcher = LaneLauncher(Launcher(settings.logs, program), LANES, on_processor=True)
     Supervisor(engine, settings, launcher, slots=slots, host_name="here", only="s", **options).run(on_tick)
@@ -60,7 +60,9 @@ def test_lanes_share_a_process_and_give_the_same_history(tmp_path):
 
 
 def test_crash_counts_only_against_the_candidate_whose_turn_it_is(tmp_path):
-    """A crash counts against the candidate whose turn it was; the others start again as after a lost worker."""
+    """A crash counts against the candidate whose turn it was. The other candidates start again, as after the loss of a
+    worker.
+    """
     settings = create_home(tmp_path / "crash")
     fingerprint = supervise_lanes(settings, (*FAST_WORKER, "--segfault-on", "3"), timeouts=QUICK)
     assert blamed_candidates(settings) == {3: "signal"}
@@ -74,7 +76,7 @@ def test_lanes_without_a_gpu_are_refused(tmp_path):
 
 
 def test_search_by_a_program_is_set_aside(tmp_path):
-    """A program occupies its process until the program ends, so the other lanes could not stop before."""
+    """A program occupies its process until it ends, so the other lanes could not stop earlier."""
     settings = create_home(tmp_path / "home")
     engine, holds = open_record(settings.database_url), []
     with transaction(engine) as connection:
@@ -103,7 +105,7 @@ time.sleep(600)
 
 
 def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
-    """A lane may hang after its last training, when the supervisor no longer waits for its reports."""
+    """A lane may hang after its last training, when the supervisor is no longer waiting for its reports."""
     launcher, timeouts = LaneLauncher(Launcher(tmp_path, ("-c", BLOCKED)), 2, on_processor=True), Timeouts()
     with DefaultSelector() as selector:
         pool = WorkerPool(launcher, NO_GPUS, selector, timeouts, cpu_slots=2, now=0.0, cores=1)
@@ -130,7 +132,7 @@ def test_lane_without_a_training_cannot_block_the_others_for_ever(tmp_path):
 
 
 def test_turns_need_no_disk():
-    """Trainings continue while a disk is full, so the turn must not be stored on a disk."""
+    """The turn must not be stored on a disk, because trainings continue while the disk is full."""
     turn_fd = create_turn_file()
     try:
         assert Path(f"/proc/self/fd/{turn_fd}").readlink().name.startswith("memfd:turn")
@@ -148,7 +150,7 @@ def test_lane_that_ends_the_process_is_blamed_alone(tmp_path, option, failure):
 
 @pytest.mark.slow
 def test_one_lane_stops_without_the_others(tmp_path):
-    """A lane that is replaced leaves the process to the other lanes, and no attempt of its candidate has failed."""
+    """Replacing a lane leaves the process to the other lanes, and does not fail the attempt of the lane's candidate."""
     settings = create_home(tmp_path / "stop")
     process = []
 
@@ -167,7 +169,7 @@ def test_one_lane_stops_without_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_lanes_give_the_same_bits_as_separate_trainings(tmp_path):
-    """Train real candidates in turn, and require the same bits as for each training alone."""
+    """Train real candidates in turn. Their scores must have the same bits as after separate trainings."""
     changes = {"training__batch_size": 64, "budget__candidates": 6, "evolution__population": 4}
     changes |= {"data__train_images": 256, "evolution__tournament": 2, "evolution__lag": 3, "training__epochs": 2}
     settings = create_home(tmp_path / "lanes", **changes)

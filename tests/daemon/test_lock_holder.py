@@ -1,4 +1,4 @@
-"""Only the process that holds a lock is ever signalled."""
+"""Signals are sent only to the process that holds the lock."""
 
 import signal
 import subprocess

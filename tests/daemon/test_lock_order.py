@@ -59,7 +59,7 @@ def supervise(url, folder, name, over, conflicts):
 
 
 def statements_in_deadlocks(log):
-    """Return the statements that waited for each other, from the log of a server."""
+    """Return, from the log of a server, the statements that waited for each other."""
     return re.findall(r"^\tProcess \d+: (.*)", log, re.MULTILINE)
 
 

@@ -161,7 +161,7 @@ def test_follower_does_not_change_a_search(tmp_path, supervise, killed_at):
 
 
 class RejectingHandler(BaseHTTPRequestHandler):
-    """Refuses every request after `seconds`, and remembers its credentials."""
+    """Refuses every request after waiting for `seconds`, and remembers the credentials of the request."""
 
     seconds = 0.0
     credentials: ClassVar[list[str | None]] = []
@@ -198,7 +198,7 @@ def credentials(monkeypatch):
 
 @contextmanager
 def started_follower(settings, uri):
-    """Yield the follower of a daemon and its process, which is killed at the end."""
+    """Yield the follower of a daemon and the process of the follower, which is killed at the end."""
     follower = make_follower(settings.database_url, uri, settings.logs / "mlflow.log")
     follower.start()
     process = psutil.Process(follower.pid)
@@ -210,7 +210,7 @@ def started_follower(settings, uri):
 
 
 def assert_search_is_unaffected(settings, supervise, undisturbed, follower):
-    """Run the search next to a follower that cannot write."""
+    """Run the search while a follower runs that cannot write. Require an unchanged fingerprint."""
     assert supervise(settings, 2, on_tick=lambda _: follower.restart_if_dead()) == undisturbed
     follower.stop()
 

@@ -20,7 +20,7 @@ def engine(tmp_path):
 
 
 def kill_while_writing(file, journal_mode):
-    """Leave a database of 1,000 rows like a writer that was killed in its second transaction."""
+    """Leave behind a database of 1,000 rows, as a writer does that is killed in its second transaction."""
     program = """
 import os, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -1,4 +1,4 @@
-"""The MLflow store shows the content of the record, and each run once."""
+"""The MLflow store shows the content of the record, and contains each run only once."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def uri(tmp_path, tmp_path_factory):
 
 
 class CountingClient:
-    """MLflow's client, with the names of the methods that were called."""
+    """MLflow's client, which also remembers the names of the methods that were called."""
 
     def __init__(self, client):
         self.client, self.calls, self.tracking_uri = client, [], client.tracking_uri
@@ -108,7 +108,7 @@ def test_each_change_costs_only_its_own_requests(engine, uri, tmp_path):
     token = train_four(engine)
     client = CountingClient(connect(uri))
     mlflow_sync = MlflowSync(engine, client)
-    with hold_daemon_lock(tmp_path / "eatnas.db.lock"):  # as a supervisor does
+    with hold_daemon_lock(tmp_path / "eatnas.db.lock"):  # imitates a supervisor
         assert mlflow_sync.sync_changes() == 4
         client.take_calls()
         assert (mlflow_sync.sync_changes(), client.take_calls()) == (0, [])
@@ -125,7 +125,7 @@ def test_each_change_costs_only_its_own_requests(engine, uri, tmp_path):
         with transaction(engine) as connection:
             failed = select(candidate.c.id).where(candidate.c.state == CandidateState.FAILED)
             retry_candidates(connection, [connection.execute(failed).scalar_one()], 5000.0)
-        # The search that retries gets its own experiment and run.
+        # The search with the retries gets its own experiment and run.
         assert mlflow_sync.sync_changes() == 0
         assert client.take_calls().count("create_run") == 1
         assert (mlflow_sync.sync_changes(), client.take_calls()) == (0, [])
@@ -254,7 +254,7 @@ def test_equal_search_names_of_two_records_get_separate_experiments(engine, uri,
 
 @pytest.mark.slow
 def test_new_search_adopts_no_runs_of_a_deleted_one(engine, uri):
-    mlflow_sync = MlflowSync(engine, connect(uri))  # like a follower that continues to run
+    mlflow_sync = MlflowSync(engine, connect(uri))  # imitates a follower that keeps running
     train_four(engine)
     mlflow_sync.sync_changes()
     (old,) = list_experiment_ids(engine, uri).values()

@@ -1,4 +1,4 @@
-"""A search that learns from another search has the same history on any number of slots."""
+"""A search that learns from another search has the same history for any number of slots."""
 
 import pytest
 from sqlalchemy import func, select

@@ -1,4 +1,4 @@
-"""The example package with an operator and a space: its searches survive kills, and queries need no package."""
+"""The example package with an operator and a space: its searches survive kills, and queries do not need the package."""
 
 from __future__ import annotations
 

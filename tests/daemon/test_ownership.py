@@ -1,4 +1,4 @@
-"""One daemon owns a record under all names of the record's file, and only while the file exists."""
+"""One daemon owns a record, under all names of the record's file and only while the file exists."""
 
 import os
 import shutil

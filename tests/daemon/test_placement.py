@@ -57,7 +57,7 @@ def other_process():
 
 @pytest.fixture
 def gpus(tmp_path):
-    """Return a function that creates fake GPUs and the scheduler of a daemon that uses them."""
+    """Return a function that creates fake GPUs, and the scheduler of a daemon that uses these GPUs."""
     schedulers = []
 
     def make(*cards, device_options=None, scheduler_type=GpuScheduler, **options):
@@ -156,7 +156,7 @@ def test_worker_yields_its_gpu_within_an_epoch(tmp_path, home, supervise, gpus, 
 def test_search_continues_on_the_other_gpu_after_yielding(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "shared")
     library, scheduler = gpus()
-    # The second GPU trains nothing before the first one is taken: otherwise it could do the whole search alone.
+    # The second GPU trains nothing before the first GPU is taken. Otherwise, it could do the whole search alone.
     library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def start_other_process(supervisor):
@@ -236,7 +236,7 @@ def test_paused_cpu_is_left(tmp_path, home, supervise):
 def test_broken_gpu_is_left_and_the_search_continues(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "broken")
     library, scheduler = gpus()
-    # The second GPU trains nothing before the first one breaks: otherwise it could do the whole search alone.
+    # The second GPU trains nothing before the first GPU breaks. Otherwise, it could do the whole search alone.
     library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def break_gpu(supervisor):
@@ -272,7 +272,7 @@ def test_hanging_driver_does_not_block_a_tick(tmp_path, home, supervise, gpus):
 
 def test_worker_on_the_wrong_gpu_is_killed(tmp_path, home, supervise, gpus):
     first, second = FakeGpu(GPUS[0]), FakeGpu(GPUS[1], shown_as=GPUS[0])
-    # Workers for the first GPU run on the second one.
+    # Workers that are meant for the first GPU run on the second GPU.
     first.shown_as = "GPU-none"
     _, scheduler = gpus(first, second)
 
@@ -551,7 +551,7 @@ def test_gpu_is_excluded_longer_after_each_series_of_failures(gpus):
 
 
 class Storm:
-    """Causes faults on random GPUs; each fault lasts for some ticks."""
+    """Causes faults on random GPUs. Each fault lasts for several ticks."""
 
     def __init__(self, library, engine, other_pid, seed):
         self.library, self.engine, self.pid, self.seed = library, engine, other_pid, seed
@@ -592,7 +592,7 @@ class Storm:
         return (lambda: None) if workers else None
 
     def pauses(self, gpu):
-        # A GPU has no row in the database before its first worker starts.
+        # Pausing fails before the first worker of the GPU starts, because the database has no row for the GPU yet.
         return (lambda: self._pause(gpu, None)) if self._pause(gpu, 1.0) else None
 
     def _pause(self, gpu, at):

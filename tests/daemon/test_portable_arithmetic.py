@@ -1,4 +1,4 @@
-"""Native and portable searches: each candidate is trained by a worker with the arithmetic of the recipe."""
+"""In native and portable searches, each candidate is trained by a worker with the arithmetic of its recipe."""
 
 import os
 
@@ -86,7 +86,7 @@ def test_each_search_gets_workers_of_its_arithmetic(tmp_path, home, slots, first
     assert replaced in endings
     if slots == 1:
         assert (endings.count(replaced), len(endings)) == (1, 2)
-    # While one of several slots trains, another one may serve both searches in turn.
+    # While one slot trains, another slot may serve both searches in turn, which takes some replacements of workers.
     assert len(endings) < 8
 
 

@@ -1,4 +1,4 @@
-"""Searches whose candidates a user's own program trains, in real worker processes."""
+"""A user's own program trains the candidates of searches, in real worker processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SPEC = {
 
 @pytest.fixture
 def site(tmp_path, monkeypatch) -> Path:
-    """A folder of installed packages with the program."""
+    """Return a folder of installed packages that contains the program."""
     install_package(tmp_path / "site", "words_program", SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
@@ -127,7 +127,8 @@ def test_search_waits_until_the_recorded_program_is_back(tmp_path, site):
 
 @pytest.mark.slow
 def test_worker_is_replaced_after_a_program_leaves_a_thread(tmp_path, site):
-    # The interpreter would wait for this thread, so the supervisor would wait a minute for the worker.
+    # At its exit, an interpreter waits for this thread. The worker must exit anyway, or the supervisor would wait a
+    # minute.
     start = "    __import__('threading').Thread(target=__import__('time').sleep, args=(10**6,), name='own').start()\n"
     install_package(site, "leaving_program", SOURCE.replace("    state = report", f"{start}    state = report"))
     training = {**SPEC["training"], "program": "leaving_program:train"}

@@ -1,4 +1,6 @@
-"""Final models on several devices of a daemon: the slots that they use, and equal scores after every interruption."""
+"""Final models that train on several devices of a daemon: the slots that they use, and equal scores after every
+interruption.
+"""
 
 import os
 import shutil
@@ -62,7 +64,7 @@ QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05, checkpoint_cleanup=0.0, 
 
 
 def slot_on(devices=0, *, on_gpu=False, staffed=True):
-    """Return a slot whose worker trains on this number of devices, or is idle if the number is 0."""
+    """Return a slot whose worker trains on `devices` devices, or is idle if `devices` is 0."""
     message = SimpleNamespace(training={"devices": devices} if devices > 1 else {})
     training = SimpleNamespace(assignment=SimpleNamespace(message=message)) if devices else None
     worker = SimpleNamespace(training=training) if staffed else None
@@ -95,7 +97,7 @@ def start_daemon(settings, name):
 
 
 def rank_of(daemon):
-    """Return the process of rank 1 in the training that a daemon runs, and the worker that started this process."""
+    """Return the process of rank 1 in a daemon's training, and the worker that started this process."""
     for process in psutil.Process(daemon.pid).children(recursive=True):
         with suppress(psutil.Error):
             if "eatnas_training.rank" in process.cmdline():
@@ -104,7 +106,9 @@ def rank_of(daemon):
 
 
 def train(settings, name, victim=None):
-    """Train final models on two slots; kill the daemon, the worker or the rank once, after the first checkpoint."""
+    """Train final models on two slots. Kill the victim (the daemon, the worker or the rank) once, after the first
+    checkpoint.
+    """
     with read_transaction(open_record(settings.database_url)) as connection:
         folder = settings.artifacts / checkpoint_folder(get_search(connection, name).id)
     daemon = start_daemon(settings, name)

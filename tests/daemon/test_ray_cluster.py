@@ -19,7 +19,7 @@ from support.simulated_worker import SIMULATED_WORKER
 from support.waiting import eventually
 
 pytest.importorskip("ray", reason="ray is not installed; `pip install 'eatnas-db[ray]'`")
-# Ray starts some ten processes for each node, which takes minutes on a busy machine.
+# Ray starts about ten processes for each node, which takes minutes on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROGRAM = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1", "--scramble")
 

@@ -78,7 +78,7 @@ def test_a_burst_larger_than_the_pipes_arrives_whole(tmp_path):
         assert remote.loss_reason is None
         thread.join()
         assert actor.killed
-    assert psutil.Process().num_fds() <= open_before  # Files that earlier tests have left open may be closed meanwhile.
+    assert psutil.Process().num_fds() <= open_before  # fewer are open if files of earlier tests were closed meanwhile
 
 
 class PendingWorker:

@@ -102,7 +102,7 @@ def test_a_stopped_worker_dies_with_its_actor(tmp_path):
     )
     assert actor.stdout is not None
     pid = int(actor.stdout.readline())
-    eventually(started.exists)  # before the program runs, its process asks the kernel for a signal at its parent's end
+    eventually(started.exists)  # by now, the process has asked the kernel for a signal at its parent's end
     os.kill(pid, signal.SIGSTOP)
     actor.kill()
     actor.communicate()

@@ -1,4 +1,4 @@
-"""Searches with rungs and simulated workers: which candidates continue depends on the seed only."""
+"""In searches with rungs and simulated workers, the candidates that continue depend only on the seed."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Whole searches with simulated workers: their history depends on the seed only."""
+"""Whole searches with simulated workers. Their history depends only on the seed."""
 
 import os
 import signal

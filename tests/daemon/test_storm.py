@@ -32,7 +32,7 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
 
 
 def run_storm(out, *arguments):
-    """Run the benchmark. Return its lines about faults and about rounds."""
+    """Run the benchmark. Return its output lines about faults and its output lines about rounds."""
     command = [sys.executable, str(CHAOS), "--seconds-per-epoch", "0.15", "--out", str(out), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -48,7 +48,7 @@ def test_history_survives_a_short_storm_of_faults(tmp_path):
     assert {kind: hit.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 2)
     assert {(row["lost"], row["doubled"], row["differing"]) for row in rounds} == {(0, 0, 0)}
 
-    # A second run has no fault left to cause.
+    # A second run causes no fault, because each kind has already occurred twice.
     again, _ = run_storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
     assert again == faults
 

@@ -1,4 +1,4 @@
-"""Searches on a table of trained networks, through the whole system."""
+"""Whole searches whose scores come from a table of trained networks."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "tables" / "through_record.
 
 
 def write_table(file, levels, missing=0, **columns):
-    """Write a table with random scores of three seeds, but without `missing` of the codes."""
+    """Write a table with random scores for three seeds. Leave out `missing` of the codes."""
     draws = np.random.default_rng(1)
     codes = np.array(list(product(*map(range, levels))))
     codes = codes[np.sort(draws.permutation(len(codes))[missing:])]

@@ -1,4 +1,4 @@
-"""A package with a training function: its search is killed, resumed and transferred, and the package is removed."""
+"""A search with the training function of a package is killed, resumed and transferred, and the package is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Databases that neither answer nor cancel statements: the daemon waits, and can always be stopped."""
+"""While a database neither answers nor cancels statements, the daemon waits, and can always be stopped."""
 
 import os
 import signal

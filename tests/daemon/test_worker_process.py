@@ -10,7 +10,7 @@ from eatnas_protocol.messages import Exit, Heartbeat
 
 
 class UnkillableProcess:
-    """A fake of a process that SIGKILL does not end because a driver blocks it. A test cannot create such a process."""
+    """A fake process that SIGKILL does not end, as if a driver blocked it. A test cannot create such a process."""
 
     pid = 2**22 + 1
 

@@ -12,7 +12,7 @@ from support.fake_nvml import FakeNvml
 
 @pytest.fixture
 def start_process():
-    """Return a function that starts real processes that wait for input. After the test, they are killed."""
+    """Return a function that starts real processes, which wait for input. They are killed after the test."""
     processes = []
 
     def start(*command):

@@ -220,7 +220,7 @@ def test_machine_has_a_slot_per_usable_gpu_or_per_core():
     gpus, cpu = devices[:-1], devices[-1]
     assert count_slots(devices, {}) == len(gpus)
     assert count_slots([cpu], {}) == cpu.cores
-    # A GPU in use becomes free again.
+    # A GPU in use counts, because it becomes free again.
     busy = [replace(one, processes=(GpuProcess(1, "compute", identity=ProcessIdentity("alice")),)) for one in gpus]
     assert count_slots([*busy, cpu], {}) == len(gpus)
     assert count_slots([replace(gpus[0], mig_enabled=True), *gpus[1:], cpu], {}) == len(gpus) - 1

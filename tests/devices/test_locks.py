@@ -1,4 +1,4 @@
-"""The lock files of devices, between real processes."""
+"""Lock files of devices that real processes compete for."""
 
 import os
 import signal
@@ -30,9 +30,8 @@ sys.stdin.read()
 
 @pytest.fixture
 def start_locking(tmp_path, start_process):
-    """Return a function that starts a process that locks the device.
-
-    The function returns the process and its first line of output.
+    """Return a function that starts a process which locks the device. The function returns the process and its first
+    line of output.
     """
 
     def start():

@@ -1,4 +1,4 @@
-"""The options of the command line and CUDA_VISIBLE_DEVICES."""
+"""The options about devices, and CUDA_VISIBLE_DEVICES."""
 
 import re
 from dataclasses import replace

@@ -110,7 +110,7 @@ def test_process_is_identified_by_owner_and_program(start_process):
 def test_worker_of_another_daemon_is_recognised(start_process):
     program = "import sys; print(flush=True); sys.stdin.read()"
     worker = start_process(sys.executable, "-c", program, "eatnas_training.worker")
-    worker.stdout.readline()  # before its first line, the process may not have started its program yet
+    worker.stdout.readline()  # its first line shows that the process has started its program
     assert identify_process(worker.pid).is_eatnas_worker
 
 

@@ -23,7 +23,7 @@ from support.fake_nvml import GIB, FakeGpu, FakeNvml
 
 
 def yields_to(*others, policy=SharingPolicy.YIELD):
-    """Return whether our worker, started at 100.0, leaves the device to these processes."""
+    """Return whether our worker, which started at 100.0, leaves the device to these processes."""
     worker = gpu_process(1, "me", started_at=100.0, is_eatnas_worker=True)
     device = gpu(free_bytes=16 * GIB, processes=(worker, *others))
     return should_yield(policy, device, check_availability(device, DeviceOptions(), {1}), {1})
@@ -68,7 +68,7 @@ def test_backoff_doubles_up_to_a_limit_and_is_random():
 
 @pytest.mark.parametrize("seed", range(50))
 def test_two_daemons_stop_evicting_each_other(seed):
-    """Each daemon notices the other's worker only after some seconds, by its memory. Then both workers leave."""
+    """Each daemon notices the other daemon's worker only after some seconds, by its memory. Then both workers leave."""
     notice_seconds = 5.0
     rngs = [KeyedRng(seed, "yield", number) for number in (1, 2)]
     counts, starts = [0, 0], [0.0, 0.0]
@@ -82,7 +82,9 @@ def test_two_daemons_stop_evicting_each_other(seed):
 
 @pytest.fixture
 def new_sharing(tmp_path):
-    """Return the `DeviceSharing` of a daemon over fake GPUs, together with the GPUs and the clock."""
+    """Return a function that creates a daemon's `DeviceSharing` of fake GPUs, and returns it with the GPUs and the
+    clock.
+    """
     made = []
 
     def make(*gpus, **options):

@@ -1,4 +1,4 @@
-"""The environment variables that decide the bits of a worker are fixed, removed or recorded."""
+"""Environment variables that change the bits of a worker's results are fixed, removed or recorded."""
 
 import pytest
 

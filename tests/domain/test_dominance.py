@@ -22,7 +22,7 @@ NUMBERS = st.one_of(st.integers(0, 6).map(float), st.floats(-1e6, 1e6, allow_sub
 
 
 def vectors(minimum=1):
-    """Return lists of vectors with two to four objectives. Many of the vectors share values."""
+    """Return a strategy for lists of vectors with two to four objectives. Many of the vectors share values."""
     return st.integers(2, 4).flatmap(lambda size: st.lists(st.tuples(*[NUMBERS] * size), min_size=minimum, max_size=14))
 
 
@@ -56,12 +56,12 @@ def test_front_can_be_extended_by_later_vectors(points, data):
 @given(vectors(3))
 @settings(max_examples=40)
 def test_ranks_and_crowding_agree_with_pymoo(points):
-    points = list(dict.fromkeys(points))  # pymoo computes distances for copies, too
+    points = list(dict.fromkeys(points))  # without copies, for which pymoo also computes distances
     losses = -numpy.array(points)
     fronts = [sorted(map(int, front)) for front in NonDominatedSorting().do(losses)]
     assert fronts == sort_into_fronts(points)
     for front in fronts:
-        if len(front) > 2:  # pymoo gives a single point no distance here
+        if len(front) > 2:  # pymoo computes no comparable distances for fewer points
             distances = crowding_distances([points[place] for place in front])
             assert numpy.allclose(calc_crowding_distance(losses[front]), distances, rtol=1e-6)
 

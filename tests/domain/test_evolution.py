@@ -166,7 +166,7 @@ def test_target_rewards_cheap_networks(mult_adds, better):
 
 def test_quality_is_flat_after_enough_steps_without_a_rise():
     plateau, ends = None, []
-    # A slow rise in steps smaller than the threshold, then no rise at all.
+    # Quality first rises in steps smaller than the threshold, and then does not rise at all.
     for step, quality in enumerate([0.5, 0.506, 0.512, None, 0.509, 0.518, *[0.52] * 20], start=4):
         plateau = update_plateau(plateau, step, quality, 0.01)
         ends.append(is_flat(plateau, step, population=4, flat_steps=5))

@@ -116,7 +116,7 @@ def test_evolution_must_fit_several_objectives(evolution, words):
 
 
 def test_front_and_crowding_decide_and_ties_go_to_the_older():
-    # Members 1 and 4 are equal, 3 is dominated, 5 lies in the most crowded place.
+    # Members 1 and 4 are equal, member 3 is dominated, and member 5 lies in the most crowded place.
     members = population((0.9, -90.0), (0.1, -10.0), (0.5, -50.0), (0.4, -60.0), (0.1, -10.0), (0.45, -45.0))
     assert [member.birth for member in rank(members)] == [0, 1, 2, 5, 4, 3]
     assert select_removed(members, 5, "worst", seed=1, step=6).birth == 3

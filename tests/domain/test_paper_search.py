@@ -1,4 +1,4 @@
-"""The duration of the paper's search on a device."""
+"""The estimated duration of the paper's search on a device."""
 
 import pytest
 

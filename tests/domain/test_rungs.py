@@ -1,4 +1,4 @@
-"""The rule of promotion, and the order of candidates on different rungs."""
+"""The promotion rule, and the order of candidates on different rungs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Proposals of the model, and births that the model leaves to evolution."""
+"""The model's proposals, and the births that the model leaves to evolution."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ POSITIONS = 5
 
 
 class Cube:
-    """All codes of five positions with four values."""
+    """The space of all codes with five positions of four values each."""
 
     encoding = Encoding((LEVELS,) * POSITIONS, (False,) * POSITIONS, (0,) * POSITIONS)
 
@@ -62,7 +62,7 @@ def test_search_by_proposals_finds_the_best_code():
         proposal = propose_next(rows, accepts=lambda code, codes=codes: code not in codes)
         code = proposal.code if proposal else Cube().sample(KeyedRng(1, "sample", len(rows)))
         rows.append(ScoredCode(len(rows), code, float(score(code))))
-    # There are 1,024 codes, so random search needs 512 on average.
+    # Random search would need 512 proposals on average, because there are 1,024 codes.
     assert len(rows) < 40
 
 
@@ -131,7 +131,7 @@ def test_proposals_do_not_depend_on_threads_or_kernels_of_blas():
 
 
 def test_cheaper_of_two_equal_networks_is_proposed_per_second():
-    # Position 0 has no effect on the scores, and alone decides the cost.
+    # Position 0 has no effect on the scores. It alone decides the cost.
     rows = make_rows(24, lambda code: score((0, *code[1:])))
     costs = [[4, 3, 2, 1], [1, 2, 3, 4]]
     plain, *cheap = (

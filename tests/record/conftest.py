@@ -22,9 +22,8 @@ TASK = Task(8, 1, 10)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of a database.
-
-    A test that uses this fixture, directly or through `engine`, runs on SQLite and on PostgreSQL.
+    """Return the URL of a database. A test that uses this fixture, directly or through `engine`, runs once on SQLite
+    and once on PostgreSQL.
     """
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'eatnas.db'}"

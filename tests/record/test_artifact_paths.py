@@ -26,7 +26,7 @@ PARTS = some.lists(some.sampled_from(["..", ".", "", "a", "checkpoints", "link",
 
 @pytest.fixture(scope="module")
 def linked(tmp_path_factory):
-    """Return an artifacts folder with a link that leads out of it, and a link that stays inside."""
+    """Return an artifacts folder with a link to a place outside it, and a link to a place inside it."""
     folder = tmp_path_factory.mktemp("linked")
     artifacts = folder / "artifacts"
     (artifacts / "checkpoints").mkdir(parents=True)
@@ -99,7 +99,7 @@ def file_at(home, name):
     file = home.artifacts / "checkpoints" / "1" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"x")
-    os.utime(file, (1, 1))  # an arbitrary time, since a clock may have been set
+    os.utime(file, (1, 1))  # an arbitrary time, as if the clock had been changed
     return file
 
 
@@ -117,7 +117,7 @@ SIMILAR_NAMES = [
     ".cID-a1-e4-b0.ckpt.0123abcd.bak",
     ".cID-accuracy.png.0123abcd",
 ]
-"""Names of files that a user may have, but that eatnas-db never writes."""
+"""Names of files that a user may have created, but that eatnas-db never writes."""
 
 
 def test_unrecorded_files_of_ended_candidates_are_collected(tmp_path):

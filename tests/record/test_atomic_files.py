@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, and locks between processes."""
+"""Files that are replaced atomically, and locks between processes."""
 
 import stat
 import subprocess

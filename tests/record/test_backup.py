@@ -1,4 +1,4 @@
-"""Backups made during a search, restores, and searches that continue from them."""
+"""Backups made during a search, restores of backups, and searches that continue after a restore."""
 
 import sqlite3
 import subprocess
@@ -32,7 +32,7 @@ FAST = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Return the URL of an SQLite file, because PostgreSQL has its own backup programs."""
+    """Return the URL of an SQLite file. PostgreSQL has its own backup programs."""
     return f"sqlite:///{tmp_path / 'eatnas.db'}"
 
 
@@ -173,7 +173,7 @@ def test_damaged_record_is_not_backed_up(database, engine, search_factory):
     search_factory()
     engine.dispose()
     content = bytearray(database.read_bytes())
-    # Overwrite a whole page, its header included. The last pages belong to the largest tables.
+    # Overwrite a whole page, including its header. The last pages belong to the largest tables.
     content[-4096 * 2 : -4096] = b"\xff" * 4096
     database.write_bytes(content)
     with pytest.raises(RecordError, match=r"damaged|cannot be copied"):
@@ -220,7 +220,7 @@ def test_restore_creates_a_missing_record(database, engine, search_factory, tmp_
 def test_restore_keeps_rows_of_the_write_ahead_log(database, engine, search_factory):
     backup = back_up(database, database.with_name("b.db")).file
     search_factory()
-    # After a kill, the search is only in the write-ahead log.
+    # After a kill, only the write-ahead log contains the search.
     killed = database.parent / "killed"
     killed.mkdir()
     for name in ("eatnas.db", "eatnas.db-wal"):

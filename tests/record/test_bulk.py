@@ -1,4 +1,6 @@
-"""Many births are created, settled and cancelled with few statements, and idle searches cost a tick nothing."""
+"""Many births are created, settled and cancelled with few statements, and a tick executes no statement for an idle
+search.
+"""
 
 from dataclasses import replace
 
@@ -93,7 +95,7 @@ def test_idle_searches_add_no_statements_to_a_tick(engine, url, tmp_path, search
     for first, end in ((0, 2), (2, 22)):
         for number in range(first, end):
             search_factory(f"idle{number}")
-        for _ in range(3):  # until the supervisor has read the changes
+        for _ in range(3):  # tick until the supervisor has read the changes
             supervisor.tick()
         numbers.append(count(supervisor.tick))
     supervisor._close()
@@ -112,7 +114,7 @@ def test_cancelling_ends_every_attempt_in_training(engine, search_factory, lease
 
 
 def list_unneeded(connection, record):
-    """Return the checkpoints of a finished search that may be deleted, computed candidate by candidate."""
+    """Return the checkpoints of a finished search that may be deleted. Check one candidate at a time."""
     query = select(candidate, checkpoint.c.path).join(checkpoint, checkpoint.c.candidate_id == candidate.c.id)
     rows = connection.execute(query.where(candidate.c.search_id == record.id)).all()
     scored = sorted((row for row in rows if row.fitness is not None), key=lambda row: (-row.fitness, row.birth))

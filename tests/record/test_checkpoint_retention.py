@@ -1,4 +1,4 @@
-"""Cleanups of checkpoints that read only the changes."""
+"""Cleanups of checkpoints read only what has changed."""
 
 import random
 
@@ -123,7 +123,7 @@ def test_cleanup_after_a_restored_backup_reads_everything(engine, search_factory
         train(engine, search_id, lease_factory(search_id), (number / 20, number / 20, 1.0))
     with transaction(engine) as connection:
         retention.drop(connection)
-        connection.execute(update(search).values(settled=1, born=2))  # as an older copy of the record states
+        connection.execute(update(search).values(settled=1, born=2))  # imitates the restore of an older copy
         retention.drop(connection)
         connection.execute(update(search).values(settled=12, born=14))
         assert retention.drop(connection) == drop_unneeded_checkpoints(connection) == []

@@ -1,4 +1,4 @@
-"""Searches that another program changes at the same time, or whose record contradicts itself."""
+"""Searches that another program is changing at the same time, or whose recorded data contradict each other."""
 
 from dataclasses import replace
 

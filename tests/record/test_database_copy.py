@@ -38,7 +38,7 @@ def server(postgres_url):
 
 @pytest.fixture
 def filled(engine, search_factory, lease_factory, score_factory):
-    """Return a record with rows in nearly every table and a leased candidate."""
+    """Return a record with rows in nearly every table, among them a leased candidate."""
     search_id = search_factory()
     for _ in range(6):
         leased = lease_factory(search_id)

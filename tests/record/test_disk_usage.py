@@ -1,4 +1,4 @@
-"""Disk usage of a home, its limit, and results that do not depend on it."""
+"""The disk usage of a home, its limit, and results that do not depend on the limit."""
 
 import os
 from collections.abc import Iterator
@@ -179,7 +179,7 @@ def test_leftovers_are_removed_first_and_newest_checkpoints_last(home):
     usage = measure_disk_usage(home.engine, home.settings, home.unchanged, 0.0)
     assert leftover not in [file.path for file in usage.removable]
     fresh.write_bytes(b"x")
-    os.utime(fresh, (1, 1))  # imitates a clock that was set back
+    os.utime(fresh, (1, 1))  # imitates a clock that is set back later
     usage = measure_disk_usage(home.engine, home.settings, home.unchanged, GRACE_SECONDS + 1)
     order = [file.order for file in select_for_removal(usage, 0)]
     assert order == sorted(order)

@@ -1,4 +1,4 @@
-"""The file system that holds a record: found through links and mounts, and refused if several machines share it."""
+"""The file system of a record is found through links and mounts, and is refused if several machines share it."""
 
 import json
 import shutil

@@ -25,7 +25,7 @@ UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 
 @pytest.fixture
 def small(engine, search_factory, lease_factory, score_factory):
-    """Run a search to its end; the candidate with the highest id has the best fitness."""
+    """Run a search to its end, and return its id. The candidate with the highest id has the best fitness."""
     search_id = search_factory("small")
     while (leased := lease_factory(search_id)) is not None:
         score_factory(leased, leased.token.candidate / 100)
@@ -45,7 +45,7 @@ def final(engine):
 
 @pytest.fixture
 def run_final_search(engine, lease_factory):
-    """Run a search of final models to its end, with these test accuracies in order."""
+    """Return a function that runs a search of final models to its end, with given test accuracies in order."""
 
     def run_search(name, accuracies):
         with transaction(engine) as connection:
@@ -101,7 +101,7 @@ def test_winner_is_tested_with_a_longer_recipe(engine, small, final, run_final_s
         pytest.approx(0.1),
         3,
     )
-    # A low test accuracy does not change the ranking; otherwise the search would depend on the test part.
+    # A low test accuracy must not change the ranking, because a search must not depend on the test part.
     assert [ranked.id for ranked in after] == [ranked.id for ranked in before]
     assert after[1].test is None
     # These trainings report no epochs; all other invariants hold.
@@ -131,7 +131,7 @@ def test_second_test_requires_the_option_again_and_uses_fresh_seeds(
     with pytest.raises(ConflictError, match=r"candidate 12 is already tested with this recipe in 'small\.final'"):
         final()
     run_final_search(final(epochs=1, seeds=1), [0.3])
-    with transaction(engine) as connection:  # only models of one recipe are averaged
+    with transaction(engine) as connection:  # an average covers only models of the same recipe
         assert list_best(connection, small, 1)[0].test == pytest.approx(0.3)
     name = final(seeds=1, again=True)
     assert births(engine, name) == [(12, 3, "final")]
@@ -139,7 +139,7 @@ def test_second_test_requires_the_option_again_and_uses_fresh_seeds(
     with transaction(engine) as connection:
         assert list_best(connection, small, 1)[0].test == pytest.approx(0.7)
         assert count_test_evaluations(connection, small) == 4
-    # A model that failed was not tested.
+    # A model that failed does not count as tested.
     failed = final(candidate_ids=[11, 11], seeds=1)
     with transaction(engine) as connection:
         failed_id = get_search(connection, failed).id

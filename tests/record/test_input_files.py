@@ -1,4 +1,4 @@
-"""A file that a user names may be a device, a pipe or a folder, or a program may still write it."""
+"""A file that a user names may be a device, a pipe or a folder, or another program may still be writing it."""
 
 import os
 import socket

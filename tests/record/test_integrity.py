@@ -1,4 +1,4 @@
-"""A record of trained searches violates no rule, and every rule that is broken on purpose is reported."""
+"""A record of trained searches violates no rule, and every deliberate violation is reported."""
 
 import hashlib
 import shutil
@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with transaction(engine) as connection:
         create_search(connection, parse_spec(SPEC, {}), task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
     minutes = iter(range(0, 10**9, 60))
-    # The clock advances by a minute per reading, so that failed candidates need not wait for their next attempt.
+    # Each reading advances the clock by a minute, so that failed candidates need not wait for their next attempt.
     Supervisor(
         engine,
         settings,
@@ -75,7 +75,7 @@ def settings(finished: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def find_violations(settings: Settings) -> Callable[..., dict[str, Violation]]:
-    """Return a function that executes statements without constraints and returns the violations by invariant."""
+    """Return a function that executes statements with constraints disabled, and returns the violations by invariant."""
 
     def find(*statements: str, whole_files: bool = True) -> dict[str, Violation]:
         assert settings.database_file is not None

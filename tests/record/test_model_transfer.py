@@ -1,4 +1,4 @@
-"""Transfer with `transfer.start: model`: the scores of finished searches guide a new one."""
+"""With `transfer.start: model`, the scores of finished searches guide a new search."""
 
 import pytest
 from sqlalchemy import event, func, select, update
@@ -52,7 +52,7 @@ def depth_of(code):
 
 @pytest.fixture
 def run(engine, lease_factory, score_factory):
-    """Train a search to its end; `score` maps a code to its fitness."""
+    """Return a function that trains a search to its end. Its argument `score` maps a code to its fitness."""
 
     def train(search_id, score=depth_of, births=None):
         while (leased := lease_factory(search_id)) is not None:
@@ -128,7 +128,7 @@ def test_model_explains_births_by_its_sources(engine, finished, run):
         assert any("scores of small, other" in found.words for found in list_events(connection, search_id))
         shown = list_predictions(connection, search_id, Page(where=("slopes!=",)))
     assert [row.slopes for row in shown] == [tuple(row.slopes) for row in rows]
-    assert sum(rows[-1].slopes) > 0  # the sources agree
+    assert sum(rows[-1].slopes) > 0  # the sources agree with the search
     assert violations(engine) == []
 
 

@@ -1,4 +1,4 @@
-"""The cost per candidate is constant: no statement of its life scans a whole table."""
+"""The cost per candidate is constant: no statement during its life scans a whole table."""
 
 import re
 from collections.abc import Callable
@@ -21,9 +21,8 @@ from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResumptionR
 SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
 SMALL |= {"Seq Scan on eatnas_checkpoint", "Seq Scan on eatnas_lease"}
 SMALL |= {"SCAN held", "SCAN (subquery-4)"}
-"""The allowed scans: few candidates have checkpoints, and only candidates in training have leases.
-
-`held` and its subquery are the checkpoints with their candidates.
+"""The allowed scans. They read few rows, because few candidates have checkpoints and only candidates in training have
+leases. `held` and its subquery are the checkpoints with their candidates.
 """
 LEASING = r"UPDATE eatnas_candidate SET state=\S+, attempt=\("
 
@@ -43,9 +42,9 @@ def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
     explain, column = "EXPLAIN QUERY PLAN", 3
     with transaction(engine) as connection:
         if is_postgresql(engine):
-            # Without statistics several indexes seem equally good.
+            # Without statistics, several indexes seem equally good to the planner.
             connection.exec_driver_sql("ANALYZE")
-            # A table that is scanned even though scans are expensive has no suitable index.
+            # Make scans expensive: a table that is scanned nevertheless has no suitable index.
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             explain, column = "EXPLAIN", 0
         for statement, parameters in executed.items():
@@ -62,7 +61,7 @@ def list_scans(plans_by_statement: dict[str, str]) -> set[str]:
 
 
 def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None:
-    """Lease one candidate, let one fail, score another, and advance the search."""
+    """Lease a candidate, let another candidate fail, score a third candidate, and advance the search."""
     now = 10.0
     newly_leased = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
     assert newly_leased is not None
@@ -117,7 +116,7 @@ def test_candidate_statements_use_indexes_only(
     living = [plan for statement, plan in plans_by_statement.items() if statement.endswith('"left" IS NULL')]
     assert living
     assert all("ix_eatnas_candidate_living" in plan for plan in living)
-    if not is_postgresql(engine):  # PostgreSQL plans by table sizes, which are small here
+    if not is_postgresql(engine):  # PostgreSQL's plan depends on table sizes, which are small here
         (retention,) = [plan for sql, plan in plans_by_statement.items() if "AS held" in sql]
         # The statement starts from the few checkpoints, reads their candidates, and sorts them. It does not read the
         # whole search.

@@ -149,7 +149,7 @@ def test_former_source_is_accepted_again_until_its_package_is_imported(site: Pat
     plugin.load()
     install_package(site, "plugin_sample_h", "value = 4\n")
 
-    identity.require_installed()  # this process still has the former source
+    identity.require_installed()  # this process still has the old source
     SOURCE_DIGESTS.clear()
     latest = plugin.identity()
     SOURCE_DIGESTS["plugin_sample_h"] = identity.source_digest
@@ -298,7 +298,8 @@ def test_call_is_stopped_in_every_thread(function: Callable[[], None], in_thread
         call = pool.submit(call_within_limit, function, seconds=0.1) if in_thread else None
         with pytest.raises(TimeoutError, match=r"did not return within 0\.1 s"):
             call.result() if call else call_within_limit(function, seconds=0.1)
-    # Otherwise a later test that sets a profiler would spin on Python 3.11 until the thread takes its exception.
+    # Wait for the thread. Otherwise, on Python 3.11, a later test that sets a profiler would spin until the thread gets
+    # its exception.
     for thread in threading.enumerate():
         if thread.name == "plug-in":
             thread.join(10)

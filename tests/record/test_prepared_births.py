@@ -41,7 +41,7 @@ class Prepared:
 
 @pytest.fixture
 def make_search(search_factory, lease_factory, score_factory):
-    """Make a guided search with eight random births that are scored but not settled."""
+    """Return a function that creates a guided search with eight random births that are scored but not settled."""
 
     def make(name="s"):
         search_id = search_factory(name, **GUIDED)

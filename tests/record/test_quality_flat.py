@@ -1,4 +1,4 @@
-"""`evolution.stop_when: quality_flat`: the end of a search depends on its steps alone."""
+"""With `evolution.stop_when: quality_flat`, the end of a search depends only on its steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ FLAT = {"evolution__stop_when": "quality_flat", "evolution__flat_steps": 6, "bud
 def run(
     engine: Engine, lease_factory: Callable[..., LeasedCandidate | None], score_factory: Callable[..., None]
 ) -> Any:
-    """Run a search on slots that finish in random order.
+    """Return a function that runs a search on slots whose trainings finish in random order.
 
     If `late` is true, advance the search only while all slots are idle.
     """
@@ -66,7 +66,7 @@ def test_flat_search_ends_at_the_same_birth_everywhere(
     assert len(outcomes) == 1
     _, born, since = outcomes.pop()
     with transaction(engine) as connection:
-        # The step after which quality has not risen by more than 0.001 for 6 steps.
+        # After the step `since`, quality has not risen by more than 0.001 for 6 steps.
         qualities = {step.number: step.quality for step in list_steps(connection, row.id)}
         (event,) = list_events(connection, row.id, kind="quality_flat")
     best = max(quality for quality in qualities.values() if quality is not None)

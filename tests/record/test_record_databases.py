@@ -1,4 +1,4 @@
-"""The databases that tests on PostgreSQL use one after another."""
+"""Tests on PostgreSQL use the same databases one after another."""
 
 import psycopg
 import pytest

@@ -1,4 +1,4 @@
-"""Scores that were measured elsewhere become a finished search, from which other searches start."""
+"""Scores that were measured elsewhere become a finished search, from which other searches can start."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ SPACE = Space(find_space("eatnas-tiny"), TASK)
 
 @pytest.fixture
 def engine(url, migrated_file):
-    """Return an empty record, because the usual record has rows with ids that a server's sequences do not count."""
+    """Return an empty record. The rows of the usual record have ids that a server's sequences do not know."""
     if url.startswith("sqlite"):
         shutil.copy(migrated_file, make_url(url).database)
     else:

@@ -32,7 +32,7 @@ def score_of(code):
 
 @pytest.fixture
 def finished(engine, search_factory, lease_factory, score_factory):
-    """Train a search to its end."""
+    """Return a function that trains a search to its end."""
 
     def train(name, score=score_of, search_id=None, **overrides):
         search_id = search_factory(name, **{**SOURCE, **overrides}) if search_id is None else search_id

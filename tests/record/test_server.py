@@ -1,4 +1,4 @@
-"""PostgreSQL: concurrent writers, conflicts between them, and refused connections."""
+"""PostgreSQL: concurrent writers, conflicts between writers, and refused connections."""
 
 import subprocess
 import sys
@@ -61,7 +61,7 @@ def test_concurrent_processes_lease_every_candidate_once(engine, url, search_fac
         )
         for number in range(6)
     ]
-    # Every process has loaded its modules before the first one begins.
+    # Start the processes only after all of them have loaded their modules.
     for leaser in leasers:
         leaser.stdin.write("go\n")
         leaser.stdin.flush()
@@ -262,7 +262,7 @@ def test_lock_with_one_key_is_no_connected_host(engine):
 
 @ON_POSTGRESQL
 def test_connection_that_the_server_still_keeps_is_ended(engine, url):
-    """A network failure has broken the connection of the program, and the server has not noticed."""
+    """A network failure breaks the connection of a program, and the server does not notice."""
     watch = watch_changes(create_engine_for(url))
     watch.lock_host(1, "here")
     with read_transaction(engine) as connection:

@@ -110,7 +110,7 @@ def test_two_creations_of_one_name_give_one_search(engine, search_factory):
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_name_taken_by_an_open_transaction_is_a_conflict(engine, search_factory):
-    """The other program commits between this program's check and its insert."""
+    """The other program commits between the check and the insert of this program."""
     outcomes = []
 
     def create():

@@ -1,4 +1,4 @@
-"""Elastic transfer and the re-evaluation."""
+"""Elastic transfers and re-evaluations."""
 
 import pytest
 from sqlalchemy import select, update
@@ -33,7 +33,7 @@ TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNI
 
 @pytest.fixture
 def finished(engine, search_factory, lease_factory, score_factory):
-    """Run a small search to its end; the candidate with the highest id has the best fitness."""
+    """Return a function that runs a small search to its end. The candidate with the highest id has the best fitness."""
 
     def make(name="small", **overrides):
         search_id = search_factory(name, **overrides)

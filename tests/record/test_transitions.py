@@ -202,7 +202,9 @@ def test_restarted_daemon_reclaims_its_leases(engine, search_factory, lease_fact
 
 @pytest.mark.parametrize(("epochs", "expected"), [(0, 4.0), (3, 6.0)])
 def test_lost_training_keeps_the_time_of_its_last_heartbeat(engine, search_factory, lease_factory, epochs, expected):
-    """A killed daemon loses one training, and another is cancelled. Both have begun an epoch that is not recorded."""
+    """A killed daemon loses one training, and another training is cancelled. Both trainings have begun an epoch that is
+    not recorded.
+    """
     search_id = search_factory()
     held = [lease_factory(search_id), lease_factory(search_id)]
     progress = leases.LeaseProgress(images_per_second=None, device_share=0.5, step_seconds=8.0)
@@ -219,7 +221,7 @@ def test_lost_training_keeps_the_time_of_its_last_heartbeat(engine, search_facto
 
 
 def test_epoch_of_two_lost_attempts_is_charged_once(engine, search_factory, lease_factory):
-    """An attempt is lost in its first epoch. The next one finishes this epoch from a checkpoint and is lost, too."""
+    """An attempt is lost in its first epoch. The next attempt finishes it from a checkpoint, and is lost too."""
     search_id = search_factory()
     for seconds, epochs in ((3.0, []), (1.0, [training_record.EpochRecord(0, 1.0, 0.5, 1.0, 0.5, 0.1, 4.0, 1.0)])):
         token = lease_factory(search_id).token

@@ -1,4 +1,4 @@
-"""Final models that start from the weights of other final models: which weights, and how long they are kept."""
+"""Final models that start from the weights of other final models: the choice of weights, and how long they are kept."""
 
 import re
 
@@ -55,7 +55,9 @@ def final(engine):
 
 @pytest.fixture
 def train_final_models(engine, lease_factory):
-    """Train the final models of a search, with a checkpoint after the last epoch; return their ids."""
+    """Return a function that trains the final models of a search, with a checkpoint after the last epoch, and returns
+    their ids.
+    """
 
     def train(name):
         with read_transaction(engine) as connection:

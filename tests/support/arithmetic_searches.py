@@ -13,7 +13,7 @@ def tree(name, space="eatnas-tiny"):
 
 
 def train(connection, search_id, metric="val_accuracy"):
-    """Train a search to its end with scores from a formula: the score of a candidate is its id divided by 100."""
+    """Train a search to its end. The score of a candidate is its id divided by 100."""
     while leased := transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0):
         fitness = leased.token.candidate / 100
         transitions.record_score(

@@ -1,6 +1,6 @@
 """Run one command of a command server with the streams of this program: `command_client.py SOCKET ARGUMENT...`.
 
-This program imports little, because a shell starts it as the program `eatnas-db`.
+This program imports few modules, so that it starts fast when a shell runs it as `eatnas-db`.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""Run commands in forks of a prepared process, for tests that would mostly wait for interpreters to start.
+"""Run commands in forks of a prepared process, because tests would otherwise spend most of their time starting
+interpreters.
 
 Each command is a process of its own, with its own working folder, environment and output. The server has already
 imported the modules of the commands.
@@ -30,7 +31,7 @@ READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "FORCE_COLOR", "TERMINAL_
 
 
 class CommandServer:
-    """A command server, which runs commands to their ends."""
+    """A server that runs commands to their ends."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -116,7 +117,7 @@ def import_commands() -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """Run the command of a connection in a process, and send its exit status."""
+    """Run the command of a connection in a new process, and send its exit status."""
     message, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
     (size, _, message) = message.partition(b"\n")
     while len(message) < int(size):
@@ -137,7 +138,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def run_command(arguments: list[str], folder: str, environment: dict[str, str]) -> int:
-    """Run a command in this process, which runs nothing else; return its exit status."""
+    """Run a command in this process, which runs nothing else, and return its exit status."""
     from eatnas_cli.app import main
 
     os.chdir(folder)
@@ -159,7 +160,8 @@ def run_command(arguments: list[str], folder: str, environment: dict[str, str]) 
     except BaseException:
         traceback.print_exc()
     finally:
-        # An interpreter that ends waits for its threads first, so a command that would hang there also hangs here.
+        # Wait for threads, as an interpreter does before it ends, so that a command that would hang there also hangs
+        # here.
         import_module("threading")._shutdown()
         import_module("atexit")._run_exitfuncs()
         sys.stdout.flush()

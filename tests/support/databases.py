@@ -1,4 +1,4 @@
-"""Marks for tests of the record that run on one kind of database only, or that are slow on PostgreSQL."""
+"""Marks for tests of the record that run on only one kind of database, or that are slow on PostgreSQL."""
 
 import pytest
 

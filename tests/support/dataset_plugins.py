@@ -1,4 +1,4 @@
-"""Packages with a data set, written into a folder as an installer leaves them."""
+"""Packages with a data set, written into a folder as an installer writes them."""
 
 from __future__ import annotations
 

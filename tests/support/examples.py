@@ -1,4 +1,4 @@
-"""Examples with small trainings, for tests that show commands and not results."""
+"""Examples with small trainings, for tests of commands rather than of results."""
 
 from __future__ import annotations
 

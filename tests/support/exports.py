@@ -1,4 +1,4 @@
-"""Trained models for the tests of the export, without a record."""
+"""Trained models for tests of the export that need no record."""
 
 from __future__ import annotations
 

@@ -36,14 +36,14 @@ class FakeGpu:
     errors: dict[str, int] = field(default_factory=dict)
     """The NVML error code of each function that fails."""
     shown_as: str | None = None
-    """The UUID of another GPU whose workers run on this one by mistake."""
+    """The UUID of another GPU whose workers run on this GPU by mistake."""
 
 
 class FakeNvml:
     """Has the functions of pynvml that `eatnas_daemon.devices.nvml` calls.
 
-    With `worker_bytes`, the real workers that this process has started are on the GPU that their environment names,
-    and each takes that much of its memory.
+    With `worker_bytes`, the real workers that this process has started are on the GPU that their environment names, and
+    each worker takes `worker_bytes` of the GPU's memory.
     """
 
     def __init__(self, *gpus: FakeGpu, worker_bytes: int | None = None) -> None:
@@ -116,7 +116,7 @@ class FakeNvml:
         self._check_driver()
         if function in gpu.errors:
             if gpu.errors[function] == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND and function.endswith("Processes"):
-                # pynvml raises this if the driver has an older version of the function than pynvml calls.
+                # pynvml raises this error if the driver has only an older version of the function.
                 raise pynvml.NVMLLibraryMismatchError(
                     "Unversioned function called and the pyNVML version does not match"
                 )

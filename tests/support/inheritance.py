@@ -34,11 +34,13 @@ EXACT = [
     ("mb3_k3_d2_w1.0", "op", "mb6"),
     ("mb3_k7_d2_w1.0_skip", "op", "mb6"),
 ]
-"""Changes that preserve the function: the block of the parent, the primitive and its new value."""
+"""Changes that preserve the function of the network: the block of the parent, the primitive, and its new value."""
 
 
 def network_spec(code: str, macro: Macro = EVEN, task: Task = TASK) -> NetworkSpec:
-    """Return the spec of a network; `code` is one block for all blocks of the macro, or the whole architecture."""
+    """Return the spec of a network. `code` is either one block, which is used for all blocks of the macro, or the whole
+    architecture.
+    """
     block_codes = code.split("/")
     return NetworkSpec(
         Architecture.parse("/".join(block_codes if len(block_codes) > 1 else block_codes * len(macro.base))),
@@ -55,14 +57,18 @@ def apply_changes(parent: NetworkSpec, *changes: Change) -> NetworkSpec:
 
 
 def initialized(spec: NetworkSpec, seed: int) -> network.Network:
-    """Return an initialized network in double precision, so that rounding is far smaller than any other difference."""
+    """Return an initialized network in double precision, which makes rounding errors far smaller than any other
+    difference.
+    """
     model = network.build(spec.architecture, spec.macro, spec.task)
     network.initialize(model, seed)
     return model.double()
 
 
 def trained(spec: NetworkSpec, seed: int) -> network.Network:
-    """Return a network like a trained one: random gammas and betas, and batch-norm statistics that fit the weights."""
+    """Return a network that resembles a trained network: it has random gammas and betas, and batch-norm statistics that
+    fit the weights.
+    """
     model = initialized(spec, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():

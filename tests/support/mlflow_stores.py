@@ -1,4 +1,4 @@
-"""Small records with trainings, MLflow stores for them, and readers of the stores."""
+"""Create small records with trainings and MLflow stores for these records, and read the stores."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def finish_fourth(engine: Engine, token: Any) -> None:
 
 
 def copy_empty_store(factory: pytest.TempPathFactory, file: Path) -> None:
-    """Write a copy of an SQLite store without runs, because MLflow takes a second to create one."""
+    """Write a copy of an empty SQLite store, because MLflow takes a second to create a store."""
 
     def make(folder: Path) -> None:
         connect(f"sqlite:///{folder / 'empty.db'}").search_experiments(max_results=1)
@@ -196,7 +196,7 @@ def assert_store_matches(engine: Engine, uri: str, name: str = EXPERIMENT) -> tu
 
 
 def count_runs(store: Path) -> int:
-    """Count the candidates' runs in an SQLite store; do not use MLflow, which would keep the file open."""
+    """Count the candidates' runs in an SQLite store. Do not use MLflow, which would keep the file open."""
     if not store.exists():
         return 0
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
@@ -207,8 +207,8 @@ def count_runs(store: Path) -> int:
     return int(row[0])
 
 
-# Use ports below the range that the kernel gives to clients, so that no client takes a port before the server starts.
-# Each test process begins at another port.
+# Use ports below the range from which the kernel takes ports for clients, so that no client takes a port before the
+# server starts. Each test process starts at a different port.
 _PORTS = itertools.count(20_000 + os.getpid() % 120 * 100)
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import Engine, event
 
 @contextmanager
 def observed_calls(engine: Engine, *functions: Callable[..., object]) -> Iterator[list[tuple[str, int]]]:
-    """Yield a list of each call in this thread: the name of the function and the number of open transactions.
+    """Yield a list with an entry for each call in this thread: the name of the function, and the number of open
+    transactions.
 
     The functions run unchanged: Python's profiler reports their calls.
     """

@@ -1,4 +1,4 @@
-"""Homes whose commands see the packages of a folder, as after `pip install --target`."""
+"""Homes whose commands find the packages of a folder, as after `pip install --target`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.searches import fetch_rows
 
 
 class PluginHome:
-    """A home, and methods that run commands on it; a command is given as one line without quotes.
+    """A home, and methods that run commands on it. A command is one line without quotes.
 
     No daemon of the home starts MLflow.
     """
@@ -45,7 +45,7 @@ class PluginHome:
         )
 
     def run(self, line: str, *, status: int = 0) -> str:
-        """Run a command; return its output, or its errors if it is expected to fail."""
+        """Run a command. Return its stdout, or its stderr if the command is expected to fail."""
         done = self.server.run(line.split(), cwd=self.folder, env=self.environment)
         assert done.returncode == status, (line, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr, done.stderr

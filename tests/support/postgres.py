@@ -25,10 +25,11 @@ _SETTINGS: Final = {
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "off",
-    # Copying the files of a template takes a third of the time of writing them to the log.
+    # With this level, a new database is a copy of the template's files, which takes a third of the time of writing them
+    # to the log.
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    # The databases are too short-lived for background work to help.
+    # The databases are too short-lived to benefit from background work.
     "autovacuum": "off",
     "io_method": "sync",
     "shared_buffers": "32MB",
@@ -64,7 +65,7 @@ class Server:
             return [] if cursor.description is None else cursor.fetchall()
 
     def demand_passwords(self, user: str) -> None:
-        """Require a password from this user, and from no other user."""
+        """Require a password from this user, but from no other user."""
         file = Path(self.execute("SHOW hba_file")[0][0])
         file.write_text(f"local all {user} scram-sha-256\n{file.read_text()}")
         self.execute("SELECT pg_reload_conf()")
@@ -89,7 +90,7 @@ class Server:
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Return whether a process has ended. In some containers, ended processes stay listed."""
+    """Return whether a process has ended. In some containers, ended processes remain in the list of processes."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -97,7 +98,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def make_data(folder: Path) -> None:
-    """Make the data directory of a server in `folder`. Servers start from copies of it, which saves time."""
+    """Create a server's data directory in `folder`. Servers start from copies of this directory, which saves time."""
     # Import only here, because most tests use no server.
     from eatnas_db.database.engine import create_engine_for
     from eatnas_migrations import commands

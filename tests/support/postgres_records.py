@@ -7,9 +7,9 @@ from typing import Any, Final
 from support.postgres import TEMPLATE, Server
 
 USES: Final = 20
-"""The number of tests that use one database. Deleted rows keep their space, since nothing vacuums the database."""
+"""The maximum number of tests that use one database. A database grows, because nothing vacuums the deleted rows."""
 _FIRST_OID: Final = 16384
-"""The lowest id of an object that is not the server's own."""
+"""The lowest id of an object that users created; the server's own objects have lower ids."""
 _FILLED: Final = ("eatnas_alembic_version", "eatnas_record")
 """The tables that have rows in an empty record."""
 _DEFINITIONS: Final = {
@@ -31,10 +31,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 
 
 class RecordDatabases:
-    """Lends a database with an empty record.
-
-    Deleting the rows of a test takes less time than a copy of the template.
-    """
+    """Lends a database with an empty record. Deleting the rows of a test is faster than copying the template."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -51,19 +48,19 @@ class RecordDatabases:
         return self._url
 
     def take_back(self) -> None:
-        """Empty the database. Drop the database if a test changed more than rows, or if the database was used often."""
+        """Empty the database. Drop it if a test has changed more than rows, or if `USES` tests have used it."""
         self._uses += 1
         if self._uses == USES or not self._is_cleared():
             url, self._url = self._url, ""
             self._server.drop(url)
 
     def _is_cleared(self) -> bool:
-        """Disconnect all clients and delete the rows; return whether the database is then in its initial state."""
+        """Disconnect all clients and delete the rows. Return whether the database is then in its initial state."""
         import psycopg
 
         try:
             with self._connect() as connection:
-                connection.execute(_DISCONNECT)  # first, because a client may hold a lock
+                connection.execute(_DISCONNECT)  # disconnect first, because a client may hold a lock
                 if _read_definition(connection) != self._definition:
                     return False
                 connection.execute(self._clear)
@@ -93,7 +90,7 @@ def _write_deletion(connection: Any) -> str:
 
 
 def _read_definition(connection: Any) -> str:
-    """Return the versions of all definitions, and the rows of which an empty record consists."""
+    """Return the versions of all definitions, and the rows of the tables in `_FILLED`."""
     versions = [
         f"(SELECT string_agg(concat_ws('/', {oid}, xmin), ' ' ORDER BY {oid}, xmin::text) "
         f"FROM {catalog} WHERE {oid} >= {_FIRST_OID})"

@@ -45,7 +45,7 @@ class LocalCluster:
         return int(self.address.rpartition(":")[2])
 
     def add_node(self, cpus: int = 1, **options: Any) -> Any:
-        """Start a node, which joins by itself."""
+        """Start a node. The node joins the cluster by itself."""
         return self._cluster.add_node(wait=False, **_resources(cpus), **options)
 
     def kill(self, node: Any) -> None:
@@ -63,9 +63,9 @@ def _resources(cpus: int) -> dict[str, Any]:
 
 @contextmanager
 def local_cluster(nodes: int, port: int | None = None) -> Iterator[LocalCluster]:
-    """Run a cluster; kill all of its processes at the end."""
+    """Run a cluster. Kill all of its processes at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray gives its workers a low priority, so on a busy machine they would take minutes to start.
+    # Ray gives its workers a low priority by default. On a busy machine, they would take minutes to start.
     os.environ.setdefault("RAY_worker_niceness", "0")
     cluster = LocalCluster(nodes, port)
     try:
@@ -78,8 +78,8 @@ def local_cluster(nodes: int, port: int | None = None) -> Iterator[LocalCluster]
 def autoscaling_cluster(folder: Path, most_nodes: int) -> Iterator[str]:
     """Run a head whose autoscaler adds nodes with one CPU for pending actors and ends idle nodes.
 
-    Yield the address of the head. Nodes are processes of this machine, which Ray's own provider for tests starts. All
-    processes are killed at the end.
+    Yield the address of the head. Nodes are processes on this machine. Ray's own node provider for tests starts these
+    processes. All processes are killed at the end.
     """
     import ray
 
@@ -147,7 +147,7 @@ def _autoscaler_config(address: str, most_nodes: int) -> dict[str, Any]:
 
 
 def open_bridge(settings: Settings, address: str, needs: WorkerNeeds | None = None) -> BridgeProcess:
-    """Return the bridge of a home's daemon; the bridge starts when it is polled."""
+    """Return the bridge of a home's daemon. The bridge process starts at the first `poll`."""
     marker = settings.home / f"{settings.lock_file.stem}.ray"
     return BridgeProcess(address, needs or WorkerNeeds(), settings.home, marker, settings.logs / "ray.log")
 

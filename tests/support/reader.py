@@ -1,4 +1,4 @@
-"""Run a program as a user who may read files but not write them, even if the tests run as root."""
+"""Run a program as a user who may read but not write files, even if the tests run as root."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_as_reader(program: str, *arguments: str) -> subprocess.CompletedProcess[
 
 @contextmanager
 def without_write_permission(folder: Path) -> Iterator[None]:
-    """Take away the permission to write a folder and everything in it."""
+    """Remove the permission to write to a folder and everything in it during a block."""
     paths = [folder, *folder.rglob("*")]
     modes = {path: path.stat().st_mode for path in paths}
     for path, mode in modes.items():

@@ -34,7 +34,7 @@ SPEC: dict[str, Any] = {
 
 
 def create_record(url: str, seed: int = 1, **overrides: Any) -> Engine:
-    """Create the tables and the search; `overrides` are keys of the spec with `__` instead of a dot."""
+    """Create the tables and the search. `overrides` contains values of the spec, by keys with `__` instead of a dot."""
     engine = create_engine_for(url)
     commands.upgrade(engine)
     changes = {key.replace("__", "."): value for key, value in overrides.items()}

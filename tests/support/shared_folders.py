@@ -12,7 +12,7 @@ import pytest
 
 
 def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that `make` has filled, in this process of pytest-xdist or in another one."""
+    """Return a folder that `make` has filled, in this process or in another process of pytest-xdist."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent

@@ -1,4 +1,4 @@
-"""Compiled statements that the engines of tests share. Without them, each test would compile its statements again."""
+"""Share compiled statements among the engines of tests. Otherwise, each test would compile its statements again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STATEMENTS: Final[dict[Any, Any]] = {}
 
 
 def share_statements(engine: Engine) -> None:
-    """Let an engine that is connected to a record use the statements of earlier engines for the same kind of database.
+    """Make an engine that is connected to a record use the statements of earlier engines for the same kind of database.
 
     SQLAlchemy caches compiled statements for each dialect, so the engines also share a dialect.
     """

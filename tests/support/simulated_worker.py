@@ -1,7 +1,7 @@
 """A worker that speaks the whole protocol and trains nothing: `python simulated_worker.py --in-fd N --out-fd N`.
 
-Its metrics are a pure function of (seed, architecture, epoch). Tests and benchmarks of crashes, of the protocol and
-of scale use it. It imports no torch, so it starts in a fraction of a second.
+Its metrics are a pure function of (seed, architecture, epoch). Tests and benchmarks of crashes, of the protocol and of
+scale use this worker. It does not import torch, so it starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from eatnas_training.lanes import train_by_turns
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 SIMULATED_WORKER: Final = (__file__,)
-"""The arguments of a Python interpreter that start this worker; options follow."""
+"""The arguments of a Python interpreter that starts this worker. Options may follow."""
 DATA_DIGEST: Final = "arithmetic"
 SLICE_SECONDS: Final = 0.02
 BATCHES: Final = 1
@@ -39,9 +39,9 @@ class Behavior:
     """The duration of an epoch, and the candidates that fail in their second epoch.
 
     Fields that end with `_on` contain the id of a candidate. `crash_on`: kill the worker with SIGKILL at the first
-    attempt. `segfault_on`: kill it with SIGSEGV at the first attempt. `hang_on`: block, ignore SIGTERM and keep a child
-    process at the first attempt. `fail_on`: raise at every attempt. `fatal_on`: raise at the first attempt, and again
-    while the worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out of memory at the first
+    attempt. `segfault_on`: kill the worker with SIGSEGV at the first attempt. `hang_on`: block, ignore SIGTERM and keep
+    a child process at the first attempt. `fail_on`: raise at every attempt. `fatal_on`: raise at the first attempt, and
+    again while the worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out of memory at the first
     `out_of_memory_attempts` attempts. `peak_bytes`: the GPU memory that each training reports. `needs_file`: a file
     without which the data cannot be read. `diverge`: every training diverges.
     """
@@ -62,7 +62,7 @@ class Behavior:
     def seconds(self, candidate: int) -> float:
         """Return the seconds of one epoch.
 
-        With `scramble`, they vary from a fifth to nine fifths of `seconds_per_epoch`.
+        With `scramble`, the seconds vary from 0.2 to 1.8 times `seconds_per_epoch`.
         """
         if not self.scramble:
             return self.seconds_per_epoch
@@ -130,7 +130,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
         yield rows[-1]
         yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
         yield from _save(assign, rows, wanted)
-    # A final model is measured on the test part, so its scores differ from the metrics of its epochs.
+    # A final model is tested on the test part, so its score differs from the metrics of its epochs.
     accuracy = _accuracy(assign, architecture, epochs if assign.final_model else end - 1, epochs)
     yield Finished(
         candidate=candidate,
@@ -153,7 +153,7 @@ class KillAtWrite:
         sys.addaudithook(self._audit)
 
     def reports(self, assign: Assign, reports: Iterator[Report | None]) -> Iterator[Report | None]:
-        """Yield the given reports while this process lives."""
+        """Yield the given reports until this process is killed."""
         active = (assign.candidate, assign.attempt) == (self._candidate, 1)
         self._folder = assign.checkpoint_folder.rstrip("/") if active else None
         for report in reports:
@@ -163,7 +163,8 @@ class KillAtWrite:
         self._folder = None
 
     def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
-        # Writing a file and syncing a folder both begin with `open`. A rename follows the write and its fsync.
+        # Count the event `open`, with which the writing of a file and the syncing of a folder begin, and the rename
+        # that follows the fsync of a file.
         if self._folder and event in ("open", "os.rename") and str(arguments[0]).startswith(self._folder):
             self._count_write()
 
@@ -203,7 +204,7 @@ def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, 
 
 
 def _accuracy(assign: Assign, architecture: Architecture, epoch: int, epochs: int) -> float:
-    """Return an accuracy that rises with capacity and with the epoch, with some noise, rounded to 6 digits."""
+    """Return an accuracy that rises with the capacity and the epoch, has some noise, and is rounded to 6 digits."""
     network = int(architecture_digest(architecture)[:15], 16)
     noise = KeyedRng(assign.seed, "arithmetic", network, epoch).randbelow(10_000) / 10_000
     progress = min(1.0, (epoch + 1) / epochs)
@@ -228,7 +229,7 @@ def _capacity(architecture: Architecture) -> float:
 
 
 def _latency(assign: Assign, architecture: Architecture) -> dict[str, Any]:
-    """Return the fields of a latency that rises with capacity, if the assignment requests a measurement."""
+    """If the assignment requests a measurement, return the fields of a latency that rises with the capacity."""
     if assign.latency is None:
         return {}
     median = round(1 + 10 * _capacity(architecture), 6)

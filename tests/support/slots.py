@@ -18,12 +18,12 @@ def progress_of(slot: Slot) -> Progress | None:
 
 
 def is_training(slot: Slot) -> bool:
-    """Return whether a slot's worker is in its training steps, and not loading or saving."""
+    """Return whether a slot's worker is computing training steps rather than loading or saving."""
     return slot.training is not None and slot.training.phase == "training"
 
 
 def running_pid(slot: Slot) -> int | None:
-    """Return the pid of a slot's worker unless it has ended."""
+    """Return the pid of a slot's worker, or None if the worker has ended."""
     return None if slot.worker is None or slot.worker.ended else slot.worker.process.pid
 
 

@@ -53,7 +53,7 @@ def run_training(assign: Assign, stop_request: Callable[[], StopRequest] = no_re
 
 
 def released_in_training(assign: Assign, batches: int) -> Reports:
-    """Train the given number of batches, and release the training."""
+    """Train the given number of batches, and then release the training."""
     calls, reports = itertools.count(1), Reports([], assign.checkpoint_folder)
 
     def request() -> StopRequest:
@@ -67,7 +67,7 @@ def released_in_training(assign: Assign, batches: int) -> Reports:
 
 
 def epoch_metrics(reports: Reports) -> list[EpochDone]:
-    """Return the reports of epochs without candidate, attempt and times."""
+    """Return the reports of epochs without their fields for the candidate, the attempt and times."""
     return [replace(report, candidate=0, attempt=0, seconds=0, ended_at=0) for report in reports.of(EpochDone)]
 
 

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T], seconds: float = 200.0) -> T:
-    """Call `condition` until it returns a true value, and return that value; fail after `seconds`.
+    """Call `condition` until it returns a true value, and return that value. Fail after `seconds`.
 
     The pauses between the calls become longer, because costly calls slow down the processes that the test waits for.
     """

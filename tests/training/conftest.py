@@ -24,7 +24,9 @@ CODE: list[list[int | float]] = [
 
 @pytest.fixture
 def assignment(tmp_path: Path) -> Callable[..., Assign]:
-    """Return a function that makes small assignments on the digits, by default each with a new checkpoint folder."""
+    """Return a function that makes small assignments on the digits. By default, each assignment has a new checkpoint
+    folder.
+    """
     folders = (tmp_path / f"checkpoints-{number}" for number in count())
 
     def make(

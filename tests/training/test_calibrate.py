@@ -65,8 +65,8 @@ def test_estimate_is_close_to_a_real_epoch(tmp_path: Path) -> None:
         log_file="",
     )
     seconds = finished(run_training(assign)).device_seconds
-    # The bounds are wide, because other processes may use the machine. They still catch a wrong unit or number of
-    # batches.
+    # The bounds are wide, because other processes may use the machine. The bounds still catch a wrong unit or a wrong
+    # number of batches.
     assert estimated / 10 < seconds < estimated * 10
 
 

@@ -19,7 +19,7 @@ from eatnas_training.data.streamed_files import list_streamed_files
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with twenty images, four of which are test images, and a CSV file that lists all images."""
+    """Return a folder with twenty images, four of which are test images, and a CSV file that lists all images."""
     rows = ["path,label,split"]
     (tmp_path / "images").mkdir()
     for number in range(20):

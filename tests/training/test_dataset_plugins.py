@@ -31,7 +31,7 @@ Load = Callable[..., datasets.TrainingData]
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Path]:
-    """A folder of installed packages on `sys.path`."""
+    """Yield a folder of installed packages on `sys.path`."""
     site = tmp_path / "site"
     site.mkdir()
     sys.path.insert(0, str(site))
@@ -44,7 +44,9 @@ def site(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def load(site: Path, tmp_path: Path) -> Load:
-    """Return a function that loads a data set of 20 items of two classes. Each item is the value of an expression."""
+    """Return a function that loads a data set of 20 items of two classes. Its argument is the Python expression for an
+    item.
+    """
     numbers = iter(range(1000))
 
     def load(

@@ -132,7 +132,7 @@ CIFAR = {
 
 
 class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """Pickles as Python 2 did, which wrote CIFAR's files: strings are bytes without an encoding."""
+    """Pickles like Python 2, which wrote CIFAR's files: strings are bytes without an encoding."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 

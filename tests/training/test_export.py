@@ -1,4 +1,4 @@
-"""Exported files hold the same network in every format, are verified, and are written whole or not at all."""
+"""Exported files contain the same network in every format, are verified, and are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SUFFIXES = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "pyth
 
 
 def request_for(assign: Assign, folder: Path, *formats: str, **changes: Any) -> ExportRequest:
-    """Train, and return the request that exports the result in these formats."""
+    """Train an assignment, and return the request that exports the result in these formats."""
     targets = {name: folder / f"model{SUFFIXES[name]}" for name in formats}
     return export_request(assign, run_training(assign), targets, **changes)
 
@@ -146,7 +146,7 @@ def test_transform_gives_the_streamed_input_of_the_training(tmp_path: Path) -> N
     image = Image.fromarray(np.arange(3 * 256, dtype=np.uint8).reshape(3, 16, 16).transpose(1, 2, 0))
     for name in "ab":
         (tmp_path / "train" / name).mkdir(parents=True)
-        for number in range(4):  # equal images, because their order in a part is random
+        for number in range(4):  # all images are equal, because their order in a part is random
             image.save(tmp_path / "train" / name / f"{number}.png")
     data = {"name": "ImageNet", "root": str(tmp_path), "resolution": 16}  # a folder with this name is always streamed
     loaded = load_data(data, "cpu")
@@ -232,7 +232,7 @@ def test_features_are_the_maps_of_each_resolution(request_of_digits: ExportReque
     assert [list(one.shape[2:]) for one in maps] == [[8, 8], [4, 4], [2, 2]]
     assert [one.shape[1] for one in maps] == features.feature_info.channels()
     assert features.feature_info.reduction() == [1, 2, 4]
-    # The head of the network continues with the last map.
+    # The last map is the input of the network's head.
     assert torch.equal(network.features[-3:](maps[-1]), network.features(batch))
 
 
@@ -313,7 +313,7 @@ def test_accuracy_other_than_the_recorded_one_is_refused() -> None:
     require_recorded_accuracy(logits, labels, recorded=1.0, precision="float32", candidate=1)
     with pytest.raises(DataError, match=r"candidate 1 has the accuracy 1\.0000 .*the record has 0\.9000"):
         require_recorded_accuracy(logits, labels, recorded=0.9, precision="float32", candidate=1)
-    logits[0, 1] = logits[0, 0]  # a tie counts either way
+    logits[0, 1] = logits[0, 0]  # a tie may count as correct or as wrong
     require_recorded_accuracy(logits, labels, recorded=0.9, precision="float32", candidate=1)
 
 
@@ -460,9 +460,9 @@ def test_random_codes_are_verified_in_all_formats(
     batch = torch.randn(3, 1, side, side)
     networks: list[Callable[[Tensor], Tensor]] = [open_model_file(Path(file.file)).forward for file in files]
     with torch.inference_mode():
-        for count in (1, 3):  # the batch is dynamic
+        for count in (1, 3):  # the batch size is dynamic
             logits = [network(batch[:count]) for network in networks]
-            # Networks without a real training have logits of any size.
+            # Scale the tolerance, because networks that were not really trained have logits of any size.
             scale = max(1.0, float(logits[0].abs().max()))
             assert max(float((one - logits[0]).abs().max()) for one in logits) < 1e-4 * scale
     assert (eatnas_db.load_model(tmp_path / "model.pt2")(batch) - logits[0]).abs().max() < 1e-4 * scale

@@ -1,4 +1,6 @@
-"""Each exception has the right failure kind. There is no GPU, so the tests raise the messages of CUDA themselves."""
+"""Each exception has the right failure kind. The tests need no GPU, because they raise errors with CUDA's messages
+themselves.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The methods that only final models use: each changes the result, and an interruption does not change the bits."""
+"""The training methods that only final models use: each method changes the result, and an interruption does not change
+the bits.
+"""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_skipped_images_change_split_and_digest(root: Path, tmp_path: Path, name
     loaded.held_out.between(0, 7)
     (below / "dog" / "broken.png").unlink()
     (below / "cat" / "3.png").unlink()
-    assert prepare.describe(data)["data_digest"] != described["data_digest"]  # the skipped files are in the digest
+    assert prepare.describe(data)["data_digest"] != described["data_digest"]  # the digest covers the skipped files
 
 
 @pytest.mark.parametrize("name", ["ImageFolder", "ImageNet"])
@@ -278,7 +278,7 @@ def test_prepare_reads_both_parts_and_reports_all(root: Path, tmp_path: Path) ->
 
 
 def test_digest_of_rgb_images_is_that_of_earlier_versions(root: Path) -> None:
-    # The pixels come from NumPy's generator, whose stream for a seed is fixed.
+    # Compute the digest of the earlier versions: it covers the type, shape and bytes of each array.
     images = run_to_end(datasets.training_steps(spec(root)))
     sha = hashlib.sha256()
     train, validation = datasets.split(40, spec(root))

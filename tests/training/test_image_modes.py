@@ -30,7 +30,7 @@ def saved(path: Path, image: PIL.Image.Image, **options: Any) -> Path:
 
 
 def tiff_of_words(path: Path, values: np.ndarray, **tags: int) -> Path:
-    """Write the bytes of an uncompressed TIFF with one strip, for the kinds that Pillow reads but does not write."""
+    """Write an uncompressed TIFF with one strip, for the kinds of TIFF that Pillow can read but not write."""
     height, width = values.shape
     data = values.tobytes()
     entries = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
@@ -72,7 +72,8 @@ def test_16_bit_tiff_whose_white_is_zero_is_inverted(tmp_path: Path) -> None:
 
 
 def test_12_bit_tiff_is_scaled_by_its_own_white(tmp_path: Path) -> None:
-    packed = np.frombuffer(bytes([0xFF, 0xF0, 0x00, 0x80, 0x00, 0x00]), np.uint8)[None]  # 4095, 0, 2048, 0
+    # The values, of 12 bits each, are 4095, 0, 2048 and 0.
+    packed = np.frombuffer(bytes([0xFF, 0xF0, 0x00, 0x80, 0x00, 0x00]), np.uint8)[None]
     path = tiff_of_words(tmp_path / "a.tiff", packed, tag256=4, tag257=1, tag258=12, tag278=1)
     assert decoded(path)[0, :, 0].tolist() == [255, 0, 128, 0]
 
@@ -148,7 +149,7 @@ def palette_image(mode: str = "P") -> PIL.Image.Image:
 def test_modes_of_8_bits_keep_their_colors(
     tmp_path: Path, image: PIL.Image.Image, file: str | None, expected: list[list[int]]
 ) -> None:
-    # Modes that no format of Pillow stores are converted without a file.
+    # Images in modes that no file format of Pillow stores are converted without a file.
     pixels = np.asarray(convert_to_rgb(image)) if file is None else decoded(saved(tmp_path / file, image))
     tolerance = 5 if image.mode in ("LAB", "YCbCr") else 0
     assert np.abs(pixels[0, :3].astype(int) - np.array(expected)).max() <= tolerance

@@ -1,4 +1,6 @@
-"""The latency of a network is measured after its training, and the measurement changes none of the training's bits."""
+"""The latency of a network is measured after its training, and the measurement does not change the bits of the
+training.
+"""
 
 from dataclasses import replace
 from itertools import count

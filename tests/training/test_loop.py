@@ -237,7 +237,7 @@ def test_diverged_state_is_not_saved(assignment: MakeAssignment) -> None:
     training = loop.Training(assign, no_request)
     training.runner.load()
     training.runner.build()
-    training.runner.state.sums[0] = float("nan")  # the state on a GPU before the last steps are checked
+    training.runner.state.sums[0] = float("nan")  # imitates a GPU whose last steps are not checked yet
     with pytest.raises(DivergedError):
         list(training.save())
     assert not list(Path(assign.checkpoint_folder).glob("*.ckpt"))

@@ -28,7 +28,7 @@ def test_estimate_is_within_a_factor_of_two(networks, precision):
 
 
 def test_trainings_of_a_process_share_its_memory():
-    """The shares add up to the memory of the process, even if not all of its lanes train."""
+    """The shares of the trainings add up to the memory of the process, even if some of its lanes are not training."""
     report, phase = Progress(1, 1, 0, 1, 2, 0.5, memory_bytes=6), Phase(1, 1, "saving")
     trainings = iter([1, 2, 3])
     shared = list(train_beside(iter([report, None, report, phase, report]), lambda: next(trainings)))
@@ -38,7 +38,7 @@ def test_trainings_of_a_process_share_its_memory():
 
 @pytest.mark.parametrize(("trainings", "kind"), [(1, "exception"), (2, "lost")])
 def test_cuda_error_next_to_other_trainings_blames_nobody(trainings, kind):
-    """CUDA reports an error at the next call of any training of the process."""
+    """The next CUDA call reports the error, whichever training of the process makes the call."""
     failed = Failed(1, 1, "exception", "CUDA error: device-side assert triggered", "", 0.5, fatal=True)
     (report,) = train_beside(iter([failed]), lambda: trainings)
     assert report.kind == kind

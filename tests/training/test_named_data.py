@@ -27,7 +27,7 @@ CLASSES = ["cat", "dog"]
 
 @pytest.fixture
 def digits_of_usps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Write files in the format of USPS, and make torchvision accept their digests."""
+    """Write files in the format of USPS, and make torchvision accept the digests of these files."""
     import hashlib
 
     for part, count in (("train", 30), ("test", 10)):

@@ -1,4 +1,4 @@
-"""The parts of a child network that its parent does not have learn from the images."""
+"""The layers that a child network has and its parent lacks learn from the images."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ FASHION = tuple(DOWNLOADS["FashionMNIST"].files)
 
 
 class Server:
-    """A web server for one folder; `requests` lists the requested paths."""
+    """A web server for one folder. `requests` lists the requested paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.requests = folder, list[str]()
@@ -81,7 +81,7 @@ def serve_fashion(server: Server) -> dict[str, Source]:
 
 
 def serve_cifar(server: Server) -> dict[str, Source]:
-    """Serve a small CIFAR100 archive with an additional malicious file, and return its source."""
+    """Serve a small CIFAR100 archive that contains an additional malicious file, and return its source."""
     files = {}
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:

@@ -98,7 +98,7 @@ def test_program_reports_metrics_of_its_own(program):
     assert done.metrics == {"error": reports.of(EpochDone)[-1].metrics["error"], "train_loss": 12.0}
     assert [report.train_loss for report in reports.of(EpochDone)] == [4, 8, 12]
     assert done.data_digest == "0" * 64
-    assert len(reports.of(Checkpointed)) == 1  # only the last checkpoint is due
+    assert len(reports.of(Checkpointed)) == 1  # no earlier checkpoint was due
 
 
 @pytest.mark.parametrize("source", [COUNTING, DROPOUT])
@@ -272,7 +272,7 @@ def test_report_of_a_forked_child_is_refused(program):
 
 @pytest.fixture
 def process_state() -> Iterator[None]:
-    """Restore the state that programs change for the whole process."""
+    """Restore the process-wide state that programs change."""
     folder, stdout = Path.cwd(), sys.stdout
     yield
     sys.stdout = stdout

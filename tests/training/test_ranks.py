@@ -1,4 +1,4 @@
-"""Final models on several devices: an interruption changes no bits, and no rank waits for a rank that has failed."""
+"""Final models on several devices: an interruption changes no bits, and no rank waits for a failed rank."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The self-test of a device explains why torch cannot train.
 
-There is no GPU, so the tests create the errors themselves.
+The tests need no GPU, because they create the errors themselves.
 """
 
 from __future__ import annotations

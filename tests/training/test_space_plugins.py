@@ -1,4 +1,4 @@
-"""Built-in operators and spaces fulfil the interface, and errors explain what is wrong with others."""
+"""Built-in operators and spaces fulfil the interface, and errors explain what is wrong with those of plug-ins."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_built_in_spaces_keep_the_interface(space):
 
 
 def test_cell_has_the_cost_that_the_benchmark_publishes():
-    # https://github.com/D-X-Y/NAS-Bench-201: 1.531546 MB of parameters, 220.11969 MFLOPs
+    # https://github.com/D-X-Y/NAS-Bench-201 reports 1.531546 MB of parameters and 220.11969 MFLOPs.
     space = CELL_PRESETS["nasbench201-cifar"]
     cost, _ = space.measure(space.parse("/".join(["op=nor_conv_3x3"] * 6)), Task(32, 3, 10))
     assert (cost.params, cost.mult_adds + 10 * 1) == (1_531_546, 220_119_690)

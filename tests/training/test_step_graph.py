@@ -1,4 +1,6 @@
-"""A step that cannot be captured is called each time. On a GPU, the captured graph gives the same bits as calls."""
+"""A step that cannot be captured is called each time. On a GPU, the captured graph gives the same bits as calls of the
+step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps with draws from tables on the device have the same bits as steps with draws from the host."""
+"""Steps with random draws from tables on the device have the same bits as steps with draws from the host."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_other_recipes_use_no_tables(assignment: MakeAssignment, recipe: dict[st
 
 @pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
 def test_table_step_reads_no_values_on_meta(assignment: MakeAssignment, augment: str) -> None:
-    # A capture must not read values either. Tensors on torch's meta device have no values.
+    # Use torch's meta device, whose tensors have no values, because a capture must not read values.
     assign = assignment(augment=augment, label_smoothing=0.1, random_erasing=0.3, clip_norm=1.0)
     runner = started(assign, tables=True, device="meta")
     optimizer = runner.state.optimizer

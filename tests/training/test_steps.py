@@ -1,4 +1,4 @@
-"""Training steps use micro-batches and the recipe's precision, and do not wait for a GPU."""
+"""Training steps can split a batch, use the recipe's precision, and do not wait for a GPU."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_split_batch_updates_statistics_once(assignment: MakeAssignment, batch_s
     counts = [int(tensor) for name, tensor in split.items() if name.endswith("num_batches_tracked")]
     assert counts
     assert set(counts) == {1}
-    # Only the batch norm of the stem gets the same inputs in both trainings.
+    # Only the stem's batch norm gets the same inputs in both trainings, so only its statistics must be equal.
     for name in ("features.1.running_mean", "features.1.running_var"):
         torch.testing.assert_close(split[name], whole[name], rtol=1e-5, atol=1e-6)
     mean = next(name for name in reversed(split) if name.endswith("running_mean"))
@@ -107,7 +107,7 @@ def test_checkpoint_of_another_recipe_precision_is_refused(assignment: MakeAssig
 @pytest.mark.parametrize("split_batches", [False, True])
 @pytest.mark.parametrize("augment", ["none", "flip", "shift", "crop_flip"])
 def test_step_never_reads_values_from_its_device(assignment: MakeAssignment, augment: str, split_batches: bool) -> None:
-    # Tensors on torch's meta device have no values: reading one raises, and so does mixing devices.
+    # Tensors on torch's meta device have no values: reading a value raises an error, and so does mixing devices.
     assign = replace(assignment(augment=augment, label_smoothing=0.1), split_batches=split_batches)
     runner = StepRunner(assign, "meta")
     runner.load()

@@ -34,7 +34,7 @@ CODE: list[list[int | float]] = [[0, 1, 1, 1, 0.5], [1, 0, 1, 0, 0.5]] * 3 + [[2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ImageNet: 240 JPEGs of various sizes, with one color for each class."""
+    """Return the folder of a small ImageNet: 240 JPEGs of various sizes, with one color for each class."""
     root = tmp_path_factory.mktemp("imagenet")
     rng = np.random.default_rng(0)
     for label in range(CLASSES):
@@ -171,7 +171,7 @@ def test_batches_are_normalized_with_the_statistics_of_imagenet(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_validation_takes_center_crops_and_training_random_ones(tmp_path: Path) -> None:
-    # Red increases from left to right and green from top to bottom, so a pixel's color is its original position.
+    # Red increases from left to right and green from top to bottom, so a pixel's color gives its original position.
     make_classes(tmp_path)
     grid = np.zeros((256, 256, 3), np.uint8)
     grid[:, :, 0], grid[:, :, 1] = np.arange(256), np.arange(256)[:, None]
@@ -182,12 +182,12 @@ def test_validation_takes_center_crops_and_training_random_ones(tmp_path: Path) 
     scale, mean = (torch.tensor(values).reshape(1, 3, 1, 1) * 255 for values in (streaming.DEVIATION, streaming.MEAN))
 
     def edges(images: torch.Tensor) -> torch.Tensor:
-        """Return red at the left and right edge and green at the top and bottom: `[B, 4]`."""
+        """Return red at the left and right edges, and green at the top and bottom edges, as a tensor `[B, 4]`."""
         pixels = images * scale + mean
         red, green = pixels[:, 0, 28], pixels[:, 1, :, 28]
         return torch.stack([red[:, 0], red[:, -1], green[:, 0], green[:, -1]], 1)
 
-    center = torch.tensor([17.5, 237.5, 17.5, 237.5]).expand(50, 4)  # pixels 16 to 239, averaged over four
+    center = torch.tensor([17.5, 237.5, 17.5, 237.5]).expand(50, 4)  # pixels 16 to 239, averaged over four pixels
     assert torch.allclose(edges(data.held_out.between(0, 50)[0]), center, atol=1)
     assert torch.allclose(edges(batches(data.train, 200, augment="none")[0][0])[:50], center, atol=1)
 
@@ -224,7 +224,7 @@ def test_two_batches_are_decoded_in_advance(folder: Path, load: Callable[..., An
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert pending == [32] * 10 + [16, 0]
-    assert peak < 6 * 16 * 128 * 128 * 3  # tracemalloc counts NumPy's arrays; the epoch has twelve batches
+    assert peak < 6 * 16 * 128 * 128 * 3  # the arrays of at most 6 of the 12 batches
     part.batch(replace(key, seed=8))
     assert part.pending_images == 32
     part.between(0, 60)

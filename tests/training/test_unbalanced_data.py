@@ -1,4 +1,4 @@
-"""Unbalanced classes: a split can be stratified, and the loss can weight the classes."""
+"""For unbalanced classes, a split can be stratified, and the loss can weight the classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that are cast together give results bit-identical to those of autocast, with fewer operations."""
+"""Weights that are cast together give the same bits as autocast, with fewer operations."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def started(assign: Assign, device: str = "cpu", *, autocast: bool = False, tabl
 
 
 def advance(runner: StepRunner, steps: int) -> dict[str, Any]:
-    """Train some batches, validate a batch after each of them, and return the content of a checkpoint."""
+    """Train some batches, validate a batch after each trained batch, and return the content of a checkpoint."""
     for _ in range(steps):
         runner.train_step()
         runner.validate_step(0, runner.state.sums)  # adds the loss of the validation to the compared sums
@@ -162,7 +162,7 @@ class OneOfTwo(nn.Module):
 
 
 def test_unused_weight_gets_no_gradient() -> None:
-    # With a gradient of 0, weight decay and momentum would change the weight.
+    # The unused weight must have no gradient: with a gradient of 0, weight decay and momentum would change the weight.
     model = OneOfTwo()
     nn.init.ones_(model.used.weight)
     with numerics.autocast("cpu", "bfloat16"):
@@ -207,7 +207,7 @@ def test_step_and_validation_cast_by_three_operations(assignment: MakeAssignment
         with Operations() as operations:
             runner.train_step()
             runner.validate_step(0, runner.state.sums)
-        # In inference mode, the operation `to` is not divided into smaller ones.
+        # In inference mode, the operation `to` is not divided into smaller operations.
         single = operations.counts["_to_copy"] + operations.counts["to"]
         casts.append((single, operations.counts["_foreach_copy_"]))
     others = casts[0][0]

@@ -202,7 +202,7 @@ def test_narrowing_keeps_the_most_important_channels() -> None:
     child = apply_changes(parent, Change(2, "width", 1.0, 0.5))
     important = [1, 3, 4, 6]
     with torch.no_grad():
-        # The next block does not read the other channels.
+        # The next block ignores the channels whose weights are set to 0.
         old.features[5][0].weight[:, [0, 2, 5, 7]] = 0
         old.features[5][0].weight[:, important] += 1
     new = initialized(child, 2)

@@ -57,7 +57,7 @@ class Worker:
         os.write(self.commands, encode(command))
 
     def wait_for(self, kind: type[R], seconds: float = 200) -> R:
-        """Return the next report of a kind; fail after `seconds`."""
+        """Return the next report of a kind. Fail after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             for number, message in enumerate(self.received):

@@ -1,4 +1,6 @@
-"""Two kinds of records to query: a search of 24 births that was built once, and small searches built for one test."""
+"""Two kinds of records to query: one search of 24 births for all tests, and small searches that are created for each
+test.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIS
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def new_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
-    """Return a function that returns the URL of a new database; tests run on both kinds of database."""
+    """Return a function that returns the URL of a new database. Tests run on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return lambda folder: f"sqlite:///{folder / 'eatnas.db'}"
     postgres = request.getfixturevalue("postgres")
@@ -46,10 +48,10 @@ def record_connection(record: Record) -> Iterator[Connection]:
 
 @pytest.fixture
 def train(engine: Engine) -> Callable[[int], int]:
-    """Return a function that finishes a search; the fitness of a candidate is a hundredth of its id."""
+    """Return a function that finishes a search. The fitness of a candidate is its id divided by 100."""
 
     def finish(search_id: int) -> int:
-        with transaction(engine) as connection:  # one transaction for all, because commits take most of the time
+        with transaction(engine) as connection:  # a single transaction, because commits take most of the time
             while (leased := lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0)) is not None:
                 score_candidate(connection, leased, leased.token.candidate / 100)
                 advance_search(connection, lock_search(connection, search_id), 3.0)

@@ -1,4 +1,4 @@
-"""`query sql`: SELECT statements of the user."""
+"""`query sql`: the user's own SELECT statements."""
 
 import sqlite3
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Predictions of guided births and their outcomes."""
+"""The predictions for guided births, and the measured results."""
 
 from dataclasses import replace
 

@@ -92,7 +92,7 @@ def add_checkpoint(connection, search_id, leased):
 
 
 def train_with_checkpoints(engine, search_id):
-    """Train a search to its end; each candidate has a checkpoint."""
+    """Train a search to its end, with a checkpoint for each candidate."""
     with transaction(engine) as connection:
         for values in VALUES:
             advance_search(connection, lock_search(connection, search_id), 3.0)

@@ -1,4 +1,4 @@
-"""Pages of rows: the database and Python select the same rows, and the database sends no others."""
+"""The database and Python select the same rows for a page, and the database sends no other rows."""
 
 import random
 from collections.abc import Callable

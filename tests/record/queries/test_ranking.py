@@ -44,7 +44,7 @@ PAGES = (
 
 @pytest.fixture
 def train(engine: Engine, lease_factory: Callable[..., LeasedCandidate | None]) -> Callable[[int, random.Random], None]:
-    """Return a function that finishes a search; fitness is one of five values, so that there are ties."""
+    """Return a function that finishes a search. Fitness is one of five values, so that candidates tie."""
 
     def finish(search_id: int, rng: random.Random) -> None:
         with transaction(engine) as connection:
@@ -74,7 +74,7 @@ def small(
     search_factory: Callable[..., int],
     train: Callable[[int, random.Random], None],
 ) -> int:
-    """Return a finished search with re-evaluations of random size; the parameter is the number of re-evaluations."""
+    """Return a finished search with re-evaluations of random size. The parameter of the fixture is their number."""
     rng = random.Random(request.param)
     search_id = search_factory("small", budget__candidates=20)
     train(search_id, rng)
@@ -88,7 +88,7 @@ def small(
 
 @pytest.fixture
 def tested(engine: Engine, small: int, train: Callable[[int, random.Random], None]) -> int:
-    """Return the same search with final models of some candidates other than the best one."""
+    """Return the search `small` with final models of some candidates other than the best candidate."""
     with transaction(engine) as connection:
         chosen = [row.id for row in list_best(connection, small, 20)[1::5]]
         name = create_final_training(connection, "small", candidate_ids=chosen, seeds=2, epochs=1, now=6.0)
@@ -98,7 +98,9 @@ def tested(engine: Engine, small: int, train: Callable[[int, random.Random], Non
 
 
 def rank_by_definition(connection: Connection, search_id: int) -> list[int]:
-    """Return the ids of the scored candidates: the re-evaluated ones by mean, then the others by fitness."""
+    """Return the ids of the scored candidates: first the re-evaluated candidates by mean score, then the others by
+    fitness.
+    """
     rows = connection.execute(select(candidate).where(candidate.c.fitness.is_not(None))).all()
     values: dict[int, list[float]] = {}
     for row in rows:

@@ -138,7 +138,8 @@ EFFECTS = [
     "SELECT rolpassword FROM pg_authid",
     "SELECT query_to_xml('DELETE FROM eatnas_event', true, true, '')",
 ]
-"""The statements bypass the parser, so that only the server's rights and the rollback stop them."""
+"""Statements inside strings, which the parser does not see: only the server's permissions and the rollback stop them.
+"""
 SIGNATURES = """
 SELECT p.proname, coalesce(CASE a.aggkind WHEN 'o' THEN 'o' WHEN 'h' THEN 'h' END, p.prokind::text),
        coalesce(a.aggnumdirectargs, 0), ARRAY(SELECT t::regtype::text FROM unnest(p.proargtypes) AS t)
@@ -165,7 +166,7 @@ SPECIAL_CALLS = {
     "substring": "substring('abc' FROM 1 FOR 2), substring('abc', 2)",
 }
 TYPE_NAMES = {"char", "time", "timestamp"}
-"""Functions that PostgreSQL's grammar reads as types."""
+"""Names of functions that PostgreSQL's grammar reads as types."""
 CONCRETE_TYPES = {
     **dict.fromkeys(['"any"', "anyelement", "anycompatible", "anynonarray", "name", '"char"'], "int"),
     **dict.fromkeys(["anyarray", "anycompatiblearray"], "int[]"),

@@ -25,7 +25,7 @@ UNDER = Provenance("final", {"epochs": 4, "precision": "float32"}, "data", {"tor
 def score_final_models(
     engine: Engine, lease_factory: Callable[[int], LeasedCandidate]
 ) -> Callable[[str, dict[int, float]], None]:
-    """Return a function that scores final models; `accuracies` maps their seeds to test accuracies."""
+    """Return a function that scores final models. Its argument maps their seeds to test accuracies."""
 
     def score(name: str, accuracies: dict[int, float]) -> None:
         with read_transaction(engine) as connection:

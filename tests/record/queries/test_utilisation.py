@@ -25,7 +25,7 @@ def test_utilisation_is_busy_time_over_wall_time(engine, small):
 
 
 def insert_attempts(connection: Connection, search_id: int, worker_id: int, *spans: tuple[float, float]) -> None:
-    """Insert an attempt for each span of time. All but one second of the span is device time."""
+    """Insert an attempt for each span of time. All but one second of each span is device time."""
     ids = connection.execute(select(candidate.c.id).where(candidate.c.search_id == search_id)).scalars()
     attempted = set(connection.execute(select(attempt.c.candidate_id)).scalars())
     unattempted = (candidate_id for candidate_id in ids if candidate_id not in attempted)
