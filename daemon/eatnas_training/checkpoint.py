@@ -30,6 +30,8 @@ DISK_FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 files.
 """
 RETRY_SECONDS: Final = 1.0
+KEPT_CHECKPOINTS: Final = 2
+"""The number of checkpoints that `remove_older` keeps, in case the newest is damaged."""
 
 
 def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed:
@@ -113,6 +115,18 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
         batch=0,
         damaged=damaged,
     )
+
+
+def remove_older(assign: Assign) -> None:
+    """Remove the checkpoints of this attempt except the most advanced ones, for an attempt that the record lacks.
+
+    The supervisor removes older checkpoints of recorded attempts.
+    """
+    folder = Path(assign.checkpoint_folder)
+    names = [name for name in list_checkpoint_names(folder, assign.candidate) if name.attempt == assign.attempt]
+    for name in names[KEPT_CHECKPOINTS:]:
+        with suppress(OSError):
+            (folder / str(name)).unlink()
 
 
 def pack(state: Mapping[str, Any]) -> bytes:

@@ -219,6 +219,8 @@ class Training:
                     yield replace(report, candidate=self.assign.candidate, attempt=self.assign.attempt)
                 elif report is None or isinstance(report, Phase):
                     yield report and Phase(*self._token, "restoring")
+                elif isinstance(report, Checkpointed):
+                    checkpoint.remove_older(ancestor)
                 elif isinstance(report, Released):
                     yield Released(*self._token, self.device_seconds + retraining.device_seconds)
                     return False

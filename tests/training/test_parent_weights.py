@@ -121,6 +121,14 @@ def test_release_while_retraining_an_ancestor_keeps_its_checkpoint(family: Famil
     finished(run_training(replace(child, attempt=2)))
 
 
+def test_retrained_ancestor_keeps_two_checkpoints(family: Family) -> None:
+    grandparent, parent, child = family
+    recipe = {**grandparent.training, "checkpoint_seconds": 1e-9}
+    ancestor = replace(grandparent, attempt=0, training=recipe)
+    run_training(replace(parent, ancestors=[asdict(ancestor)]))
+    assert len(list(Path(child.checkpoint_folder).glob("c1-a0-*.ckpt"))) == 2
+
+
 def test_retrained_ancestor_is_not_trained_again_for_its_next_child(family: Family) -> None:
     child = with_all_ancestors(family, attempt=1)
     sibling = replace(child, candidate=4)
