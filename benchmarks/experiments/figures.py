@@ -146,9 +146,9 @@ def compare_compute(runs: Runs, labels: Mapping[str, str], unit: str) -> str:
     scratch = {run.seed: run for run in runs["scratch"]}
     lines = [
         "",
-        f"Each run is compared with the search from scratch of the same seed. The columns show the compute ({unit}) until "
-        "the run reaches the final quality of that search, or a quality slightly below it. The unit is the whole compute of "
-        "the search from scratch:",
+        "Each run is compared with the search from scratch of the same seed. The columns show the compute "
+        f"({unit}) until the run reaches the final quality of that search, or a quality slightly below it. The "
+        "unit is the whole compute of the search from scratch:",
         "",
         "| arm | " + " | ".join(f"final quality − {gap:g}" if gap else "final quality" for gap in QUALITY_GAPS) + " |",
         "|---" * (len(QUALITY_GAPS) + 1) + "|",
