@@ -129,7 +129,7 @@ class _PartReader:
     parts: Collection[ReportPart]
 
     def read(self, part: ReportPart, query: Callable[[], T], otherwise: T) -> T:
-        """Return the result of a query if its part is requested, else `otherwise`."""
+        """Return the result of `query` if `part` is requested, otherwise return `otherwise`."""
         return query() if part in self.parts else otherwise
 
 

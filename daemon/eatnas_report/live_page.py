@@ -132,5 +132,5 @@ def render_live(template: str, **values: Any) -> str:
 
 def _render(template: str, **values: Any) -> str:
     style = read_template("report.css") + read_template("live.css")
-    # The style sheets are files of this package.
+    # The style sheets need no escaping, because they are files of this package.
     return render_template(template, style=Markup(style), **values)  # noqa: S704

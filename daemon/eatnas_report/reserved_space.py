@@ -1,4 +1,4 @@
-"""Reserve space on the live page for figures that are not drawn yet, so that nothing below them moves."""
+"""Reserve space on the live page for figures that are not drawn yet, so that the content below does not move later."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Several trainings in one process, which take turns: each lane has pipes of its own and speaks the worker's protocol.
 
-All lanes share the process's one thread, one device context and one copy of the images. A turn ends after a batch. On a
-GPU, a turn only enqueues the work of a batch on the stream of its lane, so that the GPU computes for all lanes in
-parallel. A file holds the number of the lane that has its turn. If the process dies or hangs, the supervisor reads from
-this file which lane is the cause.
+All lanes share one thread, one device context and one copy of the images. A turn ends after a batch. On a GPU, a turn
+only enqueues the work of a batch on the stream of its lane, so that the GPU computes for all lanes in parallel. A file
+holds the number of the lane that has its turn. If the process dies or hangs, the supervisor reads from this file which
+lane is the cause.
 
 This module does not import torch, because the tests' simulated worker imports it.
 """

@@ -17,7 +17,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_training.numerics import autocast
 
 WARM_UP_RUNS: Final = 5
-"""The number of batches before the measurement, in which libraries choose algorithms and fill caches."""
+"""The number of batches before the measurement. They let libraries choose algorithms and fill caches."""
 QUIET_LOAD: Final = 0.5
 """The highest load of other processes, in cores over the last minute, with which the machine counts as quiet."""
 

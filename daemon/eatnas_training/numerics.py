@@ -20,7 +20,7 @@ for _name in FAST_MATH:
 def use_deterministic_arithmetic(*, compiled: bool = False) -> None:
     """Make torch compute the same bits each time, in the precision of the recipe.
 
-    With `compiled`, this includes code that torch compiles, which only plug-ins contain.
+    With `compiled`, the same holds for code that torch compiles, which only plug-ins contain.
     """
     torch.set_deterministic_debug_mode("error")
     if compiled:
@@ -29,8 +29,8 @@ def use_deterministic_arithmetic(*, compiled: bool = False) -> None:
     # Do not fill new memory with NaN: this takes a tenth of the time of a step, and affects only code that reads
     # unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # TF32 would be a third precision besides float32 and bfloat16. An environment variable can enable TF32 for matrix
-    # products.
+    # Disable TF32, which would be a third precision besides float32 and bfloat16. An environment variable can enable
+    # TF32 for matrix products.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 

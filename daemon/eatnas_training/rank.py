@@ -24,7 +24,7 @@ from eatnas_training.steps import StepRunner
 
 
 class RankMember:
-    """The exchange between this rank and the other ranks in each step."""
+    """The exchange, in each step, between this rank and the other ranks."""
 
     def begin_step(self) -> None:
         """Do nothing: rank 0 begins each step."""

@@ -104,9 +104,8 @@ class RankGroup:
     def connect(
         self, digest: str, state: bytes, stop_request: Callable[[], StopRequest]
     ) -> Generator[Phase, None, bool]:
-        """Wait until all ranks have loaded the images with this digest. Then send the state of the training to them.
-
-        Return False if a stop is requested before then. Raises `RankError`.
+        """Wait until all ranks have loaded the images with this digest. Then send the state of the training to all
+        ranks. Return False if a stop is requested while some ranks are still loading. Raises `RankError`.
         """
         while not self.is_ready(digest):
             if stop_request() is not StopRequest.NONE:

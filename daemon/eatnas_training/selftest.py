@@ -27,7 +27,7 @@ _BUILDS: Final = "https://pytorch.org/get-started lists the builds"
 def train_all_operations(device: str) -> None:
     """Train a small network that has every operation and kernel size, in every precision.
 
-    This detects errors that would make each candidate fail. It also makes torch load the modules that the first
+    This detects errors that would make every candidate fail. It also makes torch load the modules that the first
     training step needs. Raises torch's own exception if torch cannot train on the device.
     """
     use_deterministic_arithmetic()

@@ -53,7 +53,7 @@ class StopRequest(IntEnum):
 Trainer = Callable[[Assign, Callable[[], StopRequest]], Iterator[Report | None]]
 """Trains one candidate and yields reports. It calls its second argument between batches.
 
-It yields None where another training of this process may have its turn.
+It yields None when another training of this process may have its turn.
 """
 
 

@@ -159,7 +159,7 @@ def _describe_blocks(code: str, changes: Sequence[str]) -> list[str]:
     changed_blocks = {change.split(" ")[1] for change in changes}
     try:
         blocks = Architecture.parse(code).blocks
-    except InvalidArchitectureError:  # the code belongs to another space
+    except InvalidArchitectureError:  # the architecture belongs to another space
         rows = [(number, f"{number:>5}  {escape_markup(text)}") for number, text in enumerate(code.split("/"), 1)]
         return ["block", *(f"<b>{row} ◀</b>" if str(number) in changed_blocks else row for number, row in rows)]
     lines = ["block  op   kernel  skip  depth  width"]

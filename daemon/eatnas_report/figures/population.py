@@ -98,7 +98,7 @@ def _plot_quality(steps: Sequence[PopulationStep], x: list[float], x_title: str)
 
 
 def front_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the metric against mult-adds with the Pareto front. Return no figure if the front is empty."""
+    """Plot the metric against mult-adds, together with the Pareto front. Return no figure if the front is empty."""
     if not data.front:
         return []
     objective = data.search.objective

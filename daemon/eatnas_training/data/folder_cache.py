@@ -34,8 +34,8 @@ POLL_SECONDS: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """The files in the cache for a folder, named by `key`. `shape` is the shape of the images, or None if the entry has
-    no images.
+    """The cache entry of a folder, whose files are named after `key`. `shape` is the shape of the images, or None if
+    the entry has no images.
     """
 
     cache: Path

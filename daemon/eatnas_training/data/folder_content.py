@@ -21,7 +21,7 @@ from eatnas_training.data.image_files import REMEDY, read_image
 from eatnas_training.data.image_folder import ImageFolder
 
 CHUNK: Final = 32
-"""The number of files that a thread gets between two reports of progress."""
+"""The number of files, for each thread, that are submitted to the pool at a time."""
 REPORT_SECONDS: Final = 0.5
 """The time between two reports of progress."""
 LISTED_BETWEEN: Final = 1000

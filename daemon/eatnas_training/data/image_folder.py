@@ -27,7 +27,7 @@ _MISSPELLED_PARTS: Final = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "test", "testing"), TEST),
 }
-"""Common wrong names of a part's folder, in lower case, and the right name."""
+"""A mapping from common wrong names of the parts' folders, in lower case, to the right names."""
 EMPTY_CLASS: Final = "holds no files, so it is not a class"
 OPTION: Final = " (--root of `data prepare`)"
 OUTSIDE: Final = "not in the folder of a class"

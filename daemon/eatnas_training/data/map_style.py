@@ -41,8 +41,8 @@ def open_map_style(data: Mapping[str, Any], *, train: bool, download: bool = Fal
     name = str(data["name"])
     source, rest = split_source(name)
     root, options = data_root(data), dict(data.get("options") or {})
-    # Load the plug-in outside the check for random draws: an import may draw, because it happens only once in each
-    # process.
+    # The check for random draws must not cover the import of the plug-in, which happens only once in each process and
+    # may draw.
     load = None if source else _load_plugin(name)
     with refuse_global_draws(name):
         try:

@@ -94,7 +94,7 @@ def export_model(request: ExportRequest, writers: Mapping[str, Writer] = WRITERS
 
 
 def describe_model(request: ExportRequest) -> tuple[nn.Module, ValidationImages, ModelDescription]:
-    """Return the network of the checkpoint, its validation images, and its description. Raises `DataError`."""
+    """Return the network of the checkpoint, the validation images, and the model's description. Raises `DataError`."""
     model = request.model
     network = read_network(
         Path(request.checkpoint),

@@ -98,7 +98,7 @@ class WeightCopier:
 
     @staticmethod
     def can_copy(layer: LayerParts) -> bool:
-        """Return whether the operator of a layer defines its inheritance."""
+        """Return whether the operator of a layer defines how to inherit the layer's weights."""
         return layer.plugin is None or layer.plugin.operator.inherit is not None
 
     def _copy_plugin(self, old: PluginLayer, new: PluginLayer) -> None:

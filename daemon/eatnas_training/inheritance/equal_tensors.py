@@ -1,4 +1,6 @@
-"""Inheritance for any space: a child continues each tensor of its parent that has the same name and shape."""
+"""Inheritance for any space: a child inherits each tensor of its parent for which it has a tensor of the same name and
+shape.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Inheritance:
 def inherit(
     parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: nn.Module, child: NetworkSpec
 ) -> Inheritance:
-    """Write the parent's weights into `model` with the function of the child's space. Raises `PluginError`."""
+    """Write the parent's weights into `model`, as the child's space defines it. Raises `PluginError`."""
     reference = child.macro.inheritance
     if reference is None:
         raise PluginError(f"space {child.macro.name} has no way to inherit weights; use inheritance.weights: fresh")

@@ -17,9 +17,8 @@ Steps = Callable[[], Iterator[Report]]
 
 
 class Handover:
-    """A function that runs in a new thread while the generator `reports` waits for it.
-
-    Only one of the two runs at any time: the function waits in `perform` while the generator runs the given steps.
+    """A function that runs in a new thread while the generator `reports` waits for it. The function and the generator
+    never run at the same time: the function waits in `perform` while the generator runs the given steps.
     """
 
     def __init__(self, function: Callable[[], None], monotonic: Callable[[], float]) -> None:
@@ -39,7 +38,7 @@ class Handover:
 
     @property
     def seconds(self) -> float:
-        """The seconds that the function has run so far."""
+        """The time, in seconds, that the function has run so far."""
         running = 0.0 if self._turn_began is None else self._monotonic() - self._turn_began
         return self._finished_seconds + running
 
@@ -95,7 +94,7 @@ class Handover:
             raise failures[0]
 
     def require_own_turn(self) -> None:
-        """Raise `InvalidReportError` for a call that would get no answer, so that the caller does not wait forever."""
+        """Raise `InvalidReportError` if a call of `perform` would wait forever."""
         if os.getpid() != self._process:
             raise InvalidReportError(
                 "a child process calls a method of report; only the process of the training may call report.resume, "
@@ -105,7 +104,9 @@ class Handover:
             raise InvalidReportError("the function that is given to report.checkpoint calls report; return the state")
 
     def stop(self) -> None:
-        """End the function: its current or next call of `perform` raises an error. Steps call this method."""
+        """End the function: its current or next call of `perform` raises `ProgramStoppedError`. Only steps call this
+        method.
+        """
         self.stopped = True
 
     def _run(self) -> None:

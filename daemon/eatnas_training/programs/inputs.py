@@ -18,7 +18,7 @@ from eatnas_training.state import build_network
 class CandidateNetwork:
     """The network of a candidate: its architecture, and the torch module that the search space builds from it.
 
-    A function that interprets the architecture itself need not call `build`.
+    A training function that interprets the architecture itself need not call `build`.
     """
 
     architecture: Any

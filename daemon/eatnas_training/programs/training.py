@@ -50,8 +50,8 @@ def train(
             message=str(error) or type(error).__name__,
             traceback="" if isinstance(error, PluginError) else "".join(traceback.format_exception(error)),
             device_seconds=training.device_seconds,
-            # Replace the process: it cannot import another version of a module, and cannot end a function that does not
-            # stop.
+            # In these cases, replace the process: it cannot import another version of a module, or end a function that
+            # does not stop.
             fatal=isinstance(error, PluginError)
             or is_cuda_error(error)
             or not training.ended

@@ -47,7 +47,7 @@ class TrainingReport:
         self._epochs: list[EpochDone] = []
         self._checkpoints = 0  # the number of checkpoints since the end of the last epoch
         self._began = False
-        self._releasing = False  # Whether a stop was requested at the last `epoch`.
+        self._releasing = False  # whether a release was requested at the last `epoch`
         self._saved_at, self._progressed_at, self._epoch_began = monotonic(), -math.inf, 0.0
         self.handover: Handover
 
@@ -130,7 +130,7 @@ class TrainingReport:
         self._seed()
 
     def progress(self, batch: int, batches: int) -> None:
-        """Report that `batch` of `batches` batches of the current epoch are done.
+        """Report that `batch` of the `batches` batches of the current epoch are done.
 
         A training without any report for 15 minutes counts as hung, so a program with long epochs must call this
         method.
