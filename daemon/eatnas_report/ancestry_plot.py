@@ -30,10 +30,10 @@ ROW_HEIGHT: Final = 0.26
 COLUMNS: Final = (("candidate", 0.0), ("search", 0.11), ("fitness", 0.36), ("gain", 0.46), ("mutations", 0.55))
 """The columns of the table with their positions, as shares of the width."""
 CHARACTERS_OF_MUTATIONS: Final = 60
-"""The characters of a line of mutations; more mutations continue on the next line."""
+"""The maximum number of characters in a line of mutations. Further mutations are on the next lines."""
 CHARACTERS_OF_SEARCH: Final = 28
 CHARACTERS_OF_TITLES: Final = 100
-"""The characters of the names of all searches above the plot, for which its width suffices."""
+"""The maximum number of characters in all names of searches above the plot, whose width suffices for this number."""
 NO_BREAK_SPACE: Final = "\xa0"
 MAX_POINTS: Final = 2000
 
