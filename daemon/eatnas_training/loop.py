@@ -138,7 +138,7 @@ class Training:
                 validation = yield from self._evaluate()
                 if validation is None:
                     return
-            report = self._epoch_report(validation)
+            report = _epoch_report(self, validation)
             runner.state.close_epoch(report)
             yield report
         yield from self.save()
@@ -269,23 +269,6 @@ class Training:
             yield from filter(None, self._progress())  # never None: no other training may compute meanwhile
         return None
 
-    def _epoch_report(self, validation: tuple[float, float] | None) -> EpochDone:
-        runner, state = self.runner, self.runner.state
-        val_loss, val_accuracy = validation or (None, None)
-        loss, correct, images = state.sums.tolist()
-        return EpochDone(
-            candidate=self.assign.candidate,
-            attempt=self.assign.attempt,
-            epoch=state.epoch,
-            train_loss=loss / images,
-            train_accuracy=correct / images,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            learning_rate=runner.learning_rate((state.epoch + 1) * runner.batches - 1),
-            seconds=state.epoch_seconds,
-            ended_at=self.wall_clock(),
-        )
-
     def save(self) -> Iterator[Report]:
         """Write a checkpoint between two batches. On a full disk, wait for space or for a stop request.
 
@@ -328,6 +311,24 @@ class Training:
             device_seconds=self.device_seconds,
             memory_bytes=0 if self.runner.device == "cpu" else torch.cuda.memory_reserved(self.runner.device),
         )
+
+
+def _epoch_report(training: Training, validation: tuple[float, float] | None) -> EpochDone:
+    runner, state = training.runner, training.runner.state
+    val_loss, val_accuracy = validation or (None, None)
+    loss, correct, images = state.sums.tolist()
+    return EpochDone(
+        candidate=training.assign.candidate,
+        attempt=training.assign.attempt,
+        epoch=state.epoch,
+        train_loss=loss / images,
+        train_accuracy=correct / images,
+        val_loss=val_loss,
+        val_accuracy=val_accuracy,
+        learning_rate=runner.learning_rate((state.epoch + 1) * runner.batches - 1),
+        seconds=state.epoch_seconds,
+        ended_at=training.wall_clock(),
+    )
 
 
 def _finished(training: Training, loss: float, accuracy: float, latency: Latency | None) -> Finished:
