@@ -118,9 +118,10 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
 
 
 def remove_older(assign: Assign) -> None:
-    """Remove the checkpoints of this attempt except the most advanced ones, for an attempt that the record lacks.
+    """Remove all but the most advanced checkpoints of this attempt. Call this only for an attempt that is not in the
+    record.
 
-    The supervisor removes older checkpoints of recorded attempts.
+    For a recorded attempt, the supervisor removes older checkpoints.
     """
     folder = Path(assign.checkpoint_folder)
     names = [name for name in list_checkpoint_names(folder, assign.candidate) if name.attempt == assign.attempt]
