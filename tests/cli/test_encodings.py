@@ -19,6 +19,7 @@ from eatnas_db.errors import InvalidSpecError, RecordError
 from eatnas_db.events import record_event
 from eatnas_db.schema.events import event
 from eatnas_migrations import commands
+from support.empty_records import create_empty_record
 
 QUESTION = "SELECT 'é€😀─' AS word"
 NOT_UTF8 = "caf\udce9"
@@ -117,8 +118,9 @@ def test_a_daemon_log_takes_any_text(tmp_path):
 @pytest.fixture(params=["sqlite", "postgresql"])
 def engine(request, tmp_path):
     file = f"sqlite:///{tmp_path / 'eatnas.db'}"
-    url = file if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    commands.upgrade(create_engine_for(url))
+    url = file if request.param == "sqlite" else request.getfixturevalue("postgres_record_url")
+    if url == file:
+        create_empty_record(url).dispose()
     engine = open_record(url)
     yield engine
     engine.dispose()
@@ -151,9 +153,8 @@ def test_a_database_that_is_not_utf8_is_refused(postgres, encoding):
             use(postgres.url(name))
 
 
-def test_client_encoding_does_not_change_texts(postgres_url):
-    url = f"{postgres_url}&client_encoding=latin1"
-    commands.upgrade(create_engine_for(url))
+def test_client_encoding_does_not_change_texts(postgres_record_url):
+    url = f"{postgres_record_url}&client_encoding=latin1"
     engine = open_record(url)
     with transaction(engine) as connection:
         record_event(connection, 0.0, "名", detail={"名": "€"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from eatnas_db.database.engine import create_engine_for, open_record, read_connection
+from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.integrity.check import list_violations
@@ -114,13 +114,12 @@ def test_a_log_that_a_reader_cannot_recover_is_refused(home, tiny, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_role_with_select_alone_can_ask(postgres, postgres_url):
-    commands.upgrade(create_engine_for(postgres_url))
-    database = make_url(postgres_url).database
+def test_a_role_with_select_alone_can_ask(postgres, postgres_record_url):
+    database = make_url(postgres_record_url).database
     for statement in ("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN"):
         postgres.execute(statement, database)
     postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader", database)
-    url = make_url(postgres_url).set(username="reader", password=None).render_as_string(hide_password=False)
+    url = make_url(postgres_record_url).set(username="reader", password=None).render_as_string(hide_password=False)
     engine = open_record(url)
     with read_transaction(engine) as connection:
         assert not list_searches(connection)

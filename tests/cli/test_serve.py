@@ -29,7 +29,7 @@ from eatnas_cli.web.server import build_app
 from eatnas_db.database.engine import kept_engines, opened_engine, read_connection
 from eatnas_db.database.transactions import transaction
 from eatnas_db.schema.record import VERSION_TABLE
-from support.postgres import Server
+from support.postgres import TEMPLATE, Server
 from support.reader import run_as_reader, without_write_permission
 from support.recorded_search import Record, make_record
 from support.tool_answers import ANSWERS
@@ -76,8 +76,8 @@ def test_answer_equals_that_of_the_command_line(record: Record, client: TestClie
     assert isinstance(answer.json(), list if tool.is_table else dict)
 
 
-def test_answers_on_postgresql_equal_those_of_the_command_line(postgres_url: str, tmp_path: Path) -> None:
-    record = make_record(tmp_path / "home", lambda _: postgres_url)
+def test_answers_on_postgresql_equal_those_of_the_command_line(postgres_record_url: str, tmp_path: Path) -> None:
+    record = make_record(tmp_path / "home", lambda _: postgres_record_url)
     client = new_client(record)
     for name in ("query_best", "query_quality", "search_list", "daemon_status"):
         arguments, line = ANSWERS[name]
@@ -104,7 +104,7 @@ def test_more_readers_than_pooled_connections_read_concurrently(postgres_record_
 
 
 def test_server_answers_again_after_database_was_disconnected(postgres: Server, tmp_path: Path) -> None:
-    record = make_record(tmp_path / "home", lambda _: postgres.new_database(), births=2)
+    record = make_record(tmp_path / "home", lambda _: postgres.new_database(TEMPLATE), births=2)
     client, url = new_client(record), make_url(record.settings.database_url)
     answer = client.get("/api/search/list").json()
     postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{url.database}'")
@@ -214,8 +214,8 @@ def test_incomplete_record_is_reported_in_one_line(tmp_path: Path, change: str) 
     assert_incomplete(new_client(record))
 
 
-def test_incomplete_record_on_postgresql_is_reported_in_one_line(postgres_url: str, tmp_path: Path) -> None:
-    record = make_record(tmp_path / "home", lambda _: postgres_url, births=2)
+def test_incomplete_record_on_postgresql_is_reported_in_one_line(postgres_record_url: str, tmp_path: Path) -> None:
+    record = make_record(tmp_path / "home", lambda _: postgres_record_url, births=2)
     with transaction(record.engine) as connection:
         connection.execute(text("DROP TABLE eatnas_attempt CASCADE"))
     record.engine.dispose()

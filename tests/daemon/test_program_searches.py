@@ -14,7 +14,7 @@ from eatnas_cli.search.status import app as search_app
 from eatnas_daemon.search_creation import create_search_from_spec
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import TRAINING_PROGRAM, Launcher
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import PluginError
 from eatnas_db.integrity.check import list_violations
@@ -24,8 +24,8 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.trainings import attempt, provenance, score
 from eatnas_db.settings import Settings, load_settings
-from eatnas_migrations import commands
 from support.commands import run_command
+from support.empty_records import create_empty_record
 from support.plugin_packages import install_package
 
 SOURCE = """
@@ -62,7 +62,7 @@ def site(tmp_path, monkeypatch) -> Path:
 def create(folder: Path, **changes: object) -> Settings:
     settings = load_settings({}, str(folder))
     folder.mkdir()
-    commands.upgrade(create_engine_for(settings.database_url))
+    create_empty_record(settings.database_url).dispose()
     create_search_from_spec(settings, {**SPEC, **changes}, slots=2)
     return settings
 

@@ -1,11 +1,10 @@
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, insert, make_url
+from sqlalchemy import Engine, insert
 
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -13,7 +12,7 @@ from eatnas_db.leases import LeasedCandidate
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.create import create_search
 from eatnas_db.transitions import lease_next
-from eatnas_migrations import commands
+from support.empty_records import create_empty_record
 from support.scores import score_candidate
 from support.shared_statements import share_statements
 
@@ -31,21 +30,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue(kind))
 
 
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of an empty record."""
-    file = tmp_path_factory.mktemp("migrated") / "eatnas.db"
-    engine = create_engine_for(f"sqlite:///{file}")
-    commands.upgrade(engine)
-    engine.dispose()
-    return file
-
-
 @pytest.fixture
-def engine(url: str, migrated_file: Path) -> Iterator[Engine]:
+def engine(url: str) -> Iterator[Engine]:
     """Return an engine for an empty record with a host, a device and a worker."""
-    if (database := make_url(url).database) and url.startswith("sqlite"):
-        shutil.copy(migrated_file, database)
+    if url.startswith("sqlite"):
+        create_empty_record(url).dispose()
     engine = open_record(url)
     share_statements(engine)
     with transaction(engine) as connection:

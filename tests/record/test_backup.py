@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.backup import back_up, restore
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.integrity.check import list_violations
@@ -24,7 +24,7 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.settings import Settings, load_settings
-from eatnas_migrations import commands
+from support.empty_records import create_empty_record
 from support.simulated_worker import SIMULATED_WORKER
 
 FAST = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
@@ -39,8 +39,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
     """Yield an engine, and close its connections, because a restore needs exclusive access."""
-    engine = create_engine_for(url)
-    commands.upgrade(engine)
+    engine = create_empty_record(url)
     yield engine
     engine.dispose()
 

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select, text
 
 from eatnas_db import training_record, transitions
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.database_copy import copy_record
 from eatnas_db.domain.macro import Task
@@ -21,17 +21,16 @@ from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.delete import delete_search
 from eatnas_db.searches.locking import lock_search
-from eatnas_migrations import commands
 from support.arithmetic_searches import SIZES, tree
 from support.databases import ON_SQLITE
+from support.empty_records import create_empty_record
 
 pytestmark = ON_SQLITE
 
 
 @pytest.fixture
-def server(postgres_url):
-    commands.upgrade(create_engine_for(postgres_url))
-    engine = open_record(postgres_url)
+def server(postgres_record_url):
+    engine = open_record(postgres_record_url)
     yield engine
     engine.dispose()
 
@@ -146,8 +145,7 @@ def test_copy_does_not_give_deleted_ids_again(engine, server, tmp_path, search_f
         source = server
     target = server
     if kinds.endswith("sqlite"):
-        target = create_engine_for(f"sqlite:///{tmp_path / 'copy.db'}")
-        commands.upgrade(target)
+        target = create_empty_record(f"sqlite:///{tmp_path / 'copy.db'}")
     copy_record(source, target)
     for record in (engine, target):
         with transaction(record) as connection:

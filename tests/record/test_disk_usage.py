@@ -11,7 +11,6 @@ from sqlalchemy import Engine, select, update
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.disk_cleanup import free_disk_space
 from eatnas_db.domain.macro import Task
@@ -26,7 +25,7 @@ from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_db.unchanged_files import GRACE_SECONDS, UnchangedFiles
-from eatnas_migrations import commands
+from support.empty_records import create_empty_record
 from support.simulated_worker import SIMULATED_WORKER
 
 FAST = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
@@ -58,8 +57,7 @@ class Home:
         self.settings: Settings = load_settings({}, str(folder))
         folder.mkdir()
         self.unchanged = UnchangedFiles()
-        self.engine: Engine = create_engine_for(self.settings.database_url)
-        commands.upgrade(self.engine)
+        self.engine: Engine = create_empty_record(self.settings.database_url)
         with transaction(self.engine) as connection:
             create_search(
                 connection, parse_spec(SPEC, {}), task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0

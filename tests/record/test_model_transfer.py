@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import event, func, select, update
 
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -31,8 +31,8 @@ from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.searches.transfer_model import describe_difference
 from eatnas_db.transfer_sources import list_stored_sources, read_sources
-from eatnas_migrations import commands
 from support.databases import ON_SQLITE
+from support.empty_records import create_empty_record
 
 SOURCE = {"evolution__population": 8, "evolution__tournament": 2, "evolution__lag": 4, "budget__candidates": 12}
 TARGET = {
@@ -272,7 +272,7 @@ def test_export_and_import_keep_the_sources(engine, finished, run, tmp_path):
     search_id = run(transfer(engine))
     export_record(engine, tmp_path / "exported", FileFormat.JSONL)
     url = f"sqlite:///{tmp_path / 'imported.db'}"
-    commands.upgrade(create_engine_for(url))
+    create_empty_record(url).dispose()
     target = open_record(url)
     import_record(target, tmp_path / "exported")
     with read_transaction(engine) as before, read_transaction(target) as after:

@@ -17,6 +17,7 @@ from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.record_files import FileFormat, export_record, import_record
 from eatnas_db.schema.searches import search
+from support.empty_records import create_empty_record
 from support.recorded_search import Record, make_record
 
 Damage = Callable[[Path], object]
@@ -44,9 +45,9 @@ def exported(fresh_export: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def target(migrated_file: Path, tmp_path: Path) -> Engine:
+def target(tmp_path: Path) -> Engine:
     """Return an engine for an empty record."""
-    shutil.copy(migrated_file, tmp_path / "new.db")
+    create_empty_record(f"sqlite:///{tmp_path / 'new.db'}").dispose()
     return open_record(f"sqlite:///{tmp_path / 'new.db'}")
 
 

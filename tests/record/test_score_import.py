@@ -1,13 +1,12 @@
 """Scores that were measured elsewhere become a finished search, from which other searches can start."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, make_url, select
+from sqlalchemy import func, select
 
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.rng import KeyedRng
@@ -30,20 +29,18 @@ from eatnas_db.searches.score_import import import_score_file, make_origin
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings
 from eatnas_db.spaces import find_space
-from eatnas_migrations import commands
 from support.databases import ON_SQLITE
+from support.empty_records import create_empty_record
 
 TASK = Task(8, 1, 10)
 SPACE = Space(find_space("eatnas-tiny"), TASK)
 
 
 @pytest.fixture
-def engine(url, migrated_file):
+def engine(url):
     """Return an empty record. The rows of the usual record have ids that a server's sequences do not know."""
     if url.startswith("sqlite"):
-        shutil.copy(migrated_file, make_url(url).database)
-    else:
-        commands.upgrade(create_engine_for(url))
+        create_empty_record(url).dispose()
     opened = open_record(url)
     yield opened
     opened.dispose()
@@ -245,11 +242,10 @@ def test_imported_search_trains_nothing(engine, url, tmp_path):
                 change()
 
 
-def test_exported_scores_keep_their_fingerprint(tmp_path, migrated_file):
-    urls = []
-    for name in ("old.db", "new.db"):
-        Path(tmp_path, name).write_bytes(migrated_file.read_bytes())
-        urls.append(f"sqlite:///{tmp_path / name}")
+def test_exported_scores_keep_their_fingerprint(tmp_path):
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("old.db", "new.db")]
+    for url in urls:
+        create_empty_record(url).dispose()
     import_file(urls[0], write_csv(tmp_path))
     old, new = map(open_record, urls)
     export_record(old, tmp_path / "out", FileFormat.JSONL)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, insert, text
+from sqlalchemy import Connection, Engine, insert
 
-from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -16,14 +15,13 @@ from eatnas_db.domain.states import FailureKind
 from eatnas_db.provenance import Provenance
 from eatnas_db.schema.hosts import device as device_table
 from eatnas_db.schema.hosts import host, worker
-from eatnas_db.schema.metadata import metadata
-from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.settings import Settings
 from eatnas_db.training_record import EpochRecord, record_epochs
 from eatnas_db.transitions import lease_next, record_failure, record_score
+from support.empty_records import create_empty_record
 
 BIRTHS = 24
 POPULATION = 6
@@ -50,8 +48,7 @@ def make_record(
     """Create a search of `BIRTHS` candidates in a new record, and train the first `births` of them."""
     folder.mkdir(exist_ok=True)
     settings = Settings(folder, new_url(folder))
-    engine = create_engine_for(settings.database_url)
-    metadata.create_all(engine)
+    engine = create_empty_record(settings.database_url)
     spec = parse_spec(
         {
             "name": name,
@@ -64,8 +61,6 @@ def make_record(
         }
     )
     with transaction(engine) as connection:
-        connection.execute(text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32))"))
-        connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES ('{REVISION}')"))
         connection.execute(insert(host).values(id=1, name="h", seen_at=start))
         connection.execute(insert(device_table).values(id=1, host_id=1, uuid="u", kind="cpu", name=device))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=start))

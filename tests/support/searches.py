@@ -10,7 +10,7 @@ from sqlalchemy import Engine, Row, Select
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -18,7 +18,7 @@ from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
-from eatnas_migrations import commands
+from support.empty_records import create_empty_record
 from support.simulated_worker import SIMULATED_WORKER
 
 FAST_WORKER = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
@@ -35,8 +35,7 @@ SPEC: dict[str, Any] = {
 
 def create_record(url: str, seed: int = 1, **overrides: Any) -> Engine:
     """Create the tables and the search. `overrides` contains values of the spec, by keys with `__` instead of a dot."""
-    engine = create_engine_for(url)
-    commands.upgrade(engine)
+    engine = create_empty_record(url)
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     with transaction(engine) as connection:
         spec = parse_spec(SPEC, {"seed": seed, **changes})

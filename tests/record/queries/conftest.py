@@ -17,6 +17,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.transitions import lease_next
+from support.postgres import TEMPLATE
 from support.recorded_search import Record, make_record
 from support.scores import score_candidate
 
@@ -25,11 +26,11 @@ LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIS
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def new_url(request: pytest.FixtureRequest) -> Callable[[Path], str]:
-    """Return a function that returns the URL of a new database. Tests run on SQLite and on PostgreSQL."""
+    """Return a function that returns the URL of a new file, or of a new database with an empty record on a server."""
     if request.param == "sqlite":
         return lambda folder: f"sqlite:///{folder / 'eatnas.db'}"
     postgres = request.getfixturevalue("postgres")
-    return lambda _: str(postgres.new_database())
+    return lambda _: str(postgres.new_database(TEMPLATE))
 
 
 @pytest.fixture(scope="session")
