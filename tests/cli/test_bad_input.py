@@ -8,6 +8,7 @@ import os
 import resource
 import sqlite3
 import struct
+from contextlib import contextmanager
 
 import pytest
 
@@ -168,12 +169,21 @@ def test_home_below_a_file_is_reported(eatnas, tmp_path):
     assert "no record at" in one_line(eatnas("search", "list", expect=1, at=tmp_path / "file" / "home"))
 
 
+@contextmanager
+def files_limited_to(kilobytes):
+    """Let this process write no larger files, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * KILOBYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize("kilobytes", [0, 30, 200])
 def test_init_on_a_full_disk_can_be_repeated(eatnas, home, kilobytes):
-    def full():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * KILOBYTES,) * 2)
-
-    assert "is full" in one_line(eatnas("init", expect=1, preexec_fn=full))
+    with files_limited_to(kilobytes):
+        assert "is full" in one_line(eatnas("init", expect=1))
     assert not (home / "eatnas.db").exists()
     eatnas("init")
     assert "intact" in eatnas("db", "check")
