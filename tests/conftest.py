@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import Pool, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from support.command_server import CommandServer, running_server
+from support.command_server import CommandServer, start_server
 from support.postgres import Server, make_data, new_servers
 from support.postgres_records import RecordDatabases
 from support.shared_folders import make_once
@@ -102,10 +102,17 @@ def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def command_server() -> Iterator[CommandServer]:
-    """Yield a server that runs commands without starting an interpreter for each command."""
-    with running_server() as server:
-        yield server
+def command_server(tmp_path_factory: pytest.TempPathFactory) -> CommandServer:
+    """Return a server that runs commands without starting an interpreter for each command.
+
+    All processes of pytest-xdist use the same server.
+    """
+    main_process = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+
+    def start(folder: Path) -> None:
+        (folder / "address").write_text(start_server(main_process))
+
+    return CommandServer((make_once(tmp_path_factory, "commands", start) / "address").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -43,9 +43,10 @@ def home(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def fresh_home(tmp_path_factory):
+def fresh_home(tmp_path_factory, command_server):
     def make(folder):
-        subprocess.run([sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "init"], check=True)
+        done = command_server.run(["--home", str(folder / "home"), "init"], cwd=folder)
+        assert done.returncode == 0, done.stderr
 
     return make_once(tmp_path_factory, "fresh", make) / "home"
 
@@ -89,17 +90,26 @@ def eatnas_within(tmp_path, home, capsys, monkeypatch):
     return call
 
 
-def create_tiny(fresh_home, folder, *options):
-    """Create a home with a search `tiny`; `options` change its spec."""
-    shutil.copytree(fresh_home, folder / "home")
-    (folder / "spec.yaml").write_text(SPEC)
-    command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
-    subprocess.run([*command, str(folder / "spec.yaml"), *options], check=True)
+@pytest.fixture(scope="session")
+def new_tiny(fresh_home, tmp_path_factory, command_server):
+    """Return a function that returns a home with a search `tiny`; `options` change its spec."""
+
+    def create(name, *options):
+        def make(folder):
+            shutil.copytree(fresh_home, folder / "home")
+            (folder / "spec.yaml").write_text(SPEC)
+            command = ["--home", str(folder / "home"), "search", "create", "spec.yaml", *options]
+            done = command_server.run(command, cwd=folder)
+            assert done.returncode == 0, done.stderr
+
+        return make_once(tmp_path_factory, name, make) / "home"
+
+    return create
 
 
 @pytest.fixture(scope="session")
-def fresh_tiny(fresh_home, tmp_path_factory):
-    return make_once(tmp_path_factory, "tiny", lambda folder: create_tiny(fresh_home, folder)) / "home"
+def fresh_tiny(new_tiny):
+    return new_tiny("tiny")
 
 
 @pytest.fixture
@@ -109,9 +119,8 @@ def tiny(home, fresh_tiny):
 
 
 @pytest.fixture(scope="session")
-def fresh_endless(fresh_home, tmp_path_factory):
-    long = ("--set", "training.epochs=1000", "--set", "budget.candidates=100")
-    return make_once(tmp_path_factory, "endless", lambda folder: create_tiny(fresh_home, folder, *long)) / "home"
+def fresh_endless(new_tiny):
+    return new_tiny("endless", "--set", "training.epochs=1000", "--set", "budget.candidates=100")
 
 
 @pytest.fixture

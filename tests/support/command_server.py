@@ -11,21 +11,33 @@ import json
 import os
 import pkgutil
 import select
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from support.command_client import request_command
 
 CLIENT = Path(__file__).parent / "command_client.py"
-NOT_IMPORTED = ("eatnas_db.guidance", "eatnas_db.testing", "eatnas_migrations.env", "eatnas_migrations.versions")
+WITH_NUMPY = (
+    "eatnas_cli.advice",
+    "eatnas_db.guidance",
+    "eatnas_db.guided_births",
+    "eatnas_db.integrity.guided_replay",
+    "eatnas_db.scored_births",
+    "eatnas_db.source_agreement",
+    "eatnas_db.transfer_sources",
+)
+NOT_IMPORTED = (*WITH_NUMPY, "eatnas_db.testing", "eatnas_migrations.env", "eatnas_migrations.versions")
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "TZ", "FORCE_COLOR", "TERMINAL_WIDTH", "OMP_", "OPENBLAS_")
 """The prefixes of environment variables that an interpreter, or a module that it imports, reads only once."""
 
@@ -67,53 +79,62 @@ class CommandServer:
         return any(name.startswith(READ_AT_START) for name in changed - {"PYTHONPATH"})
 
 
-@contextmanager
-def running_server() -> Iterator[CommandServer]:
-    """Start a server, and end it after the block. The server also ends with this process."""
-    with tempfile.TemporaryDirectory(prefix="commands-") as folder:
-        address = str(Path(folder) / "socket")
-        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with subprocess.Popen(
-            [sys.executable, "-P", __file__, address],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True,
-        ) as process:
-            try:
-                assert process.stdout is not None
-                assert process.stdout.readline() == b"ready\n"
-                yield CommandServer(address)
-            finally:
-                process.terminate()
+def start_server(user: int) -> str:
+    """Start a server that ends soon after the process with this pid; return its address."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    started = subprocess.run(
+        [sys.executable, "-P", __file__, str(user)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        start_new_session=True,
+        check=True,
+    )
+    return started.stdout
 
 
-def serve(address: str) -> None:
-    """Serve until the input is closed."""
+def main(user: int) -> None:
+    """Print the address of a server, which runs in a process of its own until the process with this pid ends."""
     import_commands()
     del sys.path[sys.path.index(str(Path(__file__).parents[1]))]
+    # Commands run the exit functions of this process, one of which would delete a `TemporaryDirectory`.
+    folder = tempfile.mkdtemp(prefix="commands-")
     with socket.socket(socket.AF_UNIX) as listener:
+        address = str(Path(folder) / "socket")
         listener.bind(address)
         listener.listen(64)
-        print("ready", flush=True)
-        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                answer(connection)
-                os._exit(0)
-            connection.close()
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+        print(address, end="", flush=True)
+        if os.fork() != 0:
+            os._exit(0)
+        os.dup2(0, 1)  # whoever started the server reads its output to the end
+        serve(listener, psutil.Process(user))
+    shutil.rmtree(folder)
+
+
+def serve(listener: socket.socket, user: psutil.Process) -> None:
+    """Run the commands of all connections until a process ends."""
+    while user.is_running():
+        if not select.select([listener], [], [], 1.0)[0]:
+            continue
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            answer(connection)
+            os._exit(0)
+        connection.close()
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 def import_commands() -> None:
-    """Import the modules that most commands import, except modules that start threads."""
+    """Import the modules that most commands import, but not NumPy, which starts threads and which few commands need."""
     for package in ("eatnas_cli", "eatnas_db", "eatnas_migrations"):
         for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
             if not module.name.startswith(NOT_IMPORTED) and not module.name.endswith("__main__"):
                 import_module(module.name)
+                assert "numpy" not in sys.modules, f"{module.name} imports NumPy: add it to WITH_NUMPY"
 
 
 def answer(connection: socket.socket) -> None:
@@ -170,4 +191,4 @@ def run_command(arguments: list[str], folder: str, environment: dict[str, str]) 
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    main(int(sys.argv[1]))
