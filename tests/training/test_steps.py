@@ -22,6 +22,7 @@ from support.trainings import (
 )
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+AUGMENTATIONS = ("none", "flip", "shift", "crop_flip")
 
 
 def test_micro_batches_train_the_same_images_with_other_statistics(assignment: MakeAssignment) -> None:
@@ -104,8 +105,14 @@ def test_checkpoint_of_another_recipe_precision_is_refused(assignment: MakeAssig
     assert finished(reports).precision == "float32"
 
 
-@pytest.mark.parametrize("split_batches", [False, True])
-@pytest.mark.parametrize("augment", ["none", "flip", "shift", "crop_flip"])
+@pytest.mark.parametrize(
+    ("augment", "split_batches"),
+    [
+        *((augment, False) for augment in AUGMENTATIONS),
+        ("crop_flip", True),
+        *(pytest.param(augment, True, marks=pytest.mark.slow) for augment in AUGMENTATIONS if augment != "crop_flip"),
+    ],
+)
 def test_step_never_reads_values_from_its_device(assignment: MakeAssignment, augment: str, split_batches: bool) -> None:
     # Tensors on torch's meta device have no values: reading a value raises an error, and so does mixing devices.
     assign = replace(assignment(augment=augment, label_smoothing=0.1), split_batches=split_batches)
