@@ -29,10 +29,10 @@ def sqlite_settings(tmp_path_factory):
     made.engine.dispose()
 
 
-def test_every_view_has_the_documented_columns(settings, small):
+def test_every_view_has_the_documented_columns(record):
     page = (Path(__file__).parents[3] / "docs" / "queries.md").read_text()
     for name in VIEWS:
-        answer = adhoc_sql.run_query(settings, f"SELECT * FROM {name}")
+        answer = adhoc_sql.run_query(record.settings, f"SELECT * FROM {name}")
         assert f"| `{name}` | {', '.join(answer.columns)} |" in page
 
 
@@ -136,9 +136,9 @@ def test_an_invalid_query_is_explained(sqlite_settings, query, message):
         "SELECT count(*) FROM events a, events b, events c, events d, events e, events f, events g, events h",
     ],
 )
-def test_a_query_is_stopped_after_its_timeout(settings, small, query):
+def test_a_query_is_stopped_after_its_timeout(record, query):
     with pytest.raises(ConflictError, match=r"took longer than 0\.2 seconds"):
-        adhoc_sql.run_query(settings, query, seconds=0.2)
+        adhoc_sql.run_query(record.settings, query, seconds=0.2)
 
 
 @ON_SQLITE

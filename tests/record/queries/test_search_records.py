@@ -2,11 +2,10 @@
 
 import pytest
 
-from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.searches import search
-from support.recorded_search import BIRTHS, make_record
+from support.recorded_search import BIRTHS
 
 
 def test_a_search_is_found_by_name(record, record_connection):
@@ -27,9 +26,7 @@ def test_a_search_is_found_by_name(record, record_connection):
         ("cancelled", None, 1.0, "cancelled"),
     ],
 )
-def test_status_is_derived_from_the_row(tmp_path, wish, waiting, finished, status, new_url):
-    made = make_record(tmp_path, new_url, births=0)
-    with transaction(made.engine) as connection:
+def test_status_is_derived_from_the_row(record, wish, waiting, finished, status):
+    with record.engine.connect() as connection:  # without a commit, because other tests read this record
         connection.execute(search.update().values(wish=wish, waiting=waiting, finished_at=finished))
         assert get_search(connection, "small").status == status
-    made.engine.dispose()
