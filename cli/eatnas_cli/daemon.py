@@ -210,7 +210,7 @@ def _follow(file: Path, end: int) -> None:
         time.sleep(POLL_SECONDS)
         size = file.stat().st_size if file.exists() else 0
         if size < end:
-            # The log was rotated.
+            # The log was rotated, so read the new file from its beginning.
             end = 0
         if size > end:
             with file.open("rb") as log:

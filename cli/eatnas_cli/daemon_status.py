@@ -33,7 +33,7 @@ from eatnas_report.formats import format_time
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon of this home (None if none runs), and the recorded devices, trainings and searches.
+    """The daemon of this home (None if no daemon is running), and the recorded devices, trainings and searches.
 
     `supervised` is true if a daemon on any host is working on the record. `since` is the time at which the daemon
     started.
@@ -138,7 +138,7 @@ def _show_devices(
     supervised: bool,
     layout: Layout,
 ) -> None:
-    """Print the devices with their states, unless all are CPUs that are not paused."""
+    """Print the devices with their states, unless all devices are CPUs that are not paused."""
     if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
         busy = Counter(row.device for row in work)
         records = [

@@ -1,4 +1,4 @@
-"""`db …`: the version, the integrity, backups and copies of the database."""
+"""`db …`: upgrade, check, back up, restore and copy the database."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def _unused_database(settings: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def _without_daemon(settings: Settings) -> Iterator[None]:
-    """Keep daemons of this host from starting. Raises `ConflictError` if one is running."""
+    """Keep daemons of this host from starting. Raises `ConflictError` if a daemon is running."""
     user = find_record_user(settings.lock_file)
     if user is not None:
         advice = "run `eatnas-db daemon stop` first" if user.is_daemon else "wait until it has ended"

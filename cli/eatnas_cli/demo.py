@@ -1,4 +1,4 @@
-"""`demo`: a small search, its re-evaluation, a transfer, and the export of the winner."""
+"""`demo`: run a small search, its re-evaluation and a transfer, and export the winner."""
 
 from __future__ import annotations
 

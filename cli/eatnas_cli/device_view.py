@@ -52,7 +52,7 @@ COLUMNS: Final = tuple(field.name for field in fields(DeviceRow))
 
 
 def watch_devices(settings: Settings) -> None:
-    """Redraw the table every second until Ctrl-C. If the output is not a terminal, print it once."""
+    """Redraw the table every second until Ctrl-C. If the output is not a terminal, print the table once."""
     if not sys.stdout.isatty():
         show(_read_rows(settings), COLUMNS)
         return
@@ -106,7 +106,7 @@ def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
 def _short_names(uuids: Sequence[str]) -> dict[str, str]:
     """Map each UUID to its beginning if all beginnings differ, and otherwise to the whole UUID.
 
-    `devices pause` accepts either.
+    `devices pause` accepts both forms.
     """
     short = {uuid: "-".join(uuid.split("-")[:2]) for uuid in uuids}
     are_unique = len(set(short.values())) == len(short)

@@ -122,7 +122,7 @@ def _row(entry: InventoryEntry) -> dict[str, Any]:
 
 
 def _with_units(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of the JSON output, with the formatted values that the table shows."""
+    """Return a row of the JSON output, extended by the formatted values that the table shows."""
     percent = "" if row["busy_percent"] is None else f"{row['busy_percent']}%"
     return {
         **row,

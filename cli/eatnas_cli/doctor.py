@@ -272,7 +272,8 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
     parts = parse_url(uri)
     if parts is None or parts.scheme not in ("http", "https"):
         return Finding("MLflow", True, f"MLFLOW_TRACKING_URI, {hide_passwords(uri)}")
-    # Leave out the user name and the password, which may contain a slash.
+    # Show the address without the user name and the password. Do not parse them, because the password may contain a
+    # slash.
     address = urlsplit(f"{parts.scheme}://{parts.host}")
     shown = address.geturl()
     try:

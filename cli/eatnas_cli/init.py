@@ -30,7 +30,7 @@ def init(ctx: typer.Context) -> None:
 
 
 def make_home(settings: Settings) -> None:
-    """Create the folders and the record if they are missing. Raises `RecordError` if that fails."""
+    """Create the folders and the record if they are missing. Raises `RecordError` on failure."""
     file = settings.database_file
     engine = create_engine_for(settings.database_url)
     folders = [settings.home, settings.logs, settings.artifacts, settings.data]

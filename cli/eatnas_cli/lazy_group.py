@@ -48,7 +48,7 @@ class LazyCommand:
         return app
 
     def load(self, name: str) -> TyperCommand | TyperGroup:
-        """Import the module and return its command. If it defines several commands, return the command `name`."""
+        """Import the module and return its command, or its command `name` if the module defines several commands."""
         command = get_command(self.app())
         assert isinstance(command, TyperCommand | TyperGroup)
         if isinstance(command, TyperGroup):
@@ -62,7 +62,7 @@ class LazyCommand:
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are listed in `lazy_commands`. Its `--help` imports none of them."""
+    """A group whose commands are listed in `lazy_commands`. The group's `--help` imports none of these commands."""
 
     lazy_commands: ClassVar[Mapping[str, LazyCommand]] = {}
 

@@ -79,7 +79,7 @@ def ui(
         "MLFLOW_ARTIFACTS_DESTINATION": (ctx.obj.home / "mlflow-artifacts").as_uri(),
         "MLFLOW_LOGGING_LEVEL": level,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # MLflow does not pass Python's option -P on to its server, so set the variable.
+        # Set this variable, because MLflow does not pass Python's option -P on to its server.
         "PYTHONSAFEPATH": "1",
     }
     program = python_command("-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1")

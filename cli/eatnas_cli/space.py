@@ -1,4 +1,4 @@
-"""`space …`: show search spaces, sample architectures and compute their cost; needs no database."""
+"""`space …`: show search spaces, sample architectures and compute their cost. These commands need no database."""
 
 from __future__ import annotations
 

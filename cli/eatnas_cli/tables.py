@@ -56,8 +56,8 @@ class _Column:
     def leave_out_rank(self, position: int) -> tuple[int, int]:
         """Return the position of a column in the order in which columns are left out.
 
-        Empty columns come first, then `FIRST_LEFT_OUT`, others, and `LAST_LEFT_OUT`. Of each kind, the rightmost column
-        is left out first.
+        Empty columns come first, then the columns in `FIRST_LEFT_OUT`, other columns, and those in `LAST_LEFT_OUT`. Of
+        each kind, the rightmost column is left out first.
         """
         if not any(self.texts):
             return 0, -position

@@ -1,4 +1,4 @@
-"""The default shape of the images for which costs are computed, and the options that change it."""
+"""The default shape of the images for which costs are computed, and the options that change this shape."""
 
 from __future__ import annotations
 

@@ -90,10 +90,10 @@ class DaemonOptions:
 
 
 def change_options(previous: DaemonOptions, changes: DaemonOptions) -> DaemonOptions:
-    """Return the previous options, overridden by the options that `changes` gives.
+    """Return the previous options, overridden by the options that are set in `changes`.
 
-    If `changes` names another launcher, the options of the previous launcher are dropped. A new number of lanes drops
-    the previous maximum number of workers on a GPU, and a new maximum drops the previous number of lanes.
+    If `changes` names another launcher, the options of the previous launcher are dropped. A new number of lanes
+    replaces the previous maximum number of workers on a GPU, and a new maximum replaces the previous number of lanes.
     """
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
     if changes.launcher is not None:

@@ -20,10 +20,10 @@ PROGRAM: Final = "eatnas_training.prepare"
 
 @dataclass(frozen=True, slots=True)
 class DataDescription:
-    """The shape of a data set after its transformations, the size of each part, and the digests.
+    """The shape of a data set's images after the transformations, the size of each part, and the digests.
 
     `data_digest` covers the content of the images or, if they are streamed, their names, sizes and classes. Only
-    streamed images have the other two digests. `files_digest` also covers the modification times of the files.
+    streamed images have the two other digests. `files_digest` also covers the modification times of the files.
     `content_digest` covers the bytes of the files, and is None if not all files have been read. `plugin` is the
     identity of a plug-in's source. `notes` has a sentence for each kind of file that a search ignores.
     """
@@ -105,10 +105,12 @@ def verify_data_set(data: Mapping[str, Any]) -> DataDescription:
 
 
 def describe_final_data(data: Mapping[str, Any]) -> FinalDataDescription:
-    """Read a data set and describe the parts that final models use. Raises `DataError` if it has no test part."""
+    """Read a data set and describe the parts that final models use. Raises `DataError` if the data set has no test
+    part.
+    """
     return FinalDataDescription(**run_training_program(PROGRAM, "final", request=data, show_progress=True))
 
 
 def prepare_data_set(data: Mapping[str, Any]) -> PreparedData:
-    """Download the missing files of a data set into its root and read all of them. Raises `DataError`."""
+    """Download the missing files of a data set into its root, and read all its files. Raises `DataError`."""
     return PreparedData(**run_training_program(PROGRAM, "download", request=data, show_progress=True))

@@ -27,7 +27,8 @@ MAX_EVENTS: Final = 1000
 ROUTINE_KINDS: Final = frozenset(
     {"born", "leased", "scored", "released", "resumed", "started_afresh", "checkpoint_adopted"}
 )
-"""The kinds of events of a candidate that trains without problems. The record has these events, but the log does not.
+"""The kinds of events of a candidate that trains without problems. The record contains these events, but the log leaves
+them out.
 """
 
 
@@ -44,7 +45,7 @@ def open_log(file: Path) -> logging.Logger:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # If the disk is full, the logger would otherwise print an error for each line.
+    # Otherwise, the logger would print an error for each line while the disk is full.
     logging.raiseExceptions = False
     return logger
 

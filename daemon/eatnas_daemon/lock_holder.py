@@ -54,7 +54,9 @@ class LockHolder:
         return self.is_running and _read_stat(self.pid, STATE_FIELD) in ("T", "t")
 
     def send_signal(self, number: signal.Signals) -> bool:
-        """Send a signal to the process. Return False if it is not proven to run here. Raises `PermissionError`."""
+        """Send a signal to the process. Return False if the process is not proven to run here. Raises
+        `PermissionError`.
+        """
         if not self.is_running:
             return False
         try:
@@ -93,8 +95,8 @@ def current_process() -> LockHolder:
 
 
 def parse_holder(content: Any) -> LockHolder | None:
-    """Return the process that plain data describes, or None if it describes none. A missing field becomes an empty
-    string.
+    """Return the process that plain data describes, or None if the data describe no process. A missing field becomes an
+    empty string.
     """
     if not isinstance(content, Mapping) or type(content.get("pid")) is not int:
         return None

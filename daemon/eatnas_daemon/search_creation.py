@@ -48,7 +48,7 @@ from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
-if TYPE_CHECKING:  # `transfer_sources` loads SciPy
+if TYPE_CHECKING:  # not imported at run time, because `transfer_sources` loads SciPy
     from eatnas_db.transfer_sources import FittedSource
 
 
@@ -132,7 +132,7 @@ def parse_overrides(assignments: Sequence[str], form: str = "section.key=value")
 
 
 def _replaced_key(key: str, overrides: Mapping[str, Any]) -> str | None:
-    """Return the key of an earlier assignment that an assignment to `key` would replace; None if there is none."""
+    """Return the key of an earlier assignment that an assignment to `key` would replace, or None."""
     return next((earlier for earlier in overrides if earlier == key or earlier.startswith(f"{key}.")), None)
 
 
@@ -160,8 +160,8 @@ def create_search_from_spec(
     """Create a search with its initial population from the content of a spec.
 
     With `source`, the search starts with a candidate of another search and its perturbations. `slots` is the number of
-    slots that the search will run on, by default the slots of this machine. This number decides the lag, unless the
-    spec sets the lag. Raises `EatnasError` without inserting anything.
+    slots on which the search will run, by default the number of slots of this machine. This number decides the lag,
+    unless the spec sets the lag. Raises `EatnasError` without inserting anything.
     """
     parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
     spec = _with_program(_with_absolute_paths(parsed))

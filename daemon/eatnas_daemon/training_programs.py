@@ -27,10 +27,11 @@ def run_training_program(
 ) -> Any:
     """Run `python -m module` with `request` on its stdin and return the answer from its stdout.
 
-    `environment` is added to the environment of this process; `timeout` is in seconds. With `show_progress`, the
-    program writes its progress to stderr if stderr is a terminal; the program must have the option `--progress-fd`.
-    Raises `MissingPackageError` if the training package is not installed. Raises `DataError` with the last line of the
-    program's stderr if the program fails, and `TrainingTimeoutError` if it does not answer within `timeout`.
+    The variables in `environment` are added to the environment of this process; `timeout` is in seconds. With
+    `show_progress`, the program writes its progress to stderr if stderr is a terminal; the program must have the option
+    `--progress-fd`. Raises `MissingPackageError` if the training package is not installed. Raises `DataError` with the
+    last line of the program's stderr if the program fails, and `TrainingTimeoutError` if it does not answer within
+    `timeout`.
     """
     require_module(TRAINING)
     program = " ".join([module, *arguments])

@@ -1,4 +1,4 @@
-"""`query sql`: the user's own SELECT."""
+"""`query sql`: run the user's own SELECT statement."""
 
 from __future__ import annotations
 

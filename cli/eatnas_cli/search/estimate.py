@@ -113,7 +113,7 @@ class _FinalModel:
 class _Durations:
     """The durations of a search, of its re-evaluation and of a final model, on the slots of this machine.
 
-    `candidate_seconds` and `candidate_epochs` are means over all candidates, of which some may inherit weights.
+    `candidate_seconds` and `candidate_epochs` are means over all candidates, some of which may inherit weights.
     """
 
     candidate_seconds: float
@@ -203,7 +203,7 @@ def _count_trainings(spec: SearchSpec) -> _Trainings:
     child_epochs = spec.inheritance.epochs if spec.inheritance.weights == INHERITED else None
     again = min(spec.reevaluation.top, candidates) * spec.reevaluation.seeds
     search_epochs: float = (candidates - children) * epochs + children * (child_epochs or epochs)
-    if spec.evolution.fidelity is not None:  # rungs cannot be combined with inherited weights
+    if spec.evolution.fidelity is not None:  # excludes inherited weights
         search_epochs = candidates * _epochs_with_rungs(spec)
     return _Trainings(
         search=candidates * _trainings_with_rungs(spec),
@@ -229,8 +229,8 @@ def _describe_hours(hours: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """The speed of the sampled network with the median time. `paper_hours` is None unless the space is one of the
-    paper's and the images are large enough for it.
+    """The speed of the sampled network whose training time is the median. `paper_hours` is None unless the space is one
+    of the paper's and the images are large enough for it.
     """
 
     setup_seconds: float

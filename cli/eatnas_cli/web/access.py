@@ -25,7 +25,7 @@ MIN_TOKEN_LENGTH: Final = 16
 MAX_TOKEN_LENGTH: Final = 256
 TOKEN_PARAMETER: Final = "token"  # noqa: S105
 OWN_SITE: Final = frozenset({"same-origin", "same-site", "none"})
-"""The values of Sec-Fetch-Site for requests of our own pages and for URLs that a person typed."""
+"""The values of Sec-Fetch-Site for requests from our own pages and for URLs that a person typed."""
 
 
 def is_loopback(host: str) -> bool:
@@ -67,7 +67,7 @@ class AccessRules:
         """Return whether a Host header names this server.
 
         Unknown names are refused: another site could map its own name to the address of this server (DNS rebinding) and
-        then read the answers. IP addresses are allowed, because no site can use one as its name.
+        then read the answers. IP addresses are allowed, because no site can use an IP address as its name.
         """
         name = _host_name(header)
         if is_loopback(self.host):
@@ -81,7 +81,7 @@ class AccessRules:
 
     @property
     def cookie_value(self) -> str:
-        """The value of the cookie of a browser that has logged in. The token cannot be derived from this value."""
+        """The value of the cookie that a logged-in browser sends. The token cannot be derived from this value."""
         assert self.token is not None
         return hmac.new(_bytes(self.token), b"eatnas-db cookie", hashlib.sha256).hexdigest()
 

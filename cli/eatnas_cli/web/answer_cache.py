@@ -13,7 +13,7 @@ MAX_ANSWERS: Final = 48
 
 
 class TaggedBody(NamedTuple):
-    """An answer, and the tag of the version of the record that it shows."""
+    """An answer, and the tag of the version of the record that the answer shows."""
 
     tag: str
     body: str

@@ -124,5 +124,5 @@ def _end_process() -> NoReturn:
     dispose_kept_engines()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Exit without waiting for threads with long queries, which only read.
+    # Exit without waiting for threads that run long queries. The threads only read.
     os._exit(0)

@@ -98,7 +98,7 @@ def _check(
 
 
 def _find_processes(lock_file: Path) -> tuple[LockHolder | None, list[int]]:
-    """Return the home's daemon, if it runs on this machine, and the pids of its workers."""
+    """Return the home's daemon (None if it does not run on this machine), and the pids of the daemon's workers."""
     user = find_record_user(lock_file)
     if user is None or not user.process.is_running:
         return None, []

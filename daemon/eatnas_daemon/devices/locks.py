@@ -68,7 +68,7 @@ class DeviceLocks:
         return lock is not None
 
     def release(self, uuid: str) -> float:
-        """Unlock a device. Return the seconds for which it was locked."""
+        """Unlock a device. Return the seconds for which the device was locked."""
         lock, acquired_at = self._locks.pop(uuid)
         lock.release()
         return self._monotonic() - acquired_at
@@ -114,7 +114,7 @@ def acquire_lock(uuid: str, folder: Path = LOCK_FOLDER) -> DeviceLock | None:
 
 
 def find_lock_owner(uuid: str, folder: Path = LOCK_FOLDER) -> LockOwner | None:
-    """Return the daemon that has locked a device, or None if it is not locked."""
+    """Return the daemon that has locked a device, or None if the device is not locked."""
     path = lock_path(uuid, folder)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -73,7 +73,7 @@ class Nvml:
         return gpus + missing
 
     def close(self) -> None:
-        """End the session. The next read begins a new one."""
+        """End the session. The next read opens a new session."""
         if self._open:
             self._open = False
             with contextlib.suppress(pynvml.NVMLError):
@@ -97,7 +97,8 @@ class Nvml:
         handle = library.nvmlDeviceGetHandleByIndex(index)
         mode = _value_or_none(lambda: library.nvmlDeviceGetMigMode(handle))
         mig = mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
-        # Query processes before memory. Otherwise, memory of a process that ends in between would have no owner.
+        # Query the processes before the memory. Otherwise, the memory of a process that ends between the two queries
+        # would have no owner.
         processes = self._query_processes(handle)
         total, free = self._query_memory(handle, mig=mig)
         rates = _value_or_none(lambda: library.nvmlDeviceGetUtilizationRates(handle))
@@ -144,7 +145,7 @@ class Nvml:
         if computing is None:
             return None
         rendering = _value_or_none(lambda: self._library.nvmlDeviceGetGraphicsRunningProcesses(handle)) or []
-        # A process that renders and computes is in both lists. It counts as computing.
+        # A process that renders and computes is in both lists. Such a process counts as computing.
         processes = {entry.pid: GpuProcess(entry.pid, "graphics", entry.usedGpuMemory) for entry in rendering}
         processes |= {entry.pid: GpuProcess(entry.pid, "compute", entry.usedGpuMemory) for entry in computing}
         return tuple(processes.values())

@@ -19,10 +19,10 @@ class DeviceOptions:
     """The devices that the user permits, by UUID."""
 
     included: frozenset[str] | None = None
-    """The devices that `--devices` names; None if it is not given."""
+    """The devices that `--devices` names; None without this option."""
     excluded: frozenset[str] = frozenset()
     visible: frozenset[str] | None = None
-    """The GPUs that CUDA_VISIBLE_DEVICES lists; None if it is not set."""
+    """The GPUs that CUDA_VISIBLE_DEVICES lists; None if the variable is not set."""
     has_ambiguous_indices: bool = False
     """Whether CUDA_VISIBLE_DEVICES contains indices whose order may differ between CUDA and the driver."""
     has_mig_slices: bool = False
@@ -72,7 +72,8 @@ def parse_options(
 def find_device(word: str, snapshots: Sequence[DeviceSnapshot], option: str) -> str:
     """Return the UUID of a device; `word` is an index, a UUID, the beginning of a UUID, or `cpu`.
 
-    `option` is the name of the option for error messages. Raises `NotFoundError`, which suggests the most similar name.
+    `option` is the name of the option that error messages give. Raises `NotFoundError`, which suggests the most similar
+    name.
     """
     matches = _matching_uuids(word, snapshots)
     if len(matches) == 1:

@@ -15,7 +15,8 @@ class PlacementError:
 
     message: str
     is_certain: bool = False
-    """Whether the worker is certainly on another GPU. If not, a later probe may still show it on its own GPU."""
+    """Whether the worker is certainly on another GPU. If false, a later probe may still show the worker on its own GPU.
+    """
 
     @classmethod
     def on_other_gpu(cls, uuid: str, other: str) -> PlacementError:
@@ -29,7 +30,7 @@ def worker_environment(device: DeviceSnapshot) -> dict[str, str]:
 
 
 def torch_device_name(device: DeviceSnapshot) -> str:
-    """Return torch's name for a device within its `worker_environment`."""
+    """Return the name by which torch knows a device in a process with the device's `worker_environment`."""
     return CPU if device.kind == CPU else "cuda:0"
 
 

@@ -37,7 +37,7 @@ class DeviceStatus:
 
 
 class DeviceSharing:
-    """The devices of one daemon. Decides which ones are available, locks them, and yields them to other processes."""
+    """The devices of one daemon. Decides which devices are available, locks them and yields them to other processes."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class DeviceSharing:
         return self._locks.held
 
     def acquire(self, device: DeviceSnapshot) -> bool:
-        """Lock a device before its first worker starts. Return False if another daemon has locked it.
+        """Lock a device before its first worker starts. Return False if another daemon has locked the device.
 
         The CPU needs no lock. Raises `ConflictError` if the lock file cannot be used.
         """

@@ -1,5 +1,5 @@
-"""Start a follower: a process that reads the record and passes its changes to MLflow or to hooks. No search waits for
-it.
+"""Start a follower: a process that reads the record and passes its changes to MLflow or to hooks. Searches do not wait
+for the follower.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class PlacementVerifier:
         self._before_start[slot.number] = self._monitor.snapshots(wait=False)
 
     def verify(self, slot: Slot) -> str | None:
-        """Mark the slot's worker as verified if it is on its GPU. Return the reason if it is misplaced."""
+        """Mark the slot's worker as verified if it is on its GPU. Return the reason if the worker is misplaced."""
         worker = slot.worker
         if worker is None or worker.ready is None or worker.placement.verified:
             return None

@@ -38,7 +38,7 @@ class Notification:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Return the kind and the search. The rate of calls is limited for each pair."""
+        """Return the kind and the search. The rate of calls is limited for each such pair."""
         return self.kind, self.search
 
     def is_delivered(self, state: DeliveryState) -> bool:

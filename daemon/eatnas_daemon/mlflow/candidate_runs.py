@@ -104,7 +104,7 @@ class CandidateRuns:
         *,
         look_up: bool,
     ) -> bool:
-        """Bring a candidate's run up to date. Return whether this wrote anything.
+        """Bring a candidate's run up to date. Return whether anything was written.
 
         `live_hosts` are the ids of the hosts with a running supervisor, or None if every lease is live. With `look_up`,
         search MLflow for an unknown run before creating it, because another program may have created the run.

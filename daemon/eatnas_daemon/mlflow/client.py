@@ -55,7 +55,9 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def configure_mlflow() -> None:
-    """Set MLflow's environment variables. Call this before the first import of `mlflow`, which reads them."""
+    """Set MLflow's environment variables. Call this function before the first import of `mlflow`, which reads the
+    variables.
+    """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"

@@ -43,7 +43,8 @@ class LoggedModel:
 def log_model(
     engine: Engine, tracking_uri: str, model: TrainedModel, *, module: Path, weights: Path, register: str | None
 ) -> LoggedModel:
-    """Log an exported module and its weights to the run of the candidate. Register the model under `register` if given.
+    """Log an exported module and its weights to the run of the candidate. If `register` is given, register the model
+    under this name.
 
     If MLflow does not have the run yet, write the run first. Raises `RecordError` if MLflow is not usable or refuses
     the name.
@@ -79,7 +80,7 @@ def _log_model(client: MlflowClient, run: Run, module: Path, weights: Path, regi
     mlflow.set_registry_uri(client.tracking_uri)
     # Set the experiment, because it decides where MLflow stores the files of the model.
     mlflow.set_experiment(experiment_id=run.info.experiment_id)
-    # Hide MLflow's progress bars and its advice on model code, which do not concern our users.
+    # Hide MLflow's progress bars and its advice on model code, because they do not concern our users.
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logged = Model.log(

@@ -41,6 +41,6 @@ def record_problem(file: Path, message: str) -> None:
 
 
 def clear_problem(file: Path) -> None:
-    """Delete the file of a problem that is solved."""
+    """Delete the file when the problem is solved."""
     with suppress(OSError):
         file.unlink(missing_ok=True)

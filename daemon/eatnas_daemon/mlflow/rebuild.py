@@ -1,4 +1,4 @@
-"""Move a home's MLflow store aside, so that it can be written again from the record."""
+"""Move a home's MLflow store aside, so that a new store can be written from the record."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ JOURNAL_ENDINGS: Final = ("-wal", "-shm", "-journal")
 def move_store_aside(engine: Engine, tracking_uri: str, *, home_uri: str, confirmed: bool) -> list[Path]:
     """Rename the files of an SQLite store, and return their new names.
 
-    Raises `ConflictError` if the store is not an SQLite file. Also raises it if the store is not the home's own store
-    `home_uri` and `confirmed` is false. A daemon that writes to the store notices that the file is gone, and opens a
-    new store.
+    Raises `ConflictError` if the store is not an SQLite file. Also raises `ConflictError` if the store is not the
+    home's own store `home_uri` and `confirmed` is false. A daemon that writes to the store notices that the file is
+    gone, and opens a new store.
     """
     file, artifacts = sqlite_file(tracking_uri), find_artifact_folder(tracking_uri)
     if file is None or artifacts is None:

@@ -1,4 +1,4 @@
-"""Write a record to MLflow. No decision depends on MLflow, so a lost store can be written again from the record."""
+"""Write a record to MLflow. A lost store can be written again from the record, since no decision depends on it."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class MlflowSync:
 
     def _create_experiment(self, search: SearchRecord) -> str:
         name, record = f"eatnas/{search.name}", self._record_uuid[:8]
-        # A taken name belongs to another record or to a deleted search.
+        # Another record or a deleted search may have an experiment with this name.
         names = (name, f"{name} ({record})", f"{name} ({record}, search {search.id})")
         name = next((name for name in names if self._client.get_experiment_by_name(name) is None), names[-1])
         folder = find_artifact_folder(self._client.tracking_uri)
@@ -224,7 +224,7 @@ class MlflowSync:
 def _list_live_hosts(connection: Connection, stopping_pid: int | None) -> frozenset[int] | None:
     """Return the ids of the hosts whose supervisors are working on the record; None if every lease is live.
 
-    On SQLite there is at most one supervisor. If this supervisor is running, all leases are live; otherwise, no lease
+    On SQLite, there is at most one supervisor. If this supervisor is running, all leases are live; otherwise, no lease
     is live.
     """
     if is_postgresql(connection):

@@ -31,7 +31,7 @@ ANSWER_SECONDS: Final = 10.0
 """The seconds without an answer after which the head counts as gone."""
 CLOSE_SECONDS: Final = 5.0
 REFUSAL_SECONDS: Final = 60.0
-"""The seconds for which no worker is sent to a node that refused one."""
+"""The seconds for which a node that has refused a worker gets no other worker."""
 TOO_MANY_FILES: Final = "the bridge to the Ray cluster has too many open files; raise `ulimit -n` for the daemon"
 
 
@@ -91,7 +91,7 @@ class Bridge:
     async def _watch_cluster(self) -> None:
         """Report the size of the cluster.
 
-        Return when another cluster has replaced the cluster, to which this process's node then no longer belongs.
+        Return when another cluster has replaced this one, so that this process's node no longer belongs to the cluster.
         """
         own_node, gcs = self._context.get_node_id(), self._context.gcs_address
         silent_since: float | None = None

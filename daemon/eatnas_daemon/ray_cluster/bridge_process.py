@@ -116,7 +116,7 @@ class BridgeProcess:
             self._process = None
 
     def _read(self) -> bool:
-        """Process the packets that have arrived. Return whether there were any."""
+        """Process the packets that have arrived. Return whether any packets had arrived."""
         heard = False
         with contextlib.suppress(BlockingIOError, EOFError):
             while self._control is not None:

@@ -81,7 +81,7 @@ class BirthPreparer:
         return False
 
     def close(self) -> None:
-        """Wait for the running decision, and cancel all others."""
+        """Wait for the decision that is being made, and cancel all other decisions."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._selector.unregister(self._read_fd)
         os.close(self._read_fd)

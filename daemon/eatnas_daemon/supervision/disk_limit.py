@@ -14,9 +14,9 @@ from eatnas_db.unchanged_files import UnchangedFiles
 
 
 class DiskLimit:
-    """Removes files that no training needs when the home folder exceeds `max_bytes` (None: no limit).
+    """When the home folder exceeds `max_bytes` (None: no limit), removes files that no training needs.
 
-    Checks rarely, because a check reads the size of every file, and the supervisor serves no worker meanwhile.
+    Checks rarely, because a check reads the size of every file, and the supervisor serves no workers meanwhile.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ class Dispatcher:
         self._retention.forget()
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
-        """Advance searches, and lease candidates for idle workers unless the supervisor drains."""
+        """Advance searches. Lease candidates for idle workers unless the supervisor is draining."""
         # Check this before searches advance: the end of a search may start its re-evaluation, so only the next
         # transaction knows whether all is done.
         only_ended = self._only is not None and not has_running_search(connection, self._only)
@@ -121,7 +121,7 @@ class Dispatcher:
         """Return whether this transaction has locked a search.
 
         Another host may have changed a search after this transaction took its locks, and may be advancing the search
-        now. A later transaction advances the search if something is left to do.
+        now. A later transaction advances such a search if something is left to do.
         """
         return self._locked is None or search_id in self._locked
 

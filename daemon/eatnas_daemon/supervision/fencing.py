@@ -25,7 +25,8 @@ class LeaseFencing:
         self._observed_at = now
 
     def stale_slots(self, connection: Connection, wall: float) -> list[Slot]:
-        """Return the slots that train without a lease: the candidate was cancelled, or this host was presumed dead.
+        """Return the slots that train without a lease, because the candidate was cancelled or this host was presumed
+        dead.
 
         Also releases leases without a slot. Such leases exist if the answer to the commit that created them was lost.
         """

@@ -36,7 +36,7 @@ def start_host_session(
 ) -> SupervisedHost:
     """Register the host, and end the leases that an earlier supervisor has left.
 
-    Raises `ConflictError` if another supervisor runs under this host's name.
+    Raises `ConflictError` if another supervisor is running under this host's name.
     """
     processor = hosts.cpu_uuid(name)
 

@@ -76,7 +76,7 @@ class Recorder:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
         self._device_reporter.write(connection, wall, heartbeat=heartbeat)
         if self._fencing.expire_leases(connection, dead, wall):
-            # A dead host has left a waiting reason in the database. Overwrite it with the reason from this host.
+            # A dead host has left a waiting reason in the database. Overwrite it with this host's reason.
             set_waiting_reason(connection, self._waiting_reason.text)
         self._holds.write(connection, wall, changed=changed or heartbeat)
         obsolete_files = self._write_workers(connection, stale, wall, draining=draining)
@@ -124,7 +124,9 @@ class Recorder:
         self._holds.add_failure(fault.search_id, HoldCause.ERROR, str(fault))
 
     def after_failure(self, reason: str) -> None:
-        """Prepare to repeat the writes of a failed transaction. Each `WorkerState` keeps its reports until then."""
+        """Prepare to repeat the writes of a failed transaction. Each `WorkerState` keeps its reports until they are
+        recorded.
+        """
         self.before_repetition()
         self._waiting_reason.text = reason
 
@@ -146,7 +148,7 @@ def list_lease_progress(slots: Sequence[Slot]) -> dict[LeaseToken, LeaseProgress
         training = slot.training
         if slot.worker is not None and training is not None and training.progress is not None:
             time, speed = training.time, training.images_per_second
-            if speed is not None:  # to wall time: a lane counts only the seconds of its own turns
+            if speed is not None:  # in wall time: a lane counts only the seconds of its turns
                 speed /= max(1, sharing[slot.worker.process_key])
             progress[training.token] = LeaseProgress(speed, time.share, time.step_seconds)
     return progress

@@ -1,4 +1,4 @@
-"""Stop on signals. The first signal lets the supervisor drain, and the second signal ends this process even if it is
+"""Stop on signals. The first signal makes the supervisor drain, and the second signal ends this process even if it is
 blocked.
 """
 

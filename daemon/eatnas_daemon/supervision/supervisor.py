@@ -121,7 +121,7 @@ class Supervisor:
 
     @property
     def slots(self) -> list[Slot]:
-        """Return the slots on the processor and on GPUs."""
+        """Return the slots on the CPU and on GPUs."""
         return self._pool.slots
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
@@ -144,7 +144,9 @@ class Supervisor:
                         self._collector.collect_at_once(self._monotonic())
 
     def stop(self) -> None:
-        """Let the workers write checkpoints and exit. A second call kills them. Safe to call in a signal handler."""
+        """Let the workers write checkpoints and exit. A second call kills the workers. Safe to call in a signal
+        handler.
+        """
         self._killing = self._draining
         self._draining = True
         self._pool.accepts_starts = False

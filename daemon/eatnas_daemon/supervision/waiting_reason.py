@@ -74,8 +74,8 @@ class WaitingReason:
         return self._no_free_device()
 
     def _no_free_device(self) -> str | None:
-        """Return the reason why no device is free. The text changes only if the causes change, even if figures in it
-        are outdated.
+        """Return the reason why no device is free. The text changes only when a cause changes, so that figures in it
+        may be outdated.
         """
         statuses = list(self._gpu_scheduler.statuses)
         if self._placement.processor_paused and any(not slot.on_gpu for slot in self._slots):

@@ -108,7 +108,7 @@ class LaneProcess(WorkerProcess):
 
     def kill(self) -> None:
         """Kill the process with all of its lanes."""
-        if self._group.process.returncode is None:  # After the reaping, another process may have the pid.
+        if self._group.process.returncode is None:  # After the process is reaped, another process may have its pid.
             super().kill()
 
     def reap(self, now: float) -> int | None:

@@ -39,8 +39,8 @@ class Launcher:
     """Starts workers on this machine. Tests and benchmarks replace `program` with a simulated worker.
 
     `program` holds the first arguments of the interpreter, and `launch` appends the other arguments. `arithmetic` is
-    the arithmetic of the recipes with which the workers train (`domain.arithmetic`). `environment` is the base of the
-    workers' environment, or None for the environment of this process.
+    the arithmetic that the recipes of the workers' trainings name (`domain.arithmetic`). `environment` is the base of
+    the workers' environment, or None for the environment of this process.
     """
 
     log_folder: Path

@@ -27,7 +27,7 @@ class Slot:
     number: int
     device: DeviceSnapshot = CPU_DEVICE
     may_start: bool = True
-    """Whether a worker may start now. On a GPU, the scheduler decides about each start."""
+    """Whether a worker may start now. On a GPU, the scheduler decides when a worker may start."""
     arithmetic: str | None = None
     """The arithmetic of the next worker, or None for the supervisor's default arithmetic."""
     worker: WorkerState | None = None
@@ -57,7 +57,7 @@ class Slot:
         return self.busy and self.training is not None and self.training.assignment.needs_device_alone
 
     def start_worker(self, process: WorkerProcess, now: float, arithmetic: str = NATIVE) -> WorkerState:
-        """Put a process that has just been started into the slot."""
+        """Assign a process that has just been started to the slot."""
         placement = PlacementCheck(verified=not self.on_gpu)
         self.worker = WorkerState(process, self.device, now, placement, arithmetic=arithmetic)
         return self.worker

@@ -8,7 +8,9 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Time limits and intervals, in seconds on the supervisor's monotonic clock. `trainings_per_worker` is a count."""
+    """Time limits and intervals, in seconds on the supervisor's monotonic clock. Only `trainings_per_worker` is a
+    count.
+    """
 
     tick: float = 0.5
     """The longest time between two ticks while no message arrives."""

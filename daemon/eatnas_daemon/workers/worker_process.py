@@ -99,7 +99,7 @@ class WorkerProcess:
 
     @property
     def suspended(self) -> bool:
-        """Return whether the process is stopped by SIGSTOP or Ctrl-Z, and so cannot report."""
+        """Return whether SIGSTOP or Ctrl-Z has stopped the process, so that it cannot report."""
         with contextlib.suppress(psutil.Error):
             return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
         return False
@@ -126,8 +126,8 @@ class WorkerProcess:
     def send(self, command: Command) -> None:
         """Send a command without waiting. If the pipe is full, `flush` sends the rest later.
 
-        Commands to a dead worker are dropped; `receive` reports its end. A worker that reads nothing gets no more
-        heartbeats.
+        Commands to a dead worker are dropped; `receive` reports the end of the worker. A worker that reads nothing gets
+        no more heartbeats.
         """
         if self._closed:  # Another file may have the number of the closed descriptor.
             return

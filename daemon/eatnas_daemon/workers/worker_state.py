@@ -126,7 +126,7 @@ class WorkerState:
 
     @property
     def busy(self) -> bool:
-        """Return whether a training runs or is about to start."""
+        """Return whether a training is running or about to start."""
         return self.training is not None and not self.has_final_report
 
     @property
@@ -181,7 +181,7 @@ class WorkerState:
         return True
 
     def note_loss(self) -> None:
-        """Store why another machine or another lane has ended the process, unless another cause is known."""
+        """Store the reason why another machine or another lane has ended the process, unless another cause is known."""
         reason = self.process.loss_reason
         if reason is not None and self.kill_reason is None:
             self.kill_reason = WorkerFailure(FailureKind.LOST, reason)
@@ -209,7 +209,7 @@ class WorkerState:
         self.process.send(assignment.message)
 
     def measure_epoch(self, epoch: int, now: float, gpu_load: float | None) -> None:
-        """Measure the resources that the epoch that has just ended has used."""
+        """Measure the resources used by an epoch that has just ended."""
         if self.training is None:
             return
         if self.on_gpu:
