@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.domain.spec_recipe import TrainingRecipe
+from eatnas_db.garbage_collection import skip_last_collection
 from eatnas_training import network
 from eatnas_training.error_messages import first_line
 from eatnas_training.numerics import resolve_precision, use_deterministic_arithmetic
@@ -67,6 +68,7 @@ def describe_failure(device: str, error: Exception) -> str:
 
 def main() -> None:
     """Print `{"torch": …, "trouble": …}`; `trouble` is null if torch can train."""
+    skip_last_collection()
     (device,) = sys.argv[1:]
     trouble = None
     try:

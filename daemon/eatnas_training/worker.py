@@ -17,6 +17,7 @@ import torch
 
 from eatnas_db.domain.arithmetic import is_portable, recorded_settings
 from eatnas_db.domain.states import FailureKind
+from eatnas_db.garbage_collection import skip_last_collection
 from eatnas_db.text_encoding import let_output_escape
 from eatnas_protocol.messages import Assign, Failed, Finished, Phase, Progress, Ready, Report
 from eatnas_training import loop, selftest
@@ -151,6 +152,7 @@ def _parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train the assigned candidates until the supervisor sends `Exit` or closes its pipe."""
     let_output_escape()
+    skip_last_collection()
     options = _parse_arguments()
     device: str = options.device
     lanes = [WorkerProtocol(*pipes) for pipes in zip(options.in_fd, options.out_fd, strict=True)]

@@ -105,6 +105,17 @@ def test_long_commands_search_for_garbage_as_usual(tiny, home):
     assert answers == [f"{line} {line != 'search cancel tiny'}" for line in lines], done.stderr
 
 
+@pytest.mark.parametrize("skips", [False, True])
+def test_program_can_skip_the_last_search_for_garbage(skips):
+    program = (
+        "from eatnas_db.garbage_collection import skip_last_collection\n"
+        "class Ring:\n    def __init__(self): self.next = self\n    def __del__(self): print('found')\n"
+        f"if {skips}: skip_last_collection()\nRing()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == ("" if skips else "found\n")
+
+
 @pytest.fixture(scope="module")
 def small_home(tmp_path_factory):
     """Return a home with a trained search `small`."""

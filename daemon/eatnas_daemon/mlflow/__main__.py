@@ -18,6 +18,7 @@ from eatnas_daemon.mlflow.problems import clear_problem, problem_file, record_pr
 from eatnas_daemon.mlflow.sync import MlflowSync, print_to_stderr
 from eatnas_db.database.engine import open_record
 from eatnas_db.errors import EatnasError
+from eatnas_db.garbage_collection import skip_last_collection
 from eatnas_db.settings import load_settings
 from eatnas_db.text_encoding import let_output_escape
 
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="seconds between two checks for changes; default: %(default)s",
     )
     let_output_escape()
+    skip_last_collection()
     options = parser.parse_args(arguments)
     # Read URLs from the environment: they may hold passwords, and every user can read the arguments of a process.
     database_url, tracking_uri = os.environ.get("EATNAS_DB_URL"), os.environ.get("MLFLOW_TRACKING_URI")

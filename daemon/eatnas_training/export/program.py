@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from eatnas_db.errors import EatnasError
+from eatnas_db.garbage_collection import skip_last_collection
 from eatnas_db.text_encoding import escape_controls
 from eatnas_training.answers import take_stdout
 
@@ -26,6 +27,7 @@ def limit_threads(mult_adds: float) -> None:
 
 def run_program(main: Callable[[], Any]) -> None:
     """Print the result of `main` and exit with 0, or print its error and exit with 1."""
+    skip_last_collection()
     write_answer = take_stdout()
     try:
         result = main()
