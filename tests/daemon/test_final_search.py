@@ -86,8 +86,8 @@ def test_killed_final_training_has_the_same_results(tmp_path, home, supervise, f
 
 
 @pytest.mark.slow
-def test_killed_real_final_training_has_the_same_scores(tmp_path, home, supervise):
-    calm, storm = searched_twice(tmp_path, home, supervise, REAL, **SMALL)
+def test_killed_real_final_training_has_the_same_scores(tmp_path, home, supervise, fast):
+    calm, storm = searched_twice(tmp_path, home, supervise, fast, **SMALL)
     calm, outcomes = train_final_models(calm, supervise, 1, REAL)
     assert outcomes == ["scored", "scored"]
     storm, outcomes = train_final_models(storm, supervise, 1, REAL, on_tick=kill_the_worker)

@@ -1,5 +1,7 @@
 """Real trainings whose candidates inherit the weights of their parents."""
 
+import shutil
+
 import pytest
 from sqlalchemy import select
 
@@ -83,9 +85,8 @@ def test_damaged_parent_is_retrained_before_its_child(tmp_path, home, supervise,
 
 
 @pytest.mark.slow
-def test_transfer_with_weights_starts_from_the_best_candidate(tmp_path, home, supervise):
-    settings = home(tmp_path / "small", **{**INHERITING, "budget": {"candidates": 5}})
-    supervise(settings, 2, REAL)
+def test_transfer_with_weights_starts_from_the_best_candidate(tmp_path, supervise, undisturbed):
+    settings = load_settings({}, str(shutil.copytree(undisturbed[0].home, tmp_path / "small")))
     engine = open_record(settings.database_url)
     tree = {
         "name": "large",
@@ -100,7 +101,7 @@ def test_transfer_with_weights_starts_from_the_best_candidate(tmp_path, home, su
     with transaction(engine) as connection:
         spec = parse_spec(tree)
         large = create_transfer(connection, "s", spec, task=Task(12, 1, 10), data_digest="d", slots=2, now=1.0)
-    supervise(settings, 2, REAL, only="large")
+    supervise(settings, 1, REAL, only="large")
     born = [row for row in candidates(settings) if row.search_id == large]
     assert {row.state for row in born} == {"scored"}
     assert all(row.share_inherited > 0 for row in born)
@@ -113,7 +114,7 @@ def test_weights_of_a_parent_that_stopped_are_inherited(tmp_path, home, supervis
     fidelity = {"rungs": [1], "keep": 0.5}
     changes = {"inheritance": {}, "budget": {"candidates": 4}, "evolution__fidelity": fidelity}
     settings = home(tmp_path / "small", **{**INHERITING, **changes})
-    supervise(settings, 2, REAL)
+    supervise(settings, 1, REAL)
     stopped = next(row for row in candidates(settings) if row.rung == 0)
     tree = {
         "name": "large",
@@ -127,7 +128,7 @@ def test_weights_of_a_parent_that_stopped_are_inherited(tmp_path, home, supervis
     options = {"task": Task(8, 1, 10), "data_digest": "d", "slots": 2, "now": 1.0, "candidate_id": stopped.id}
     with transaction(open_record(settings.database_url)) as connection:
         large = create_transfer(connection, "s", parse_spec(tree), **options)
-    supervise(settings, 2, REAL, only="large")
+    supervise(settings, 1, REAL, only="large")
     born = [row for row in candidates(settings) if row.search_id == large]
     assert [(row.parent_id, row.lineage_epochs) for row in born] == [(stopped.id, 2), (stopped.id, 2)]
     assert fetch_rows(settings, select(event.c.id).where(event.c.kind == "ancestor_restored")) == []

@@ -170,8 +170,9 @@ def test_one_lane_stops_without_the_others(tmp_path):
 @pytest.mark.slow
 def test_lanes_give_the_same_bits_as_separate_trainings(tmp_path):
     """Train real candidates in turn. Their scores must have the same bits as after separate trainings."""
-    changes = {"training__batch_size": 64, "budget__candidates": 6, "evolution__population": 4}
-    changes |= {"data__train_images": 256, "evolution__tournament": 2, "evolution__lag": 3, "training__epochs": 2}
+    changes = {"training__batch_size": 32, "budget__candidates": 6, "evolution__population": 4}
+    changes |= {"data__train_images": 96, "data__validation_images": 64, "training__epochs": 2}
+    changes |= {"evolution__tournament": 2, "evolution__lag": 3}
     settings = create_home(tmp_path / "lanes", **changes)
     assert supervise_lanes(settings, TRAINING_PROGRAM) == supervise_search(
         create_home(tmp_path / "alone", **changes), slots=1, program=TRAINING_PROGRAM

@@ -137,11 +137,11 @@ def calm(tmp_path_factory, home, supervise):
     """Return a home with an untrained final model on two devices, its search, and the undisturbed fingerprint."""
     folder = tmp_path_factory.mktemp("calm") / "home"
     settings = home(folder, **SMALL)
-    supervise(settings, 2, REAL)
+    supervise(settings, 1)
     engine = open_record(settings.database_url)
     with transaction(engine) as connection:
         source = create_final_training(connection, "s", seeds=1, epochs=1, now=5.0)
-    supervise(settings, 2, REAL, only=source)
+    supervise(settings, 1, REAL, only=source)
     with transaction(engine) as connection:
         final = {"devices": 2, "from": source, "ema_decay": 0.9}
         name = create_final_training(connection, "s", seeds=1, epochs=10, final=final, now=5.0)
