@@ -7,6 +7,7 @@ imported the modules of the commands.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pkgutil
@@ -97,6 +98,7 @@ def start_server(user: int) -> str:
 def main(user: int) -> None:
     """Print the address of a server, which runs in a process of its own until the process with this pid ends."""
     import_commands()
+    gc.freeze()
     del sys.path[sys.path.index(str(Path(__file__).parents[1]))]
     # Commands run the exit functions of this process, one of which would delete a `TemporaryDirectory`.
     folder = tempfile.mkdtemp(prefix="commands-")
@@ -160,7 +162,7 @@ def answer(connection: socket.socket) -> None:
 
 def run_command(arguments: list[str], folder: str, environment: dict[str, str]) -> int:
     """Run a command in this process, which runs nothing else, and return its exit status."""
-    from eatnas_cli.app import main
+    from eatnas_cli.__main__ import main
 
     os.chdir(folder)
     os.environ.clear()
