@@ -2,22 +2,17 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
 from eatnas_db.interpreter import python_command
-from support.mlflow_stores import free_port
-from support.waiting import eventually
+from support.shadowing_files import write_shadowing_files
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [source for top in ("eatnas_db", "daemon", "cli", "migrations") for source in (ROOT / top).rglob("*.py")]
-SHADOWED = ("random", "json", "torch", "sqlalchemy", "mlflow", "uvicorn", "typer", "matplotlib", "yaml", "secrets")
 SPEC = """
 name: tiny
 space: eatnas-tiny
@@ -34,9 +29,7 @@ def work(tmp_path):
     """Return a working folder with files that have the names of modules and leave a trace when they are imported."""
     folder = tmp_path / "work"
     folder.mkdir()
-    for name in SHADOWED:
-        trace = f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')"
-        (folder / f"{name}.py").write_text(f"{trace}\nraise SystemExit(9)\n")
+    write_shadowing_files(folder, tmp_path / "imported")
     return folder
 
 
@@ -79,21 +72,4 @@ def test_all_commands_work_next_to_files_named_like_modules(work, tmp_path):
     eatnas("run", "tiny")  # while a daemon runs, this command only watches
     eatnas("daemon", "stop")
     eatnas("report", "tiny", "-o", str(tmp_path / "report.html"))
-    eatnas("mlflow", "sync")
     eatnas("doctor")
-    port = free_port()
-    command = [sys.executable, "-m", "eatnas_cli", "mlflow", "ui", "--port", str(port)]
-    with subprocess.Popen(command, cwd=work, env=environment, start_new_session=True) as process:
-        try:
-            assert eventually(lambda: _opens(port))
-            members = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-            assert not (tmp_path / "imported").exists(), members
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _opens(port):
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).status == 200
-    except OSError:
-        return False

@@ -1,7 +1,6 @@
 """Commands work in folders whose names have a special meaning in a URL, in a shell or in SQLite."""
 
 import json
-import os
 import shutil
 
 import pytest
@@ -37,14 +36,3 @@ def test_a_tilde_is_expanded_in_every_path(eatnas_within, record, home, tmp_path
     monkeypatch.setenv("EATNAS_DB_URL", "sqlite:///~/b.db")
     assert "tiny" in eatnas_within("search", "list", at="~/other")
     assert {path.name for path in tmp_path.iterdir()} == {"home", "spec.yaml", "b.db"}
-
-
-@pytest.mark.slow
-def test_mlflow_stores_pictures_in_a_home_with_a_hostile_name(eatnas, tiny, home, hostile_home, tmp_path):
-    shutil.move(home, hostile_home)
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    eatnas("run", "tiny", at=hostile_home, env=environment)
-    eatnas("mlflow", "sync", at=hostile_home, env=environment)
-    assert list((hostile_home / "mlflow-artifacts").rglob("quality.png"))
-    assert (hostile_home / "mlflow.db").exists()
-    assert [path.name for path in tmp_path.iterdir()] == [HOSTILE]

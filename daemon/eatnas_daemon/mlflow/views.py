@@ -61,6 +61,3 @@ class ViewLink:
 
     columns: str
     url: str
-
-
-VIEW_KEY: Final = RunsView().key
