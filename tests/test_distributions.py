@@ -89,7 +89,7 @@ def test_missing_dependency_names_its_requirement(module: str, explained: bool) 
 
 
 def test_module_that_is_installed_is_accepted() -> None:
-    for module in INSTALLED_BY.keys() - {"ray"}:  # Ray is too large to be a development tool
+    for module in INSTALLED_BY.keys() - {"ray"}:  # the development tools do not include Ray
         require_module(module)
 
 
@@ -106,7 +106,7 @@ class Environment:
         subprocess.run([*pip, *python, "install", "--find-links", str(self.wheels), *arguments], check=True)
 
     def run(self, url: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        # The first line of the script may name the Python of another environment, from which this environment was
+        # Start the script with this Python, because its first line may name the Python of the environment that was
         # copied.
         program = [str(self.folder / "bin" / name) for name in ("python", "eatnas-db")]
         command = [*program, "--home", str(cwd), "--db", url, *arguments]

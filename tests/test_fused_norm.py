@@ -26,8 +26,8 @@ SHAPES = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 FAR_TOLERANCE = 2e-3
-"""A mean of 1000 has an error of 3e-5, because it is stored as a float32 number. With sums of squares, the error would
-be 1e-2.
+"""A mean of 1000 has an error of 3e-5, because the mean is stored as a float32 number. With sums of squares, the error
+would be 1e-2.
 """
 SIZES = {
     "parts of several tiles": {"MAX_PARTS": 3},  # the last part has fewer tiles

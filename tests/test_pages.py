@@ -1,4 +1,4 @@
-"""The pages: the command reference is up to date, the site builds, and the commands of every page work."""
+"""The command reference is up to date, the site builds, and the commands of every page work."""
 
 import os
 import re

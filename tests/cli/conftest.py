@@ -125,13 +125,13 @@ def fresh_endless(new_tiny):
 
 @pytest.fixture
 def endless(home, fresh_endless):
-    """Create a home with a search `tiny` that has not been trained yet and never ends."""
+    """Create a home with an untrained search `tiny` whose training never ends."""
     shutil.copytree(fresh_endless, home)
 
 
 @pytest.fixture
 def eatnas_started(tmp_path, home):
-    """Return a function that starts a command in a new process group. After the test, the group is killed."""
+    """Return a function that starts a command in a new process group. After the test, this group is killed."""
     running = []
 
     def start(*arguments):
@@ -216,5 +216,5 @@ def small(request, home, fresh_small):
 
 @pytest.fixture
 def large(home, fresh_large):
-    """Create a home with `small`, its re-evaluation, and a finished search `large`, a transfer from `small`."""
+    """Create a home with `small`, its re-evaluation, and a finished search `large`, transferred from `small`."""
     shutil.copytree(fresh_large, home)

@@ -1,4 +1,4 @@
-"""The drawing of `search watch` on a terminal."""
+"""`search watch` draws a search on a terminal."""
 
 from dataclasses import replace
 from io import StringIO

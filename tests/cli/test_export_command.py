@@ -1,4 +1,4 @@
-"""`export` and `predict`: from a search to files that other programs read."""
+"""`export` writes files that other programs read, and `predict` classifies images with these files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Commands work in folders whose names have a special meaning in a URL, in a shell or in SQLite."""
+"""Commands work in folders whose names contain characters with a special meaning in a URL, in a shell or in SQLite."""
 
 import json
 import shutil

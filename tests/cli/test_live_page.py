@@ -1,4 +1,4 @@
-"""The live page: its parts follow the record, and a real browser shows them without errors."""
+"""The parts of the live page follow the record, and a real browser shows the page without errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tools for agents, called by the official client over the real protocol."""
+"""The official client calls the tools for agents over the real protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`query …` as a user types it: across searches, page by page, and in SQL."""
+"""`query …` as a user types it: queries across searches, page by page, and in SQL."""
 
 import csv
 import io

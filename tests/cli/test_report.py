@@ -1,4 +1,4 @@
-"""`report`: one page that contains everything; a real browser opens it if Chromium is installed."""
+"""`report` writes one page that needs no other files. If Chromium is installed, a test opens the page in it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ FIGURES = [
 
 
 def train(engine, search_id, budget):
-    """Record a whole search without training; every seventh candidate fails."""
+    """Record a whole search without training. Every seventh candidate fails."""
     for number in range(budget):
         now = float(10 * number)
         with transaction(engine) as connection:

@@ -99,7 +99,7 @@ def test_requests_share_one_engine(record: Record) -> None:
 
 def test_more_readers_than_pooled_connections_read_concurrently(postgres_record_url: str) -> None:
     with ExitStack() as stack:
-        for _ in range(20):  # a server has 40 threads
+        for _ in range(20):  # all 40 threads of a server may read at once
             stack.enter_context(read_connection(postgres_record_url))
 
 
@@ -272,7 +272,7 @@ def test_token_is_accepted_as_header_and_by_a_login(record: Record) -> None:
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
     assert TOKEN not in cookie
-    assert client.get("/api/search/list").status_code == 200  # the client keeps the cookie
+    assert client.get("/api/search/list").status_code == 200  # the client has kept the cookie
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     assert "holds no eatnas-db record; run `eatnas-db init`" in on_server("search", "list", expect=1)
     assert "postgresql+psycopg://postgres@" in on_server("init")
     assert not (home / "eatnas.db").exists()
-    on_server("search", "create", spec(), "--set", "training.epochs=40")  # still training during the next commands
+    on_server("search", "create", spec(), "--set", "training.epochs=40")  # trains long enough for the next commands
     assert json.loads(on_server("search", "list", "--format", "json"))[0]["status"] == "waiting: no daemon"
     started = on_server("daemon", "start", "--slots", "1", more={"EATNAS_HOST": "node/1"})
     daemon = psutil.Process(int(started.split()[-1]))

@@ -1,4 +1,4 @@
-"""The modules that a command loads before it does its work."""
+"""Quick commands load few modules before they do their work."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from support.recorded_search import make_record
 HEAVY = {"alembic", "mlflow", "numpy", "pandas", "pydantic", "rich", "ruamel.yaml", "torch"}
 QUICK = {*HEAVY, "jinja2", "sqlalchemy.dialects.postgresql", "statistics"}
 OF_CHANGES = {"eatnas_db.domain.evolution", "eatnas_db.domain.space", "eatnas_db.leases", "eatnas_db.transitions"}
-"""Modules that only the commands that change a search need."""
+"""Modules that only commands which change a search need."""
 TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
 
 

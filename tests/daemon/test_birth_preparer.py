@@ -40,7 +40,7 @@ def queue():
 
 @pytest.fixture
 def make_preparer(queue):
-    """Return a function that makes a preparer with a given function `prepare`."""
+    """Return a function that creates a preparer with a given function `prepare`."""
     made = []
 
     def make(prepare):

@@ -81,7 +81,7 @@ def test_worker_that_ignores_a_stop_request_is_killed(tmp_path, home, supervise,
 @pytest.mark.slow
 def test_candidate_that_always_fails_does_not_stop_the_search(tmp_path, home, supervise, fast):
     settings = home(tmp_path / "poison")
-    wall = lambda: time.time() * 1000  # makes the back-off a thousand times shorter  # noqa: E731
+    wall = lambda: time.time() * 1000  # shortens the back-off to a thousandth  # noqa: E731
     supervise(settings, program=(*fast, "--fail-on", "9"), timeouts=QUICK, wall=wall)
     tried = outcomes(settings, 9)
     # Four attempts are made: the first one does not count, because it made progress.
@@ -389,6 +389,6 @@ def test_home_is_kept_within_its_size_limit(tmp_path, home, supervise, expected)
     settings = home(tmp_path / "small")
     squeezed = replace(QUICK, disk_check=0.0)
     assert supervise(settings, timeouts=squeezed, max_bytes=1) == expected
-    # Each remaining candidate, which may still become a parent, has only its newest checkpoint.
+    # Candidates that may still become parents have only their newest checkpoints.
     files = list(settings.artifacts.glob("checkpoints/*/*"))
     assert len({path.name.split("-")[0] for path in files}) == len(files)

@@ -42,7 +42,7 @@ def kill_the_worker(supervisor):
 
 
 def train_final_models(settings, supervise, slots, program, on_tick=lambda _: None):
-    """Train the winner of a finished search with two seeds; return the fingerprint and the outcomes of the attempts."""
+    """Train the winner of a finished search with two seeds. Return the fingerprint and the outcomes of the attempts."""
     engine = open_record(settings.database_url)
     with transaction(engine) as connection:
         name = create_final_training(connection, "s", seeds=2, now=5.0)

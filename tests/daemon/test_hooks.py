@@ -190,7 +190,8 @@ def test_next_daemon_delivers_undelivered_events(settings, engine, new_notifier)
         notifier.deliver()
     wait_for(engine, "something")
     notifier.deliver()
-    # Imitate a kill: the event of candidate 2 is not delivered, and another event is recorded while no notifier runs.
+    # Imitate a kill: the event of candidate 2 is not delivered, and another event is recorded while no notifier is
+    # running.
     record_event(engine, "finished", why="done")
     successor = new_notifier(monotonic=clock)
     successor.deliver()

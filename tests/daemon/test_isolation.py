@@ -1,4 +1,4 @@
-"""A bad message, worker or search ends or delays only itself."""
+"""A bad message, worker or search does not end or delay other workers and searches."""
 
 import json
 import os
@@ -68,7 +68,7 @@ CHECKPOINTED = Checkpointed(candidate=1, attempt=1, path="c.ckpt", digest="d", b
 
 
 class PipeLauncher:
-    """Starts processes that only sleep; the test writes their reports."""
+    """Starts processes that only sleep. The test writes their reports."""
 
     def log_file(self, slot):
         return Path(os.devnull)
@@ -125,7 +125,7 @@ class Stage:
             return connection.execute(query.where(attempt.c.number == token["attempt"])).one()
 
     def replace_worker(self):
-        """Wait for a worker that has not reported yet, and reject a worker that has reported."""
+        """Reject the worker if it has already reported, and wait for a worker that has not."""
         while self.slot.worker is None or self.slot.worker.ready is not None:
             if self.slot.worker is not None and not self.slot.worker.rejected:
                 self.slot.worker.reject("the test needs another one")

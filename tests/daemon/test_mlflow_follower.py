@@ -210,7 +210,7 @@ def started_follower(settings, uri):
 
 
 def assert_search_is_unaffected(settings, supervise, undisturbed, follower):
-    """Run the search while a follower runs that cannot write. Require an unchanged fingerprint."""
+    """Run the search while a follower that cannot write is running. Require an unchanged fingerprint."""
     assert supervise(settings, 2, on_tick=lambda _: follower.restart_if_dead()) == undisturbed
     follower.stop()
 

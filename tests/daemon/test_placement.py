@@ -1,4 +1,4 @@
-"""Searches on GPUs: simulated workers in real processes, on devices of a fake NVML library."""
+"""Searches on GPUs, with simulated workers in real processes on devices of a fake NVML library."""
 
 import itertools
 import subprocess

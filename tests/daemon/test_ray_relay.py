@@ -54,7 +54,7 @@ class LocalActor:
 
 
 def start_relay(request, worker):
-    """Start a relay in a thread; return the daemon's view of the worker, the actor and the thread."""
+    """Start a relay in a thread. Return the daemon's view of the worker, the actor, and the thread."""
     (worker_in, command_fd), (report_fd, worker_out) = os.pipe(), os.pipe()
     own, control = new_socket_pair()
     actor = LocalActor(worker)
@@ -119,7 +119,7 @@ def test_a_node_that_is_lost_during_the_start_is_named():
 
 @dataclass
 class QuietBridge:
-    """A bridge to a cluster of these nodes."""
+    """A bridge to a cluster with the given nodes."""
 
     nodes: tuple[ClusterNode, ...] | None = field(default=(ClusterNode(4.0, 0.0, 4),))
     needs: WorkerNeeds = field(default_factory=WorkerNeeds)

@@ -1,4 +1,4 @@
-"""The program that creates searches for callers outside the command line."""
+"""A program creates searches for callers that do not use the command line."""
 
 import json
 import os

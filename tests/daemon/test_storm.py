@@ -1,4 +1,4 @@
-"""A short run of the chaos benchmark, and workers whose supervisor is killed."""
+"""A short run of the benchmark that causes faults, and workers whose supervisor is killed."""
 
 import json
 import signal
@@ -54,7 +54,7 @@ def test_history_survives_a_short_storm_of_faults(tmp_path):
 
 
 def orphan_workers(settings, program):
-    """Kill a supervisor while its workers train; return the workers."""
+    """Kill a supervisor while its workers are training, and return the workers."""
     with subprocess.Popen([sys.executable, "-c", SUPERVISE, str(settings.home), *program]) as supervisor:
         engine = open_record(settings.database_url)
 

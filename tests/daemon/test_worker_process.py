@@ -10,7 +10,9 @@ from eatnas_protocol.messages import Exit, Heartbeat
 
 
 class UnkillableProcess:
-    """A fake process that SIGKILL does not end, as if a driver blocked it. A test cannot create such a process."""
+    """A fake process that SIGKILL does not end, as if a driver blocked it. A test cannot create a real process of this
+    kind.
+    """
 
     pid = 2**22 + 1
 

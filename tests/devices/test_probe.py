@@ -1,4 +1,4 @@
-"""Probing the GPUs, the CPU and processes, once and in a thread. The GPUs are fakes of NVML."""
+"""Probes of GPUs, the CPU and processes, once and in a thread. The GPUs are fakes of NVML."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Yielding a GPU to other processes, and returning to it."""
+"""A daemon yields a GPU to other processes, and uses the GPU again later."""
 
 import pytest
 

@@ -127,7 +127,7 @@ def test_disk_usage_is_measured_by_purpose(home):
         "key.json",
         "key.npy",
         "killed.78.partial",
-    ]  # other files are in use
+    ]  # every other file is in use
     assert usage.database == home.settings.database_file.stat().st_size
     assert usage.checkpoints.keys() == {"s"}
     assert usage.logs == sum(file.stat().st_size for file in home.settings.logs.iterdir())

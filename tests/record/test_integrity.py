@@ -45,7 +45,7 @@ SPEC = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a home with a finished search, one of whose candidates failed, and its finished re-evaluation."""
+    """Return a home with a finished search and its finished re-evaluation. One candidate of the search failed."""
     settings = load_settings({}, str(tmp_path_factory.mktemp("finished") / "home"))
     settings.home.mkdir()
     engine = create_engine_for(settings.database_url)

@@ -1,4 +1,4 @@
-"""Plug-ins of installed packages: found by entry point or reference, identified by their source."""
+"""Plug-ins of installed packages are found by entry point or reference, and identified by their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record as files: an import restores every exported row, and damaged files change nothing."""
+"""Importing an exported record restores every row, and damaged files change nothing."""
 
 from __future__ import annotations
 

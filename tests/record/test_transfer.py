@@ -1,4 +1,4 @@
-"""Elastic transfers and re-evaluations."""
+"""Elastic transfers, and re-evaluations."""
 
 import pytest
 from sqlalchemy import select, update

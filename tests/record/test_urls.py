@@ -1,4 +1,4 @@
-"""URLs with hostile paths, and URLs that are printed without their secrets."""
+"""URLs may contain hostile paths, and are printed without their secrets."""
 
 import sqlite3
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A fake of pynvml for machines without a GPU.
 
-Its GPUs have the state that a test sets and never change on their own. Errors and constants are pynvml's own.
+Its GPUs have the state that a test sets and never change on their own. The errors and constants are those of pynvml.
 """
 
 # The functions have the names of NVIDIA's library.
@@ -40,7 +40,7 @@ class FakeGpu:
 
 
 class FakeNvml:
-    """Has the functions of pynvml that `eatnas_daemon.devices.nvml` calls.
+    """Implements the functions of pynvml that `eatnas_daemon.devices.nvml` calls.
 
     With `worker_bytes`, the real workers that this process has started are on the GPU that their environment names, and
     each worker takes `worker_bytes` of the GPU's memory.

@@ -1,4 +1,4 @@
-"""Networks of random weights, and children that inherit from them."""
+"""Networks with random weights, and children that inherit these weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put packages of plug-ins on `sys.path`, as an installation does."""
+"""Write packages of plug-ins into a folder on `sys.path`, as an installation does."""
 
 from __future__ import annotations
 

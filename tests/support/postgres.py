@@ -37,7 +37,7 @@ _SETTINGS: Final = {
 
 
 class Server:
-    """A PostgreSQL server; it can be stopped and started again."""
+    """A PostgreSQL server that can be stopped and started again."""
 
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings():

@@ -11,8 +11,8 @@ from eatnas_db.database.dialects import is_postgresql
 def explain_statements(connection: Connection, run: Callable[[], Any]) -> list[str]:
     """Run a function and return the database's plan for each of its statements, one step per line.
 
-    On PostgreSQL, the plans are made with sequential and bitmap scans disabled, because the planner uses no index for
-    small tables.
+    On PostgreSQL, disable sequential and bitmap scans for the plans, because the planner uses no index for small
+    tables.
     """
     statements: list[tuple[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""Build a record that contains one search, whose scores are synthetic."""
+"""Build a record that contains one search with synthetic scores."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def state(root: Path, name: str, *, verified: bool = False) -> DataState:
 
 
 def assign(root: Path, name: str, at_creation: DataState | None, **changes: Any) -> Assign:
-    load_data({"name": "digits"}, "cpu")  # forget the images in memory, which a new worker does not have
+    # Replace the images that are cached in memory, which a new worker does not have.
+    load_data({"name": "digits"}, "cpu")
     return Assign(
         candidate=1,
         attempt=1,

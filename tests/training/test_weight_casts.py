@@ -194,7 +194,7 @@ def test_two_operations_cast_all_weights_and_gradients(name: str) -> None:
 
     together, autocast = count(CastNetwork(model)), count(model)
     assert together["_foreach_copy_"] == 2
-    assert together["_to_copy"] == 3  # the images, the features before the classifier, their gradient
+    assert together["_to_copy"] == 3  # casts the images, the features before the classifier, and their gradient
     assert autocast["_foreach_copy_"] == 0
     assert autocast["_to_copy"] == 3 + 2 * weights
 
@@ -221,7 +221,7 @@ def test_autocast_casts_a_weight_that_is_used_twice_once() -> None:
         with numerics.autocast("cpu", "bfloat16"):
             output = conv2d(conv2d(images, weight), weight)
         output.sum().backward()
-    assert operations.counts["_to_copy"] == 2  # the weight and its gradient
+    assert operations.counts["_to_copy"] == 2  # casts the weight and its gradient
 
 
 @CUDA

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROUNDING = 1e-9
 
-# Fixed examples give the same result on every machine and in every run.
+# Use fixed examples, which give the same result on every machine and in every run.
 fixed = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
 blocks = st.builds(

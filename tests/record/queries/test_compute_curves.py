@@ -1,4 +1,4 @@
-"""Quality over device time."""
+"""Curves of quality over device time."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One ranking: every way to ask for the best candidate gives the same answer."""
+"""Every query for the best candidates gives the same ranking."""
 
 import json
 import random
