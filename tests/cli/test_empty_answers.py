@@ -30,6 +30,10 @@ UNTRAINED = "none of its candidates has a score (2 waiting); `eatnas-db run tiny
         ("primitives tiny", f"search 'tiny' has no value of a block in its population: {UNTRAINED}"),
         ("mutations tiny --block 2", f"search 'tiny' has no mutation of block 2: {UNTRAINED}"),
         ("compare tiny", f"search 'tiny' has no complete initial population yet: {UNTRAINED}"),
+        (
+            "calibration tiny",
+            "search 'tiny' has no predictions: it was created without `evolution.births: guided`\n",
+        ),
         ("failures tiny", "search 'tiny' has no failed or lost attempt\n"),
         (
             "failures tiny --where failure=hang",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import typer
+from sqlalchemy import Connection
 
 from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.query.empty_answers import explain_empty
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.sentences import print_sentence
 from eatnas_db.database.engine import read_connection
@@ -22,7 +24,7 @@ from eatnas_db.queries.calibration import (
 )
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.predictions import list_source_names
-from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.searches import SearchRecord, get_search
 
 app = new_app()
 
@@ -43,13 +45,14 @@ def calibration(
         rows = list_predictions(connection, search.id, page)
         summary = get_calibration(connection, search.id)
         sources = list_source_names(connection, search.id)
+        empty = "" if rows else _explain_empty(connection, search, page)
     measured = ("id", "birth", "origin", "low", "predicted", "high", "fitness", "within", "scores", "agreement")
     model = ("improvement", "margin", "mean", "deviation", "model_births", "kernel", "noise", "slopes")
     default = ("id", "birth", "low", "predicted", "high", "fitness", "within", "scores", "agreement")
-    show(rows, (*measured, *model), format, layout=layout, default=(*default, "slopes") if sources else default)
-    if format is Format.TABLE:
-        is_guided = search.spec["evolution"]["births"] == "guided"
-        print_sentence(_describe(summary, sources) if is_guided else _explain_absence(name), error=True)
+    shown = (*default, "slopes") if sources else default
+    show(rows, (*measured, *model), format, layout=layout, default=shown, empty=empty)
+    if format is Format.TABLE and rows:
+        print_sentence(_describe(summary, sources), error=True)
 
 
 def _describe(summary: Calibration, sources: Sequence[str]) -> str:
@@ -64,5 +67,7 @@ def _describe(summary: Calibration, sources: Sequence[str]) -> str:
     )
 
 
-def _explain_absence(name: str) -> str:
-    return f"search {name!r} has no predictions: it was created without `evolution.births: guided`"
+def _explain_empty(connection: Connection, search: SearchRecord, page: Page) -> str:
+    if search.spec["evolution"].get("births") == "guided":
+        return explain_empty(connection, search, "predicted birth", page)
+    return f"search {search.name!r} has no predictions: it was created without `evolution.births: guided`"
