@@ -1,4 +1,4 @@
-"""Sentences about hosts that have disappeared, and about hosts that have set a search aside."""
+"""Write sentences about hosts that have disappeared, and about hosts that have set a search aside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A family of candidates as a tree on the terminal."""
+"""Print a family of candidates as a tree on the terminal."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def width(self) -> int | None:
-        """The width that a table has to fit; None if there is no limit."""
+        """The maximum width of a table; None without a limit."""
         return None if self.wide else terminal_width()
 
 

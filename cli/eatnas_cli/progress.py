@@ -1,4 +1,4 @@
-"""The live progress of a search: a bar on a terminal, otherwise a line for each change."""
+"""Show the live progress of a search: as a bar on a terminal, otherwise as a line for each change."""
 
 from __future__ import annotations
 

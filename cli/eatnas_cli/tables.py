@@ -1,8 +1,8 @@
 """Lay out tables that fit the width of a terminal. Line breaks never split a word or a number.
 
-A table that is too wide becomes narrower in steps: the widest texts are folded between words, words that are longer
-than their column lose their middle, and finally columns are left out. Output that is not a terminal has no width,
-because a program that reads it expects each row on one line.
+A table that is too wide becomes narrower in steps: the widest texts are folded between words, the middle of words that
+are longer than their column is cut out, and finally columns are left out. Output that is not a terminal has no width,
+because a program that reads the output expects each row on one line.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def describe_failures(connection: Connection, row: SearchRecord) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProgressLine:
-    """The progress of a search or, after its end, of its first unfinished re-evaluation or retry."""
+    """The progress of a search or, after the search has ended, of its first unfinished re-evaluation or retry."""
 
     name: str
     settled: int

@@ -1,4 +1,4 @@
-"""`query quality` and `query compare`: the quality of the population, and its cost in device time."""
+"""`query quality` and `query compare`: the quality of the population, and the device time that it took."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ class _Measured:
     """
 
     setup_seconds: float
-    """The time in a warm worker from the start of a training to its first step at full speed."""
+    """The seconds that a warm worker needs from the start of a training to its first step at full speed."""
     seconds_per_epoch: float
     images_per_second: float
     paper_hours: tuple[float, float] | None

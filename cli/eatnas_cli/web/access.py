@@ -86,7 +86,7 @@ class AccessRules:
         return hmac.new(_bytes(self.token), b"eatnas-db cookie", hashlib.sha256).hexdigest()
 
     def is_logged_in(self, headers: Headers) -> bool:
-        """Return whether a request has the token in its header, or the cookie."""
+        """Return whether a request has the token in its header, or has the cookie."""
         scheme, _, value = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self.is_token(value.strip())

@@ -123,7 +123,7 @@ class DeviceSnapshot:
 
 
 CPU_DEVICE: Final = DeviceSnapshot(CPU, CPU, "processor")
-"""The CPU without measurements. The database stores the name of this snapshot."""
+"""The CPU without measurements. The database stores its name, `processor`, for CPUs."""
 
 
 def printable(text: str) -> str:

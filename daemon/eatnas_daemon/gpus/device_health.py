@@ -1,4 +1,4 @@
-"""Exclude GPUs on which workers do not start or several trainings in a row fail."""
+"""Exclude GPUs on which workers do not start, or on which several trainings in a row fail."""
 
 from __future__ import annotations
 

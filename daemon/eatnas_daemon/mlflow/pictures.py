@@ -22,7 +22,7 @@ PICTURES_TAG: Final = "eatnas.drawn"
 """The tag with the revision of the search that the uploaded pictures show."""
 MIN_INTERVAL_SECONDS: Final = 60.0
 MIN_INTERVAL_SHARE: Final = 0.02
-"""Pictures are rendered again after a minute, or after this share of the search's age if that is longer."""
+"""Pictures are rendered again after a minute or, if this is longer, after this share of the search's age."""
 RENDER_TIMEOUT_SECONDS: Final = 600.0
 
 

@@ -20,7 +20,7 @@ from eatnas_daemon.ray_cluster.requests import receive_packet, send_if_possible,
 
 CHUNK_BYTES: Final = 1 << 16
 READ_SECONDS: Final = 1.0
-"""The seconds for which the actor waits for output of the worker before it answers without output."""
+"""If the worker writes nothing for this many seconds, the actor answers without output."""
 SILENT_SECONDS: Final = 10.0
 """An actor that has not answered for this long is reported to the daemon as silent."""
 KILL_SECONDS: Final = 2.0

@@ -34,7 +34,7 @@ from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
 
 PAGE: Final = 16
-"""The number of searches that are read at a time, when candidates are leased."""
+"""The number of searches that are read at a time to lease their candidates."""
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class Dispatcher:
         return self._locked is None or search_id in self._locked
 
     def _lease_candidates(self, connection: Connection, dispatch: Dispatch, wall: float) -> None:
-        """Lease candidates for idle workers, from the searches of the highest priority first."""
+        """Lease candidates for idle workers. Searches of higher priority come first."""
         idle = [slot for slot in self._slots if slot.worker is not None and slot.worker.idle]
         idle = without_taken(idle, self._slots)
         rows: Sequence[SearchRecord] = ()

@@ -55,7 +55,9 @@ def faults_of_worker(connection: Connection, slot: Slot) -> Iterator[None]:
 
 
 def describe_fault(error: BaseException) -> str:
-    """Return an exception as one line: the name of its class, unless it is our own, and the first line of its text."""
+    """Return an exception as one line: the first line of its text, after the name of its class unless the class is our
+    own.
+    """
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(cause).strip().splitlines()
     if not lines:

@@ -83,7 +83,7 @@ class ReportWriter:
             time = training.time
             transitions.release(connection, training.token, time.device_seconds, now, step_seconds=time.step_seconds)
             return
-        # A failure on a broken GPU is not the candidate's fault.
+        # A failure on a broken GPU is not the candidate's fault, so the attempt counts as lost.
         lost = report.fatal and self._gpu_scheduler.is_broken(worker.device.uuid)
         transitions.record_failure(
             connection,

@@ -81,7 +81,7 @@ def _metrics(report: Finished, *, final: bool) -> dict[str, float]:
 
 
 def _costs(assignment: Assignment, report: Finished) -> dict[str, float]:
-    """Return the metrics that are not scores: the costs of the network, and the latency if it was measured."""
+    """Return the metrics that are not scores: the costs of the network, and its latency if it was measured."""
     costs: dict[str, float] = {PARAMS: assignment.leased.params, MULT_ADDS: assignment.leased.mult_adds}
     return costs if report.latency_ms is None else {**costs, LATENCY: report.latency_ms}
 

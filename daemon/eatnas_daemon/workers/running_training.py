@@ -65,7 +65,7 @@ class TrainingTime:
         self._last_share = share
 
     def report(self, step_seconds: float) -> None:
-        """Store the seconds in steps since the assignment, as reported by the worker."""
+        """Store the seconds that the worker reports as spent in steps since the assignment."""
         share = self._shared_seconds / self._observed_seconds if self._observed_seconds > 0 else self._last_share
         self.device_seconds += max(0.0, step_seconds - self.step_seconds) * share
         self.step_seconds = max(self.step_seconds, step_seconds)

@@ -120,7 +120,9 @@ class WorkerProcess:
 
     @property
     def blocked_fd(self) -> int | None:
-        """Return the descriptor of the command pipe while unsent commands wait for room in the pipe, otherwise None."""
+        """Return the descriptor of the command pipe if unsent commands are waiting for room in the pipe, otherwise
+        None.
+        """
         return self.command_fd if self._unsent and not self._closed else None
 
     def send(self, command: Command) -> None:
