@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import create_engine_for
 from eatnas_migrations import commands
+from support.shared_statements import share_statements
 
 
 def create_empty_record(url: str) -> Engine:
@@ -25,6 +26,8 @@ def create_empty_record(url: str) -> Engine:
     else:
         assert engine.url.database is not None
         Path(engine.url.database).write_bytes(_migrate_file())
+        engine.connect().close()  # a dialect is complete after its first connection
+    share_statements(engine)
     return engine
 
 

@@ -19,6 +19,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from support.empty_records import create_empty_record
+from support.shared_statements import share_statements
 from support.simulated_worker import SIMULATED_WORKER
 
 FAST_WORKER = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
@@ -62,6 +63,7 @@ def supervise_search(
 ) -> str:
     """Supervise the search until it ends or the supervisor is stopped, and return its fingerprint."""
     engine = open_record(settings.database_url, busy_seconds=busy_seconds)
+    share_statements(engine)
     launcher = Launcher(settings.logs, program)
     Supervisor(engine, settings, launcher, slots=slots, host_name="here", only=only, **options).run(on_tick)
     return fingerprint_of(engine)
