@@ -1,5 +1,5 @@
-"""Handle text from outside with characters that no file, terminal or database can store. This module imports only the
-standard library.
+"""Handle characters that a file, a terminal or a database cannot represent. This module imports only the standard
+library.
 
 If a file name or an argument is not valid text, Python decodes it to a string with lone surrogates. JSON can contain
 escapes of lone surrogates. UTF-8 cannot encode lone surrogates. PostgreSQL stores no NUL. The encoding of a terminal or

@@ -83,7 +83,7 @@ def run_program(description: str | None, steps: Mapping[str, Callable[[Context],
     parser.add_argument(
         "--device", default="cuda:0", help="cuda:N, or cpu to rehearse with tiny sizes; default: cuda:0"
     )
-    parser.add_argument("--root", help="folder of FashionMNIST's files; default: use the digits")
+    parser.add_argument("--root", help="folder of FashionMNIST's files; default: train on the bundled digits")
     parser.add_argument("--facts", type=Path, help="file for the measurements; default: none")
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of the step in seconds; default: 60")
     parser.add_argument("--started", type=float, help="time.monotonic() at the start of the limit; default: now")

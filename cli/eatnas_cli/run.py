@@ -24,8 +24,8 @@ app = new_app()
 def run(ctx: typer.Context, name: SearchName, *, options: DaemonOptions) -> None:
     """Train one search in the foreground until it ends.
 
-    If a daemon already works on the record, the command only watches, and takes over when the daemon ends. The exit
-    status is 0 if the search is finished, 75 if a signal stopped the command (start it again), 3 if the search is
+    If a daemon is already working on the record, the command only watches, and takes over when the daemon ends. The
+    exit status is 0 if the search is finished, 75 if a signal stopped the command (start it again), 3 if the search is
     paused, cancelled or out of device hours, and 4 if no candidate has a score.
     """
     raise typer.Exit(run_search(ctx.obj, name, options))

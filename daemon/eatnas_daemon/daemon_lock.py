@@ -137,7 +137,7 @@ def _acquire(file: TextIO, lock_file: Path) -> None:
             return
         user = find_record_user(lock_file)
         if user is not None:
-            raise ConflictError(f"{user} already works on this record; `fuser {lock_file}` finds the process")
+            raise ConflictError(f"{user} is already working on this record; `fuser {lock_file}` finds the process")
         # Another process may briefly hold the lock while it reads the pid.
         time.sleep(RETRY_SECONDS)
     raise ConflictError(f"other processes repeatedly locked {lock_file}; try again")

@@ -296,7 +296,7 @@ def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOp
     """Describe why this process only shows the progress, and name its options that have no effect."""
     given = describe_options(options)
     unused = f"; {given} has no effect while that process runs" if given else ""
-    cause = f"{user} works on this record" if isinstance(user, RecordUser) else str(user)
+    cause = f"{user} is working on this record" if isinstance(user, RecordUser) else str(user)
     return f"{cause}; watching the search{unused}"
 
 

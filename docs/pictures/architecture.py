@@ -80,7 +80,7 @@ def draw() -> None:
         axes.text(middle, low + 0.15, f"{len(modules)} modules, {lines:,} lines", fontsize=7, color=GREY, **text_style)
     for (source, target), count in edges().items():
         if PACKAGES[source][2] < PACKAGES[target][2]:
-            continue  # Omit imports of the errors, which every package may raise.
+            continue  # Omit imports of `eatnas_db.errors`: every package may raise its errors.
         arrow = {"arrowstyle": "-|>", "color": GREY, "linewidth": 0.6 + count / 30, "shrinkA": 0, "shrinkB": 2}
         ends = {"patchA": boxes[source], "patchB": boxes[target]}
         centres = [

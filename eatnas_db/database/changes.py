@@ -127,7 +127,7 @@ class _PostgresqlWatch:
             connection = self._connection or self._listen()
             if not self._try_lock_host(connection, host_id):
                 raise ConflictError(
-                    f"another daemon already works on this record as host {name!r}, from another home or machine; "
+                    f"another daemon is already working on this record as host {name!r}, from another home or machine; "
                     "stop that daemon, or set EATNAS_HOST to another name"
                 )
             revision = _read_revision(connection)

@@ -1,6 +1,6 @@
 """The arithmetic of a recipe: environment variables of workers that fix the kernels of torch, oneDNN and MKL.
 
-The libraries read these variables when they are loaded, so each worker process has one arithmetic.
+The libraries read these variables when they are loaded, so the arithmetic of a worker process never changes.
 """
 
 from __future__ import annotations

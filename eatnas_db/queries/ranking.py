@@ -94,8 +94,8 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     # Select by id alone: these candidates already belong to the search, and with a condition on the search, SQLite
     # would read all candidates of the search.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
-    # The other candidates have neither re-evaluations nor tests. There may be a million of them, so the database
-    # selects their page.
+    # The other candidates have neither re-evaluations nor tests. There may be a million of them, so the database sorts
+    # them and returns only one page.
     others = scored.add_columns(*_NO_MEASURES, candidate.c.accuracy.label(metric)).where(
         candidate.c.search_id == search_id, candidate.c.id.not_in(retrained)
     )

@@ -51,7 +51,7 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     assert "pid" in on_server("daemon", "start", expect=1, more={"EATNAS_HOST": "node/1"})
     other = ("--home", str(home.parent / "other"), "run", "tiny")
     refused = on_server(*other, expect=1, more={"EATNAS_HOST": "node/1"})
-    assert "another daemon already works on this record as host 'node/1'" in refused
+    assert "another daemon is already working on this record as host 'node/1'" in refused
     on_server("run", "tiny", more={"EATNAS_HOST": "node/1"})  # a daemon is running, so this only watches
     on_server("daemon", "stop", more={"EATNAS_HOST": "node/1"})
     assert len(json.loads(on_server("query", "best", "tiny", "--format", "json"))) == 4

@@ -63,7 +63,7 @@ def test_run_only_watches_while_a_daemon_runs(settings, eatnas_started, change):
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
         output, shown = watching(process)
-        assert output == f"a daemon (pid {os.getpid()}) works on this record; watching the search\n"
+        assert output == f"a daemon (pid {os.getpid()}) is working on this record; watching the search\n"
         assert shown == "tiny  0/4  no score yet  running\n"
         update(settled=1)
         assert process.stdout.readline() == "tiny  1/4  no score yet  running\n"

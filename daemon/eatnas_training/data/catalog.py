@@ -64,7 +64,7 @@ def get_data_set(name: str) -> DataSetInfo:
 
 
 def is_map_style(name: str) -> bool:
-    """Return whether a data set is read item by item, and not by this package's reader for its file format."""
+    """Return whether a data set gives its images one by one, instead of a file format that this package reads whole."""
     return name not in DATA_SETS and split_source(name)[0] != CSV
 
 
