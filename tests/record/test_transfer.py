@@ -260,8 +260,8 @@ def test_transfer_reports_why_the_basic_architecture_was_chosen(engine, finished
 def test_survivors_exclude_stretching_and_a_basic_code():
     tree = {**TARGET, "transfer": {"start": "survivors"}}
     for changes, message in (
-        ({"transfer.stretch_to": 10}, "cannot be combined with stretch_to"),
-        ({"transfer.basic": "sep_k3_d1_w1.0"}, "cannot be combined with basic"),
+        ({"transfer.stretch_to": 10}, "cannot be combined with `stretch_to`"),
+        ({"transfer.basic": "sep_k3_d1_w1.0"}, "cannot be combined with `basic`"),
     ):
         with pytest.raises(InvalidSpecError, match=message):
             parse_spec(tree, changes)
