@@ -22,13 +22,14 @@ from eatnas_daemon.data_sets import (
     PreparedData,
     describe_data_set,
     list_data_sets,
+    locate_search_data,
     prepare_data_set,
     verify_data_set,
 )
 from eatnas_db.database.engine import read_connection
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.plain_scalars import plain_values
-from eatnas_db.errors import ConflictError, DataError, RecordError
+from eatnas_db.errors import ConflictError, DamagedRecordError, DataError, RecordError
 from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.settings import Settings
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
@@ -189,9 +190,15 @@ def _refuse_changed_searches(settings: Settings, data: Mapping[str, Any]) -> Non
     except RecordError:  # without a record, there are no searches to check
         return
     for row in rows:
-        section = settings.locate_data(row.spec["data"])
+        if row.data_state is None or row.finished_at is not None:
+            continue
+        try:
+            section = locate_search_data(settings, row)
+        except DamagedRecordError as error:
+            print_note(f"the images of search {row.name!r} were not compared: {error}")
+            continue
         same_files = section["name"] == data["name"] and _folder(section) == _folder(data)
-        if row.data_state is None or row.finished_at is not None or not same_files:
+        if not same_files:
             continue
         change = _state_of(row).describe_change(describe_data_set(section).state)
         if change is not None:

@@ -23,7 +23,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_daemon.daemon_lock import find_record_user
-from eatnas_daemon.data_sets import describe_data_set
+from eatnas_daemon.data_sets import describe_data_set, locate_search_data
 from eatnas_daemon.devices.capacity import find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.monitor import probe_once
@@ -35,7 +35,7 @@ from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.distributions import WHOLE, installed_versions
 from eatnas_db.domain.states import DesiredState
-from eatnas_db.errors import DataError, EatnasError, RecordError
+from eatnas_db.errors import DamagedRecordError, DataError, EatnasError, RecordError
 from eatnas_db.home_config import read_hooks, read_max_bytes, read_worker_settings
 from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
 from eatnas_db.queries.holds import RecordedHold, list_holds
@@ -327,7 +327,11 @@ def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
                 if row.finished_at is None and row.wish != DesiredState.CANCELLED
             ]
         for row in going:
-            data = settings.locate_data(row.spec["data"])
+            try:
+                data = locate_search_data(settings, row)
+            except DamagedRecordError as error:
+                yield _report_error(f"search {row.name}", error)
+                continue
             if data not in wanted.values():
                 wanted[f"{data['name']} of {row.name}" if data["name"] in wanted else data["name"]] = data
     for name, data in wanted.items():

@@ -14,6 +14,9 @@ from eatnas_db.domain.data_state import (
     NO_DATA_RESOLUTION,
     DataState,
 )
+from eatnas_db.errors import DamagedRecordError
+from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.settings import Settings
 
 PROGRAM: Final = "eatnas_training.prepare"
 
@@ -86,6 +89,18 @@ class FinalDataDescription:
 
     train_images: int
     test_images: int
+
+
+def locate_search_data(settings: Settings, search: SearchRecord) -> dict[str, Any]:
+    """Return the section `data` of a search's spec, with its folder. Raises `DamagedRecordError` if the record holds no
+    such section, because somebody edited it manually.
+    """
+    try:
+        return settings.locate_data(search.spec["data"])
+    except (LookupError, TypeError, AttributeError):
+        raise DamagedRecordError(
+            f"the spec of search {search.name!r} has no readable section `data`; restore a backup, or correct the spec"
+        ) from None
 
 
 def list_data_sets() -> list[dict[str, Any]]:

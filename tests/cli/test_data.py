@@ -10,8 +10,10 @@ import PIL.Image
 import pytest
 
 from eatnas_cli import data
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import DataError
-from eatnas_db.settings import Settings
+from eatnas_db.settings import Settings, load_settings
 from support.commands import run_command
 from support.waiting import eventually
 
@@ -95,6 +97,19 @@ def test_changed_images_of_a_search_are_named_with_both_digests(search: str, roo
             f"search 'pets' have changed since it was created: their digest was {search} at creation and is " in words
         )
         assert words.count("\n") == 1 + ("note:" in words)
+
+
+@pytest.mark.slow
+def test_changed_images_are_found_after_a_damaged_search(search: str, home: Path, root: Path, eatnas: Any) -> None:
+    eatnas("search", "create", "spec.yaml", "--set", "name=later")
+    engine = open_record(load_settings({}, str(home)).database_url)
+    with transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE eatnas_search SET spec = '{' WHERE name = 'pets'")
+    engine.dispose()
+    PIL.Image.new("RGB", (9, 9), (1, 2, 3)).save(root / "cat" / "3.png")
+    words = eatnas("data", "prepare", "ImageFolder", "--root", str(root), expect=1)
+    assert "note: the images of search 'pets' were not compared: the record holds text that is not JSON" in words
+    assert f"search 'later' have changed since it was created: their digest was {search} at creation" in words
 
 
 @pytest.mark.slow

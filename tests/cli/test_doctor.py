@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from eatnas_cli import doctor
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.settings import load_settings
 
 
@@ -39,6 +41,19 @@ def test_doctor_names_the_command_that_creates_a_record(examined):
     output = examined(expect=1)
     assert not output["record"]["ok"]
     assert output["record"]["advice"] == "run `eatnas-db init` to create one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["{", "{}", "null"])
+def test_damaged_search_is_a_finding_of_its_own(tiny, home, spec):
+    settings = load_settings({}, str(home))
+    engine = open_record(settings.database_url)
+    with transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE eatnas_search SET spec = ?", (spec,))
+    engine.dispose()
+    damaged, digits = doctor._data(settings, searches=True)
+    assert (damaged.what, damaged.ok, digits.what, digits.ok) == ("search tiny", False, "digits", True)
+    assert damaged.advice.startswith("restore a backup, or correct the ")
 
 
 def test_doctor_survives_a_silent_mlflow_and_masks_passwords(home):
