@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, delete, exists
 
 from eatnas_db import events
 from eatnas_db.database.transactions import run_transaction
@@ -42,26 +42,23 @@ def free_disk_space(
     return max(0, excess)
 
 
-def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> set[str]:
-    """Delete the rows of checkpoints and return their paths.
+def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> set[tuple[int, str]]:
+    """Delete the rows of checkpoints by their primary keys, and return these keys.
 
     Keep the rows of candidates that have become unsettled or whose checkpoints a training needs.
     """
     if not files:
         return set()
-    settled = select(candidate.c.id).where(candidate.c.state.in_(SETTLED))
+    keys = [file.row for file in files if file.row is not None]
 
-    def write(connection: Connection) -> set[str]:
-        deleted: set[str] = set()
+    def write(connection: Connection) -> set[tuple[int, str]]:
+        deleted: set[tuple[int, str]] = set()
         needed = list_needed_sources(connection)
-        for file in files:
-            is_removable = (
-                checkpoint.c.path == file.row,
-                checkpoint.c.candidate_id.in_(settled),
-                checkpoint.c.candidate_id.not_in(needed),
-            )
-            paths = connection.execute(delete(checkpoint).where(*is_removable).returning(checkpoint.c.path))
-            deleted.update(paths.scalars())
+        for candidate_id, path in keys:
+            is_settled = exists().where(candidate.c.id == candidate_id, candidate.c.state.in_(SETTLED))
+            row = checkpoint.c.candidate_id == candidate_id, checkpoint.c.path == path
+            if candidate_id not in needed and connection.execute(delete(checkpoint).where(*row, is_settled)).rowcount:
+                deleted.add((candidate_id, path))
         detail = {"files": len(deleted), "bytes": sum(file.bytes for file in files if file.row in deleted)}
         events.record_event(connection, now, "room_made", detail=detail)
         return deleted

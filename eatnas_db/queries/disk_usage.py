@@ -46,13 +46,16 @@ class RemovalOrder(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RemovableFile:
-    """A file that may be deleted; `row` is its path in the record, or None if the record has no row for it."""
+    """A file that may be deleted.
+
+    `row` is the primary key of its row in the record, the candidate and the path; None if the record has no row for it.
+    """
 
     path: Path
     bytes: int
     changed_at: float
     order: RemovalOrder
-    row: str | None = None
+    row: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,12 @@ class _RecordedFiles:
     """What the record knows about files.
 
     `searches` maps ids, as text, to names; `unfinished` holds the ids of candidates that are pending or in training;
-    `orders` maps paths of checkpoints to their removal order, or to None if they must stay.
+    `orders` maps paths of checkpoints to their candidate and their removal order, or to None if they must stay.
     """
 
     searches: dict[str, str]
     unfinished: frozenset[int]
-    orders: dict[str, RemovalOrder | None]
+    orders: dict[str, tuple[int, RemovalOrder] | None]
 
 
 def measure_disk_usage(
@@ -163,8 +166,11 @@ def _removable_checkpoint(
     path = Path(file.path)
     row = path.relative_to(artifacts).as_posix()
     if row in recorded.orders:
-        order = recorded.orders[row]
-        return [] if order is None else [RemovableFile(path, file.bytes, file.changed_at, order, row)]
+        found = recorded.orders[row]
+        if found is None:
+            return []
+        candidate_id, order = found
+        return [RemovableFile(path, file.bytes, file.changed_at, order, (candidate_id, row))]
     owner = owner_of_file(file.name)
     if owner is None or not settled:
         return []
@@ -201,8 +207,10 @@ def _read_recorded_files(connection: Connection) -> _RecordedFiles:
     )
 
 
-def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | None]:
-    """Return the removal order of every checkpoint by its path; None for a checkpoint that must stay."""
+def _read_removal_orders(connection: Connection) -> dict[str, tuple[int, RemovalOrder] | None]:
+    """Return the candidate and the removal order of every checkpoint, by its path; None for a checkpoint that must
+    stay.
+    """
     query = (
         select(
             checkpoint.c.path,
@@ -221,7 +229,7 @@ def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | Non
         )
     )
     needed = list_needed_sources(connection)
-    orders: dict[str, RemovalOrder | None] = {}
+    orders: dict[str, tuple[int, RemovalOrder] | None] = {}
     previous_id = None
     for row in connection.execute(query):
         is_newest = row.candidate_id != previous_id
@@ -229,11 +237,11 @@ def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | Non
         if row.state not in SETTLED:
             orders[row.path] = None
         elif not is_newest:
-            orders[row.path] = RemovalOrder.OLDER
+            orders[row.path] = row.candidate_id, RemovalOrder.OLDER
         elif row.finished_at is None or row.has_unsettled_child or row.candidate_id in needed:
             orders[row.path] = None
         else:
-            orders[row.path] = RemovalOrder.NEWEST
+            orders[row.path] = row.candidate_id, RemovalOrder.NEWEST
     return orders
 
 

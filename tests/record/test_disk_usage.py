@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from sqlalchemy import Engine, select, update
+from sqlalchemy import event as engine_event
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
@@ -188,6 +189,24 @@ def test_leftovers_are_removed_first_and_newest_checkpoints_last(home):
     newest = [file for file in usage.removable if file.order == RemovalOrder.NEWEST]
     living = home.rows(select(candidate.c.id).where(candidate.c.joined.is_not(None), candidate.c.left.is_(None)))
     assert len(newest) >= len(living)
+
+
+def test_rows_of_removed_checkpoints_are_found_by_their_keys(home):
+    home.train()
+    deletions = []
+
+    @engine_event.listens_for(home.engine, "before_cursor_execute")
+    def record(_connection, _cursor, statement, parameters, _context, _many):
+        if statement.startswith("DELETE FROM eatnas_checkpoint"):
+            deletions.append((statement, parameters))
+
+    home.free_space(1)
+    assert home.rows(select(checkpoint)) == []
+    with read_transaction(home.engine) as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {deletions[0][0]}", deletions[0][1]).all()
+    steps = [row[3] for row in plan]
+    assert "SEARCH eatnas_checkpoint USING PRIMARY KEY (candidate_id=? AND path=?)" in steps
+    assert not [step for step in steps if step.startswith("SCAN") and "eatnas" in step]
 
 
 def test_parent_of_a_pending_child_keeps_its_checkpoint(home):
