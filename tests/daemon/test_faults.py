@@ -64,7 +64,7 @@ def test_hanging_training_is_killed_with_children_and_retried(tmp_path, home, su
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_worker_that_ignores_a_stop_request_is_killed(tmp_path, home, supervise, fast):
+def test_worker_that_ignores_a_stop_request_is_killed_without_blame(tmp_path, home, supervise, fast):
     settings = home(tmp_path / "deaf")
 
     def pause(supervisor):
@@ -74,7 +74,9 @@ def test_worker_that_ignores_a_stop_request_is_killed(tmp_path, home, supervise,
 
     timeouts = Timeouts(tick=0.02, database=0.1, silence=60, stop=0.3)
     supervise(settings, program=(*fast, "--hang-on", "3"), on_tick=pause, timeouts=timeouts)
-    assert outcomes(settings, 3) == [("failed", "hang")]
+    assert outcomes(settings, 3) == [("lost", "lost")]
+    (row,) = fetch_rows(settings, select(candidate.c.own_failures, candidate.c.state).where(candidate.c.id == 3))
+    assert tuple(row) == (0, "pending")
     assert fetch_rows(settings, select(lease)) == []
 
 

@@ -277,10 +277,11 @@ class WorkerState:
             # not answer.
             return WorkerFailure(FailureKind.LOST, f"the worker's node has not answered for {timeouts.silence:g} s")
         if self.stop_by is not None and now > self.stop_by:
+            # The request interrupted the training, so the attempt counts as lost, not as failed.
+            message = f"the worker did not stop within {timeouts.stop:g} s"
             if self.exit_reason is not None:
                 message = f"the worker did not exit within {timeouts.stop:g} s ({self.exit_reason})"
-                return WorkerFailure(FailureKind.LOST, message)
-            return WorkerFailure(FailureKind.HANG, f"the worker did not stop within {timeouts.stop:g} s")
+            return WorkerFailure(FailureKind.LOST, message)
         silence = now - self.last_message_at
         if self.ready is None:
             if silence <= timeouts.loading:
