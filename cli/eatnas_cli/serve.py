@@ -47,9 +47,11 @@ def serve(
     """Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends the server."""
     for module in NEEDED:
         require_module(module)
-    from eatnas_cli.web.access import AccessRules, is_loopback, new_token, require_good_token
+    from eatnas_cli.web.access import AccessRules, is_loopback, new_token, require_good_token, require_host_name
     from eatnas_cli.web.server import build_app, open_socket, run_server
 
+    for name in allow_host or ():
+        require_host_name(name)
     if token is not None:
         require_good_token(token)
     elif not is_loopback(host):

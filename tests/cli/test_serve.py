@@ -331,6 +331,9 @@ def test_token_is_generated_where_others_can_connect(record: Record) -> None:
         (["--token", "short"], "the token has 5 characters; choose one with 16 to 256"),
         (["--token", "with spaces in it it"], "without spaces"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
+        (["--allow-host", ""], "'' is not a host name"),
+        (["--allow-host", "lab.example.org:8642"], "'lab.example.org:8642' is not a host name"),
+        (["--allow-host", "http://lab.example.org"], "'http://lab.example.org' is not a host name"),
     ],
 )
 def test_option_that_cannot_work_is_reported_in_one_line(

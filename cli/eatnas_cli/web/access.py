@@ -49,6 +49,15 @@ def require_good_token(token: str) -> None:
         raise EatnasError("the token may contain only printable ASCII characters, without spaces")
 
 
+def require_host_name(name: str) -> None:
+    """Raise `EatnasError` for a name that is empty or that no Host header can contain."""
+    if not name or _host_name(name) != name.lower() or "/" in name or " " in name:
+        raise EatnasError(
+            f"{name!r} is not a host name; pass --allow-host the name alone, without scheme, port or path, for example "
+            "lab.example.org"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class AccessRules:
     """The host names that a Host header may contain, and the token that a request needs (None: no token)."""
