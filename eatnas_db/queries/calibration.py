@@ -53,8 +53,9 @@ class Calibration:
     """The quality of a search's predictions.
 
     `share_within` is the share of births whose measured fitness is within one standard deviation of the prediction. The
-    share is near `EXPECTED_SHARE` if the model estimates its errors well. `correlation` is the correlation of predicted
-    and measured fitness.
+    share would be `EXPECTED_SHARE` with a perfectly calibrated model, and is usually smaller: the model underestimates
+    its errors, and `low` and `high` never leave the range of the scores that it knew. `correlation` is the correlation
+    of predicted and measured fitness.
     """
 
     predicted: int

@@ -196,9 +196,9 @@ prediction = define_table(
 )
 """The model's prediction for a guided birth, made before the training.
 
-`low`, `middle` and `high` are fitness values; `mean`, `deviation`, `improvement` and `margin` are in normal scores (the
-quantiles of a normal distribution by rank). `agreement` is the correlation of scores with their leave-one-out
-predictions. The model had `scores` scored births; `kernel`, `noise` and `slopes` were chosen from the scores of the
-first `model_births` births. `slopes` has the slope of each of the search's sources, in the order of `transfer_source`;
-null without sources.
+`low`, `middle` and `high` are fitness values, limited to the range of the known scores; `mean`, `deviation`,
+`improvement` and `margin` are in normal scores (the quantiles of a normal distribution by rank). `agreement` is the
+correlation of scores with their leave-one-out predictions. The model had `scores` scored births; `kernel`, `noise` and
+`slopes` were chosen from the scores of the first `model_births` births. `slopes` has the slope of each of the search's
+sources, in the order of `transfer_source`; null without sources.
 """

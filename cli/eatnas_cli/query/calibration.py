@@ -63,7 +63,8 @@ def _describe(summary: Calibration, sources: Sequence[str]) -> str:
     correlation = "" if summary.correlation is None else f"; correlation {summary.correlation:.2f}"
     return (
         f"{summary.share_within:.0%} of {summary.scored} fitness values lie between low and high "
-        f"({EXPECTED_SHARE:.0%} are expected); mean error {summary.mean_error:.4f}{correlation}{slopes}"
+        f"({EXPECTED_SHARE:.0%} with a perfectly calibrated model); "
+        f"mean error {summary.mean_error:.4f}{correlation}{slopes}"
     )
 
 

@@ -45,6 +45,7 @@ def prediction_figures(data: ReportData) -> list[ReportFigure]:
     sample = describe_sample(len(shown), len(scored), "guided births")
     caption = (
         "Predicted and measured fitness of the births that the model proposed. The bars show one standard deviation: "
-        f"{share:.0%} of the measured values lie within the bars, where {EXPECTED_SHARE:.0%} are expected. {sample}"
+        f"{share:.0%} of the measured values lie within the bars ({EXPECTED_SHARE:.0%} with a perfectly calibrated "
+        f"model). {sample}"
     )
     return [ReportFigure(id="predictions", plot=plot, caption=caption.strip())]

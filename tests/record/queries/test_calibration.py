@@ -108,6 +108,6 @@ def test_report_shows_predictions_of_guided_searches_only(guided, connection):
     data = load_report_data(connection, "s", 100.0)
     (figure,) = prediction_figures(data)
     assert len(figure.plot.data[1].x) == 12
-    assert "68% are expected" in figure.caption
+    assert "68% with a perfectly calibrated model" in figure.caption
     assert "<h2>Predictions</h2>" in render_page(data)
     assert prediction_figures(replace(data, predictions=())) == []
