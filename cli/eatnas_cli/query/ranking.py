@@ -65,8 +65,11 @@ def print_best(
         empty = "" if rows else _explain_empty(connection, search, page)
         ids = [row.id for row in rows]
         changed = list_mutations_by_candidate(connection, ids)
-        metric = search.objective.metric
-        values = {} if metric == VALIDATION_ACCURACY else list_metric_values(connection, ids)
+        objective = search.objective
+        metric = objective.metric
+        # If the metric is minimized or the cost has a weight, the fitness is not the metric, so also show the metric.
+        is_fitness = metric == VALIDATION_ACCURACY and objective.target_mult_adds is None
+        values = {} if is_fitness else list_metric_values(connection, ids)
         objectives = [objective.metric for objective in search.objectives]
         several = {
             row.id: row.by_metric(search.objectives)
@@ -78,8 +81,7 @@ def print_best(
     started = ("test_weights_from",) if any(row.test_weights_from for row in rows) else ()
     inherited = inheritance_columns(rows, format)
     deviating = ("deviation",) if not for_table or any(row.deviation for row in rows) else ()
-    # If the metric is minimized, the fitness is the negated metric, so also show the metric itself.
-    own = () if metric == VALIDATION_ACCURACY else (metric,)
+    own = () if is_fitness else (objective.column,)
     others = tuple(objective for objective in objectives if objective not in (metric, PARAMS, MULT_ADDS))
     values_first = ("id", "birth", *own, "fitness", *rung_column(rows), *others)
     columns = (*values_first, *measured, *started, "params", "mult_adds", "origin", "parent_birth", *inherited)

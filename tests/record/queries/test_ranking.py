@@ -165,3 +165,29 @@ def test_every_command_takes_the_same_best_candidate(engine: Engine, tested: int
         final = get_search(connection, create_final_training(connection, "small", seeds=1, epochs=2, now=9.0))
         parents = select(candidate.c.parent_id).where(candidate.c.search_id == final.id)
         assert connection.execute(parents).scalars().all() == [best]
+
+
+def test_best_shows_the_accuracy_behind_a_fitness_with_cost(
+    engine: Engine,
+    search_factory: Callable[..., int],
+    lease_factory: Callable[..., LeasedCandidate | None],
+    tmp_path: Path,
+) -> None:
+    search_id = search_factory("weighted", objective__target_mult_adds=1_000_000)
+    leased = lease_factory(search_id)
+    assert leased is not None
+    with transaction(engine) as connection:
+        record_score(
+            connection,
+            leased.token,
+            fitness=0.6,
+            metrics={"val_accuracy": 0.7},
+            seed=0,
+            provenance=Provenance("p", {}, "data", {}, "cpu", "none"),
+            device_seconds=1.0,
+            now=2.0,
+        )
+    settings = Settings(home=tmp_path, database_url=engine.url.render_as_string(hide_password=False))
+    (row,) = json.loads(run_command(query_app, settings, "best", "weighted", "--format", "json"))
+    assert (row["accuracy"], row["fitness"]) == (0.7, 0.6)
+    assert "accuracy" in run_command(query_app, settings, "best", "weighted", "--columns", "id,accuracy")
