@@ -56,8 +56,12 @@ class LevelReached:
 def list_compute_curves(
     connection: Connection, names: Sequence[str], *, measure: Measure = "quality", alone: bool = False
 ) -> tuple[ComputeCurve, ...]:
-    """Return the curve of each search. With `alone`, `seconds_before` is 0. Raises `NotFoundError`."""
-    return tuple(_compute_curve(connection, get_search(connection, name), measure, alone) for name in names)
+    """Return one curve for each search, even if its name is repeated. With `alone`, `seconds_before` is 0.
+
+    Raises `NotFoundError`.
+    """
+    searches = (get_search(connection, name) for name in dict.fromkeys(names))
+    return tuple(_compute_curve(connection, search, measure, alone) for search in searches)
 
 
 def list_levels_reached(curves: Sequence[ComputeCurve], levels: Sequence[float] = ()) -> tuple[LevelReached, ...]:

@@ -93,6 +93,10 @@ def test_compare_uses_compute_and_given_levels(eatnas, large):
     assert alone["device_seconds"] == 8.0
 
 
+def test_compare_shows_a_repeated_search_once(eatnas, large):
+    assert asked(eatnas, "compare", "small", "large", "small") == asked(eatnas, "compare", "small", "large")
+
+
 def test_paged_primitives_have_a_line_per_value_and_step(eatnas, small):
     output = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3", "--format", "csv")
     table = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3")
