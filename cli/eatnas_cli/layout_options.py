@@ -16,8 +16,8 @@ Wide = Annotated[bool, typer.Option("--wide", help="Show all columns in full, ev
 
 def layout_options(columns: Columns = None, wide: Wide = False) -> Layout:
     """Return the layout of a table."""
-    names = (name.strip() for name in (columns or "").split(","))
-    return Layout(tuple(dict.fromkeys(name for name in names if name)), wide)
+    names = () if columns is None else tuple(name.strip() for name in columns.split(","))
+    return Layout(tuple(dict.fromkeys(names)), wide)
 
 
 def width_options(wide: Wide = False) -> Layout:

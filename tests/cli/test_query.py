@@ -97,6 +97,12 @@ def test_compare_shows_a_repeated_search_once(eatnas, large):
     assert asked(eatnas, "compare", "small", "large", "small") == asked(eatnas, "compare", "small", "large")
 
 
+@pytest.mark.parametrize("columns", [",", "", "id,"])
+def test_empty_name_of_a_column_is_an_error(eatnas, large, columns):
+    message = eatnas("query", "best", "small", "--columns", columns, expect=1)
+    assert "no column ''; the columns are: id, birth" in message
+
+
 def test_paged_primitives_have_a_line_per_value_and_step(eatnas, small):
     output = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3", "--format", "csv")
     table = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3")
