@@ -90,6 +90,15 @@ def _require_columns(names: Sequence[str], known: Sequence[str]) -> None:
             raise ConflictError(f"no column {name!r}{did_you_mean(name, known)}; the columns are: {', '.join(known)}")
 
 
+def require_table(format: Format, option: str) -> None:  # noqa: A002
+    """Raise `ConflictError` if an option that draws is combined with a format for numbers."""
+    if format is not Format.TABLE:
+        raise ConflictError(
+            f"{option} draws a plot, so it cannot be combined with --format {format}; leave out {option} to get the "
+            "numbers"
+        )
+
+
 def show_one(row: Any, format: Format = Format.TABLE, *, layout: Layout = FITTING) -> None:  # noqa: A002
     """Print a dataclass or mapping as lines with a name and a value, as one JSON object, or as a CSV of fields.
 

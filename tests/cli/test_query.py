@@ -97,6 +97,26 @@ def test_compare_shows_a_repeated_search_once(eatnas, large):
     assert asked(eatnas, "compare", "small", "large", "small") == asked(eatnas, "compare", "small", "large")
 
 
+@pytest.mark.parametrize(
+    ("question", "option"),
+    [
+        (("quality", "small"), "--curve"),
+        (("quality", "small"), "--picture"),
+        (("compare", "small"), "--picture"),
+        (("pareto", "small"), "--picture"),
+        (("primitives", "small"), "--picture"),
+        (("lineage", "small"), "--picture"),
+        (("descendants", "1"), "--picture"),
+    ],
+)
+def test_plot_has_no_format_for_numbers(eatnas, large, tmp_path, question, option):
+    file = tmp_path / "plot.png"
+    options = [option, str(file)] if option == "--picture" else [option]
+    message = eatnas("query", *question, *options, "--format", "json", expect=1)
+    assert f"{option} draws a plot, so it cannot be combined with --format json" in message
+    assert not file.exists()
+
+
 @pytest.mark.parametrize("columns", [",", "", "id,"])
 def test_empty_name_of_a_column_is_an_error(eatnas, large, columns):
     message = eatnas("query", "best", "small", "--columns", columns, expect=1)

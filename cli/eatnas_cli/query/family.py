@@ -14,7 +14,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.lineage_tree import print_lineage_tree
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import CandidateId, FormatOption, PlotFile
-from eatnas_cli.printing import FITTING, Format, Layout, show
+from eatnas_cli.printing import FITTING, Format, Layout, require_table, show
 from eatnas_cli.query.columns import inheritance_columns, rung_column
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.sentences import print_sentence
@@ -99,6 +99,7 @@ def _print_family(
     Print a table instead if the page selects rows, or if the family has too many members or generations for a tree.
     """
     if picture is not None:
+        require_table(format, "--picture")
         from eatnas_report.lineage_plot import draw_lineage
 
         with read_connection(settings.database_url) as connection:

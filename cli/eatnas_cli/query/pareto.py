@@ -15,7 +15,7 @@ from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, PlotFile, SearchName
-from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.printing import Format, Layout, require_table, show
 from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.sentences import print_sentence
@@ -60,6 +60,8 @@ def pareto(
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """List the Pareto front: the candidates that no other candidate dominates in metric and cost."""
+    if picture is not None:
+        require_table(format, "--picture")
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         if cost is None and search.objectives:

@@ -11,7 +11,7 @@ from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import BlockNumber, FormatOption, PlotFile, SearchName
-from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.printing import Format, Layout, require_table, show
 from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
@@ -67,6 +67,8 @@ def primitives(
     The table has a row for each value and a column for each step. With --sort, --limit or --offset, it has a row for
     each value at each step.
     """
+    if picture is not None:
+        require_table(format, "--picture")
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         values = list_primitives(connection, search.id, block, points)

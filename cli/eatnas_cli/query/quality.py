@@ -11,7 +11,7 @@ from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, PlotFile, SearchName
-from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.printing import Format, Layout, require_table, show
 from eatnas_cli.query.empty_answers import explain_empty, explain_progress, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.sentences import print_note, print_sentence
@@ -57,6 +57,8 @@ def quality(
     """Show the quality of the population after each step."""
     from eatnas_report.plots import MAX_POINTS
 
+    if curve or picture is not None:
+        require_table(format, "--curve" if picture is None else "--picture")
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         if curve or picture is not None:
@@ -114,6 +116,8 @@ def compare(
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Compare the device seconds that searches needed to reach the same quality."""
+    if picture is not None:
+        require_table(format, "--picture")
     with read_connection(ctx.obj.database_url) as connection:
         searches = list({name: get_search(connection, name) for name in names}.values())
         curves = list_compute_curves(connection, names, measure=by.value, alone=alone)
