@@ -2,10 +2,11 @@
 
     python benchmarks/experiments/arms.py arms --arms guided learnt --seeds 1 2 3 4 5 --out docs/experiments/guided
     python benchmarks/experiments/arms.py arms --arms scratch --seeds 4 5 --out docs/experiments/guided
-    python benchmarks/experiments/guided_arms.py    # prints a table, and writes guided/quality.png
+    python benchmarks/experiments/baselines.py --samplers tpe --seeds 2 3 4 5 --slots 1 --out docs/experiments/guided
+    python benchmarks/experiments/guided_arms.py    # prints two tables, and writes guided/quality.png
 
 Compute is relative to the whole search from scratch with the same seed. The file `guided/timing.csv` lists the seconds
-per epoch of every network of these arms. All networks of a seed were measured on the same machine.
+per epoch of every network of these arms. All networks were measured on the same machine.
 """
 
 from __future__ import annotations
@@ -55,6 +56,27 @@ def summarize(runs: Runs) -> list[str]:
     return rows
 
 
+def quality_at(run: ArmRun, seconds: float) -> float | None:
+    """Return the quality that a run has reached within these core seconds, or None before the first measure of it."""
+    return max((point.quality for point in run.curve if point.compute.seconds <= seconds), default=None)
+
+
+def compare_with_tpe(runs: Runs) -> list[str]:
+    """Return the rows of a Markdown table: the quality of an arm and of TPE at the compute of the shorter run."""
+    rows = ["| arm | seed | core seconds | quality of the arm | quality of TPE |", "|---|---|---|---|---|"]
+    for arm in ("scratch", *GUIDED):
+        for seed, run in sorted(runs[arm].items()):
+            tpe = runs["optuna-tpe"].get(seed)
+            if tpe is None:
+                continue
+            seconds = min(run.compute.seconds, tpe.compute.seconds)
+            share = seconds / runs["scratch"][seed].compute.seconds
+            qualities = [quality_at(each, seconds) for each in (run, tpe)]
+            cells = ["none yet" if quality is None else f"{quality:.4f}" for quality in qualities]
+            rows.append(f"| {COMPARED[arm].label} | {seed} | {share:.2f} | {' | '.join(cells)} |")
+    return rows
+
+
 def draw(runs: Runs, file: Path) -> None:
     """Draw a panel for each seed: the quality against the compute relative to the whole search from scratch."""
     seeds = sorted({seed for arm in GUIDED for seed in runs[arm]})
@@ -84,7 +106,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     runs = read_all(folder)
     draw(runs, folder / "guided/quality.png")
-    print("\n".join(summarize(runs)))
+    print("\n".join([*summarize(runs), "", *compare_with_tpe(runs)]))
 
 
 if __name__ == "__main__":
