@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
+from eatnas_db.database.stored_json import DamagedJson
 from eatnas_db.domain.final_weights import list_weight_sources, own_training
 from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.recipe import without_timing
@@ -41,9 +42,12 @@ def list_final_models(connection: Connection, candidate_ids: Sequence[int]) -> t
 
 
 def group_tested_models(connection: Connection, candidate_ids: Select[tuple[int]]) -> dict[int, list[FinalModel]]:
-    """Return the tested final models of each candidate that a subquery selects, the newest last."""
+    """Return the tested final models of each candidate that a subquery selects, the newest last.
+
+    Models of a search whose spec is damaged are omitted, because an error would hide the ranking of their source.
+    """
     models: dict[int, list[FinalModel]] = defaultdict(list)
-    for model in _list_where(connection, candidate.c.parent_id.in_(candidate_ids)):
+    for model in _list_where(connection, candidate.c.parent_id.in_(candidate_ids), only_readable=True):
         if model.accuracy is not None:
             models[model.candidate_id].append(model)
     return models
@@ -71,7 +75,9 @@ def list_needed_sources(connection: Connection) -> dict[int, str]:
     }
 
 
-def _list_where(connection: Connection, condition: ColumnElement[bool]) -> tuple[FinalModel, ...]:
+def _list_where(
+    connection: Connection, condition: ColumnElement[bool], *, only_readable: bool = False
+) -> tuple[FinalModel, ...]:
     query = (
         select(
             candidate.c.parent_id,
@@ -97,4 +103,5 @@ def _list_where(connection: Connection, condition: ColumnElement[bool]) -> tuple
             accuracy=row.value,
         )
         for row in connection.execute(query)
+        if not (only_readable and isinstance(row.spec, DamagedJson))
     )

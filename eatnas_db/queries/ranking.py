@@ -12,9 +12,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Float, Integer, Select, String, case, cast, literal, null, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    Select,
+    String,
+    case,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+)
 
-from eatnas_db.database.dialects import select_ids
+from eatnas_db.database.dialects import is_postgresql, select_ids
 from eatnas_db.domain.final_weights import FROM, WeightSource
 from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.objectives import OptimizedMetric, list_objectives
@@ -223,10 +236,14 @@ def _group_reevaluations(
 ) -> dict[int, dict[int, list[float]]]:
     """Return the fitness values of each candidate's re-evaluations, grouped by the number of epochs.
 
-    The recipes of re-evaluations differ only in the number of epochs.
+    The recipes of re-evaluations differ only in the number of epochs. Re-evaluations whose spec is damaged are omitted,
+    because an error would hide the ranking of their source.
     """
+    epochs: ColumnElement[int | None] = search.c.spec["training"]["epochs"].as_integer()
+    if not is_postgresql(connection):
+        epochs = case((func.json_valid(search.c.spec) == 1, epochs))
     query = (
-        select(candidate.c.parent_id, candidate.c.fitness, search.c.spec["training"]["epochs"].as_integer())
+        select(candidate.c.parent_id, candidate.c.fitness, epochs)
         .join(search, search.c.id == candidate.c.search_id)
         .where(
             candidate.c.parent_id.in_(candidate_ids),
@@ -235,8 +252,9 @@ def _group_reevaluations(
         )
     )
     values: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for parent_id, fitness, epochs in connection.execute(query.order_by(candidate.c.id)):
-        values[parent_id][epochs].append(fitness)
+    for parent_id, fitness, count in connection.execute(query.order_by(candidate.c.id)):
+        if count is not None:
+            values[parent_id][count].append(fitness)
     return values
 
 

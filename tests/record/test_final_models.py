@@ -124,6 +124,25 @@ def test_reevaluation_decides_the_winners(engine, small, final, lease_factory, s
     assert [parent for parent, _, _ in births(engine, name)] == [measured[1], measured[0], 10]
 
 
+@ON_SQLITE
+@pytest.mark.parametrize("kind", ["final", "reevaluation"])
+def test_damaged_search_does_not_hide_the_best_of_its_source(
+    engine, small, final, run_final_search, lease_factory, score_factory, kind
+):
+    if kind == "final":
+        run_final_search(final(seeds=1), [0.7])
+    else:
+        with transaction(engine) as connection:
+            reevaluation = get_search(connection, create_reevaluation(connection, "small", top=1, seeds=1, now=5.0)).id
+        score_factory(lease_factory(reevaluation), 0.4)
+    with transaction(engine) as connection:
+        best = get_best(connection, small)
+        assert (best.test, best.reevaluation) == ((0.7, None) if kind == "final" else (None, 0.4))
+        connection.exec_driver_sql(f"UPDATE eatnas_search SET spec = '{{' WHERE name = 'small.{kind}'")
+        best = get_best(connection, small)
+        assert (best.test, best.reevaluation) == (None, None)
+
+
 def test_second_test_requires_the_option_again_and_uses_fresh_seeds(
     engine, small, final, run_final_search, lease_factory
 ):
