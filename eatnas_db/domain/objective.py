@@ -31,7 +31,9 @@ RESERVED_METRICS: Final = frozenset(
     {
         *(TEST_ACCURACY, "test_loss", LATENCY, PARAMS, MULT_ADDS),
         *("fitness", "device_seconds", "share_inherited", "lineage_epochs"),
-        *("id", "birth", "code", "origin", "parent_birth", "rung", "changed", "deviation", "reevaluation", "test"),
+        *("id", "birth", "code", "origin", "parent_birth", "rung", "changed", "deviation", "values"),
+        *("reevaluation", "reevaluation_spread", "reevaluation_seeds", "reevaluation_epochs"),
+        *("test", "test_spread", "test_seeds", "test_weights_from"),
         *("number", "attempt", "seconds", "ended_at", "memory_bytes", "load", "metrics"),
     }
 )

@@ -4,6 +4,7 @@ import json
 import random
 import statistics
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from sqlalchemy import Connection, Engine, select
 from eatnas_cli.query.app import app as query_app
 from eatnas_db import api
 from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.domain.objective import RESERVED_METRICS
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.provenance import Provenance
+from eatnas_db.queries.objective_front import ObjectiveValues
 from eatnas_db.queries.paging import Page, select_page
 from eatnas_db.queries.ranking import RankedCandidate, get_best, list_best, list_fittest, list_living, rank_candidates
 from eatnas_db.queries.searches import get_search
@@ -191,3 +194,8 @@ def test_best_shows_the_accuracy_behind_a_fitness_with_cost(
     (row,) = json.loads(run_command(query_app, settings, "best", "weighted", "--format", "json"))
     assert (row["accuracy"], row["fitness"]) == (0.7, 0.6)
     assert "accuracy" in run_command(query_app, settings, "best", "weighted", "--columns", "id,accuracy")
+
+
+def test_no_metric_may_have_the_name_of_another_column() -> None:
+    columns = {field.name for row_type in (RankedCandidate, ObjectiveValues) for field in fields(row_type)}
+    assert columns <= RESERVED_METRICS
