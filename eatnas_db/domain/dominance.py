@@ -144,7 +144,7 @@ def _volume(points: Iterable[Values]) -> float:
         _add_to_front(section, point[:-1])
         if point[-1] > bottom:
             slices.append((point[-1] - bottom) * _cross_section(section))
-    return math.fsum(slices)
+    return _sum(slices)
 
 
 def _cross_section(front: list[Values]) -> float:
@@ -154,7 +154,7 @@ def _cross_section(front: list[Values]) -> float:
     if len(front[0]) > 2:
         return _volume(front)
     heights = [0.0, *(height for _, height in front)]
-    return math.fsum(width * (height - below) for (width, height), below in zip(front, heights, strict=False))
+    return _sum(width * (height - below) for (width, height), below in zip(front, heights, strict=False))
 
 
 def _add_to_front(front: list[Values], point: Values) -> None:
@@ -165,3 +165,11 @@ def _add_to_front(front: list[Values], point: Values) -> None:
         return
     front[:] = [member for member in front if not dominates(point, member)]
     insort(front, point, key=lambda member: tuple(-value for value in member))
+
+
+def _sum(volumes: Iterable[float]) -> float:
+    """Return the exact sum of positive volumes, which is infinite if it is too large for a float."""
+    try:
+        return math.fsum(volumes)
+    except OverflowError:
+        return math.inf

@@ -94,3 +94,9 @@ def test_hypervolume_counts_the_dominated_cells(points):
     covered = [cell for cell in cells if any(all(a < b for a, b in zip(cell, point, strict=True)) for point in points)]
     assert hypervolume([tuple(map(float, point)) for point in points], (0.0,) * size) == len(covered)
     assert hypervolume(points[::-1], (1.0,) * size) == sum(min(cell) >= 1 for cell in covered)
+
+
+def test_hypervolume_too_large_for_a_float_is_infinite():
+    points = [(1.4e154, 1.2e154), (1.2e154, 1.4e154)]
+    assert hypervolume(points[:1], (0.0, 0.0)) == pytest.approx(1.68e308)
+    assert hypervolume(points, (0.0, 0.0)) == math.inf
