@@ -1,6 +1,7 @@
 """The entry point of `eatnas-db` and of `python -m eatnas_cli`."""
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ def main() -> None:
     them would take a third of the command's time, most of it when the program exits. A command that may run for hours
     calls `collect_as_usual`.
     """
+    _open_closed_streams()
     from eatnas_db.garbage_collection import defer_collection
 
     defer_collection()
@@ -21,6 +23,16 @@ def main() -> None:
         run_command()
     finally:
         gc.freeze()
+
+
+def _open_closed_streams() -> None:
+    """Open the null device in place of each standard stream that the caller closed.
+
+    Otherwise, the next opened file, such as the database, would take the descriptor of the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
 
 
 if __name__ == "__main__":

@@ -200,3 +200,9 @@ def test_shell_completes_commands(words, completed):
         [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [completed]
+
+
+def test_query_works_with_closed_output(small_home):
+    query = [sys.executable, "-m", "eatnas_cli", "--home", str(small_home), "query", "best", "small"]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *query], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
