@@ -11,8 +11,8 @@ from eatnas_db.database.dialects import is_postgresql
 def explain_statements(connection: Connection, run: Callable[[], Any]) -> list[str]:
     """Run a function and return the database's plan for each of its statements, one step per line.
 
-    On PostgreSQL, disable sequential and bitmap scans for the plans, because the planner uses no index for small
-    tables.
+    On PostgreSQL, disable sequential scans, bitmap scans and sorts for the plans, because for small tables the planner
+    prefers them to an index.
     """
     statements: list[tuple[str, Any]] = []
 
@@ -27,6 +27,7 @@ def explain_statements(connection: Connection, run: Callable[[], Any]) -> list[s
         explain, column = "EXPLAIN", 0
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        connection.exec_driver_sql("SET LOCAL enable_sort = off")
     return [
         "\n".join(row[column] for row in connection.exec_driver_sql(f"{explain} {statement}", parameters))
         for statement, parameters in statements
