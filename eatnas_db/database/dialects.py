@@ -7,7 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy
-from sqlalchemy import URL, BigInteger, Connection, Engine, Select, Table, delete, func, insert, select, text
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy import cast as cast_to
 
 from eatnas_db.urls import sqlite_url
@@ -52,6 +67,14 @@ def select_ids(connection: Connection, ids: Iterable[int]) -> Select[tuple[int]]
     if is_postgresql(connection):
         return select(cast_to(func.unnest(func.string_to_array(listed, ",")), BigInteger))
     return select(func.json_each(f"[{listed}]").table_valued(sqlalchemy.column("value", BigInteger)).c.value)
+
+
+def null_unless_json(connection: Connection, document: Column[Any], value: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a value inside a JSON column, or NULL if the stored string is not JSON, for which SQLite raises an error.
+
+    PostgreSQL stores no such string.
+    """
+    return value if is_postgresql(connection) else case((func.json_valid(document) == 1, value))
 
 
 def get_last_id(connection: Connection, table: Table) -> int | None:

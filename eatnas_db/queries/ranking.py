@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Float,
     Integer,
@@ -21,13 +20,12 @@ from sqlalchemy import (
     String,
     case,
     cast,
-    func,
     literal,
     null,
     select,
 )
 
-from eatnas_db.database.dialects import is_postgresql, select_ids
+from eatnas_db.database.dialects import null_unless_json, select_ids
 from eatnas_db.domain.final_weights import FROM, WeightSource
 from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.objectives import OptimizedMetric, list_objectives
@@ -239,9 +237,7 @@ def _group_reevaluations(
     The recipes of re-evaluations differ only in the number of epochs. Re-evaluations whose spec is damaged are omitted,
     because an error would hide the ranking of their source.
     """
-    epochs: ColumnElement[int | None] = search.c.spec["training"]["epochs"].as_integer()
-    if not is_postgresql(connection):
-        epochs = case((func.json_valid(search.c.spec) == 1, epochs))
+    epochs = null_unless_json(connection, search.c.spec, search.c.spec["training"]["epochs"].as_integer())
     query = (
         select(candidate.c.parent_id, candidate.c.fitness, epochs)
         .join(search, search.c.id == candidate.c.search_id)

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Float, Numeric, and_, case, ca
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from eatnas_db.database.batches import MAX_VALUES, split_in_batches
-from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.dialects import is_postgresql, null_unless_json
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
 from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
@@ -90,13 +90,13 @@ def stored_top(connection: Connection) -> ColumnElement[float]:
     if is_postgresql(connection):
         top = func.least(cast(_STORED_TOP.as_string(), Numeric), MAX_TOP)
         return case((func.json_typeof(_STORED_TOP) == "number", cast(top, Float)))
-    return case((func.json_valid(search.c.spec) == 1, func.min(_STORED_TOP.as_float(), MAX_TOP)))
+    return null_unless_json(connection, search.c.spec, func.min(_STORED_TOP.as_float(), MAX_TOP))
 
 
 def stored_metrics(connection: Connection) -> ColumnElement[str | None]:
     """Return the list of objectives of a search as text; null with a single objective or a damaged spec."""
     metrics = search.c.spec["objective"]["metrics"].as_string()
-    return metrics if is_postgresql(connection) else case((func.json_valid(search.c.spec) == 1, metrics))
+    return null_unless_json(connection, search.c.spec, metrics)
 
 
 def is_outlived(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
