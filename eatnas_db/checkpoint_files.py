@@ -19,6 +19,8 @@ from typing import Final
 from eatnas_db.atomic_files import atomic_write, final_name
 
 DIGEST_BYTES: Final = 32
+KEPT_CHECKPOINTS: Final = 2
+"""The number of checkpoints that are kept: the newest, and an older one in case the newest is damaged."""
 _CHUNK_BYTES: Final = 1 << 20
 _NUMBER: Final = "(0|[1-9][0-9]{0,17})"
 """A number of at most 18 digits, which fits into an integer column."""

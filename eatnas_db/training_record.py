@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from eatnas_db.artifact_paths import is_artifact_path
 from eatnas_db.attempts import record_attempt_event
+from eatnas_db.checkpoint_files import KEPT_CHECKPOINTS
 from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.leases import LeaseToken, require_lease
 from eatnas_db.schema.trainings import checkpoint, epoch
@@ -97,9 +98,6 @@ def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[Ep
             detail = {"epoch": record.number, "differing": differing}
             record_attempt_event(connection, now, "replay_differs", held.search_id, token, detail)
 
-
-KEPT_CHECKPOINTS: Final = 2
-"""The number of checkpoints that are kept: the newest, and an older one in case the newest is damaged."""
 
 _INSERT_CHECKPOINT: Final = insert_or_ignore(checkpoint)
 _SELECT_NEWEST: Final = (

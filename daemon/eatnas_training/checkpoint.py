@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from eatnas_db.checkpoint_files import (
     DIGEST_BYTES,
+    KEPT_CHECKPOINTS,
     CheckpointName,
     list_checkpoint_names,
     read_checkpoint,
@@ -30,8 +31,6 @@ DISK_FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 files.
 """
 RETRY_SECONDS: Final = 1.0
-KEPT_CHECKPOINTS: Final = 2
-"""The number of checkpoints that `remove_older` keeps, in case the newest is damaged."""
 
 
 def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed:
