@@ -1,6 +1,5 @@
 """The entry point of `eatnas-db` and of `python -m eatnas_cli`."""
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -14,15 +13,13 @@ def main() -> None:
     calls `collect_as_usual`.
     """
     _open_closed_streams()
-    from eatnas_db.garbage_collection import defer_collection
+    from eatnas_db.garbage_collection import defer_collection, skip_last_collection
 
     defer_collection()
-    from eatnas_cli.app import main as run_command  # after the line above: loads most modules
+    skip_last_collection()
+    from eatnas_cli.app import main as run_command  # after the lines above: loads most modules
 
-    try:
-        run_command()
-    finally:
-        gc.freeze()
+    run_command()
 
 
 def _open_closed_streams() -> None:
