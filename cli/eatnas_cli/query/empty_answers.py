@@ -14,8 +14,7 @@ from eatnas_db.queries.searches import SearchRecord
 
 def explain_empty(connection: Connection, search: SearchRecord, what: str, page: Page = EVERYTHING) -> str:
     """Explain in a sentence why the search has no `what` that the page selects."""
-    asked = describe_conditions(page, *([f"--offset {page.offset}"] if page.offset else []))
-    sentence = f"search {search.name!r} has no {what}{asked}"
+    sentence = f"search {search.name!r} has no {what}{describe_conditions(page)}"
     cause = explain_progress(connection, search)
     return f"{sentence}: {cause}" if cause else sentence
 

@@ -33,7 +33,8 @@ def page_options(limit: Limit = None, offset: Offset = 0, sort: SortColumn = Non
     return Page(limit=limit, offset=offset, sort=sort, where=tuple(where or ()))
 
 
-def describe_conditions(page: Page, *others: str) -> str:
-    """Return the conditions of a page and other options as the end of a sentence, or an empty string without any."""
-    options = [*(f"--where {condition}" for condition in page.where), *others]
+def describe_conditions(page: Page) -> str:
+    """Return the options that can leave out rows as the end of a sentence, or an empty string without any."""
+    options = [f"--where {condition}" for condition in page.where]
+    options += [f"--offset {page.offset}"] if page.offset else []
     return f" with {' '.join(options)}" if options else ""
