@@ -28,9 +28,7 @@ FAST_MATH: Final = (
     *("DNNL_DEFAULT_FPMATH_MODE", "MKL_BLAS_COMPUTE_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"),
     *("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_CUDNN_ALLOW_TF32"),
 )
-"""Variables that let libraries compute float32 values in a lower precision. The daemon removes them from the
-environment of workers.
-"""
+"""Environment variables that reduce the precision of float32 arithmetic. The daemon does not pass them to workers."""
 
 SETTINGS: Final = (
     *PORTABLE_SETTINGS,

@@ -109,7 +109,8 @@ def main(user: int) -> None:
         print(address, end="", flush=True)
         if os.fork() != 0:
             os._exit(0)
-        os.dup2(0, 1)  # whoever started the server reads its output to the end
+        # Close the output, because the starter of the server reads it to the end.
+        os.dup2(0, 1)
         serve(listener, psutil.Process(user))
     shutil.rmtree(folder)
 

@@ -57,8 +57,9 @@ def _set_identity_weights(layer: LayerParts, inputs: Moments) -> None:
 
 
 def set_identity_norm(norm: nn.BatchNorm2d, channels: Tensor, moments: Moments) -> None:
-    """Make a batch norm the identity on `channels`: exactly in eval mode, and in training mode as far as the inputs
-    have these moments.
+    """Make a batch norm the identity on `channels`.
+
+    In eval mode, the batch norm is exactly the identity. In training mode, its inputs must also have these moments.
     """
     gamma = (moments.var + norm.eps).sqrt()
     values = {"weight": gamma, "bias": moments.mean, "running_mean": moments.mean, "running_var": moments.var}
