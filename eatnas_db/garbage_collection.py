@@ -28,7 +28,6 @@ def collect_as_usual() -> None:
 def skip_last_collection() -> None:
     """Let this program exit without Python's last search for garbage.
 
-    The operating system frees all memory anyway. If the program has loaded torch or MLflow, the search would take half
-    a second of processor time.
+    If the program has loaded torch or MLflow, this search would take half a second of processor time.
     """
     atexit.register(gc.freeze)

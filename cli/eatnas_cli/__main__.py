@@ -1,5 +1,6 @@
 """The entry point of `eatnas-db` and of `python -m eatnas_cli`."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -13,13 +14,15 @@ def main() -> None:
     calls `collect_as_usual`.
     """
     _open_closed_streams()
-    from eatnas_db.garbage_collection import defer_collection, skip_last_collection
+    from eatnas_db.garbage_collection import defer_collection
 
     defer_collection()
-    skip_last_collection()
-    from eatnas_cli.app import main as run_command  # after the lines above: loads most modules
+    from eatnas_cli.app import main as run_command  # after the line above: loads most modules
 
-    run_command()
+    try:
+        run_command()
+    finally:
+        gc.freeze()
 
 
 def _open_closed_streams() -> None:
